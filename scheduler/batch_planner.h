@@ -1,0 +1,88 @@
+#pragma once
+// Decides, step by step, which sequences of a worker run: continuous batching, chunked prefill under a token budget,
+// admission by blocks and tokens, preemption by recompute, cancellation and deadlines at the next step.
+// Pure: no clock, threads or I/O. Owned by one thread (a worker's engine thread, or a simulation).
+// Idea: Orca (iteration-level scheduling), Sarathi-Serve (chunked prefill beside decodes), vLLM (paged KV, recompute).
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "scheduler/step_plan.h"
+#include "scheduler/types.h"
+
+namespace conclave::scheduler {
+
+class BatchPlanner {
+ public:
+  struct Options {
+    int32_t step_tokens = 512;     // tokens of one step, decodes and prefill together; >= max_running
+    int32_t prefill_chunk = 512;   // tokens of one sequence's prompt in one step
+    int32_t max_running = 64;      // sequences that hold blocks
+    int32_t max_waiting = 512;     // sequences that hold none yet
+    int64_t max_waiting_tokens = 1 << 20;  // prompt tokens of all of them together
+    int32_t kv_blocks = 1024;
+    int32_t block_size = 16;       // positions per block
+  };
+
+  struct Sequence {
+    SequenceId id = 0;
+    int32_t prompt_tokens = 0;  // >= 1
+    int32_t max_tokens = 0;     // 0: only the prompt is computed (scoring)
+    std::optional<Micros> deadline;
+  };
+
+  enum class Admission : uint8_t { kAdmitted, kQueueFull, kNeverFits };
+
+  explicit BatchPlanner(const Options& options);
+  ~BatchPlanner();
+
+  // Takes a sequence to the end of the queue, or refuses it without any effect. kNeverFits: prompt and output together
+  // need more blocks than the pool has. The id must not be known.
+  Admission Add(const Sequence& sequence);
+
+  // Ends it at the next Plan. Unknown ids are ignored (it may just have ended).
+  void Cancel(SequenceId id);
+  // A paused sequence keeps its place and is not stepped; it may be preempted. Unknown ids are ignored.
+  void SetPaused(SequenceId id, bool paused);
+
+  // Who runs now. Every planned sequence has blocks for all its positions up to first + count.
+  // Each Plan with sequences is followed by one Commit of the same plan before the next Plan.
+  StepPlan Plan(Micros now);
+
+  // What the step brought: for each planned sequence that samples, in plan order, whether it ends with this token.
+  // A sequence ends too when its max_tokens is reached, or (max_tokens 0) when its prompt is done; those ended are
+  // returned, in plan order, and their blocks are already back.
+  std::vector<SequenceId> Commit(const StepPlan& plan, std::span<const uint8_t> ends);
+
+  // Ends a planned or waiting sequence at once, outside the plan (its step failed); its blocks are back.
+  void Drop(SequenceId id);
+
+  // Block table of a running sequence: block i holds positions [i * block_size, (i + 1) * block_size).
+  // Valid until the next Plan, Commit or Drop.
+  std::span<const BlockId> Blocks(SequenceId id) const;
+
+  struct Stats {
+    int32_t running = 0;
+    int32_t waiting = 0;
+    int64_t waiting_tokens = 0;
+    int32_t blocks_used = 0;
+    int32_t blocks = 0;
+    uint64_t preemptions = 0;  // since the start
+  };
+  Stats stats() const;
+  bool idle() const;  // nothing running (paused sequences aside) or waiting
+  // The earliest deadline of all sequences, for a loop that would sleep.
+  std::optional<Micros> NextDeadline() const;
+
+  // Walks all state and aborts on any broken promise (blocks held = blocks taken, budgets kept). For tests.
+  void CheckInvariants() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace conclave::scheduler

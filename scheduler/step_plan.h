@@ -1,0 +1,31 @@
+#pragma once
+// One step of a worker's batch as plain data: who runs, which positions, who left. Made by BatchPlanner::Plan.
+
+#include <vector>
+
+#include "scheduler/types.h"
+
+namespace conclave::scheduler {
+
+struct PlannedSequence {
+  SequenceId id = 0;
+  int32_t first = 0;     // absolute position of the first token computed in this step
+  int32_t count = 0;     // tokens computed in this step, >= 1
+  bool samples = false;  // the last of them yields the next token (the prompt is complete after it)
+};
+
+enum class DropReason : uint8_t { kCancelled, kDeadline };
+
+struct DroppedSequence {
+  SequenceId id = 0;
+  DropReason reason = DropReason::kCancelled;
+};
+
+struct StepPlan {
+  std::vector<PlannedSequence> sequences;  // decodes first, then prefill chunks, each in order of arrival
+  std::vector<DroppedSequence> dropped;    // ended by cancel or deadline; their blocks are already back
+  std::vector<SequenceId> preempted;       // lost their blocks, wait again, will be recomputed
+  int32_t tokens = 0;                      // sum of counts
+};
+
+}  // namespace conclave::scheduler

@@ -1,0 +1,1 @@
+#include "services/convert.h"

@@ -1,0 +1,1 @@
+#include "worker/device/device.h"

@@ -1,0 +1,137 @@
+#pragma once
+// A worker's engine: takes sequences from any thread, steps them on one, and hands every step's results to the links they
+// came by. The step itself is decode_step.cc.
+//
+// Threads: Submit, Cancel, SetPaused, CloseLink, Drain and stats() from any thread; everything else belongs to the engine
+// thread. A Link is called on the engine thread, must not block and must not call back into the engine.
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "scheduler/batch_planner.h"
+#include "scheduler/types.h"
+#include "worker/device/device.h"
+#include "worker/model/model.h"
+
+namespace conclave::worker {
+
+struct Logprob {
+  scheduler::TokenId token = 0;
+  float logprob = 0.0f;
+  std::vector<std::pair<scheduler::TokenId, float>> top;
+};
+
+// Routing of consecutive tokens, [tokens, moe_layers, top_k] in gate order.
+struct RoutingRecord {
+  int32_t tokens = 0;
+  std::vector<uint16_t> slots;
+  std::vector<float> weights;
+};
+
+struct SequenceRequest {
+  uint64_t id = 0;  // unique on its link
+  std::string adapter;
+  std::vector<scheduler::TokenId> prompt;
+  float temperature = 0.0f;
+  float top_p = 1.0f;
+  int32_t top_k = 0;
+  uint64_t seed = 0;
+  int32_t max_tokens = 0;  // 0: score the prompt only
+  std::vector<scheduler::TokenId> stop_tokens;
+  std::optional<int32_t> logprobs;  // of sampled tokens; the value: how many alternatives
+  bool prompt_logprobs = false;     // alternatives as in `logprobs`
+  bool routing = false;
+  std::optional<scheduler::Micros> deadline;  // on the engine's clock (Engine::Now)
+};
+
+struct SequenceEnd {
+  scheduler::FinishReason reason = scheduler::FinishReason::kStop;
+  absl::Status status;  // not ok: the sequence failed and reason does not count
+};
+
+// What one step brought one sequence.
+struct SequenceEvent {
+  uint64_t id = 0;
+  std::vector<scheduler::TokenId> tokens;
+  std::vector<Logprob> logprobs;
+  std::vector<Logprob> prompt_logprobs;
+  RoutingRecord routing;
+  std::optional<SequenceEnd> end;
+};
+
+class Link {
+ public:
+  virtual ~Link() = default;
+  // One step's events of this link, in plan order. Engine thread; must not block.
+  virtual void OnStep(std::vector<SequenceEvent> events) = 0;
+};
+
+class Engine {
+ public:
+  struct Options {
+    scheduler::BatchPlanner::Options planner;  // kv_blocks is set from kv_bytes
+    int64_t kv_bytes = int64_t{256} << 20;     // of the KV pool; at most what context_limit * max_running needs
+    int32_t logit_rows = 64;                   // rows of logits held at once
+    int32_t context_limit = 0;                 // 0: the model's
+    int32_t max_stop_tokens = 64;
+    bool start_thread = true;                  // false: a test calls Step itself
+    // Called at named points of a step ("step.begin", "step.layers", "step.publish"); for failpoints. May be empty.
+    std::function<void(std::string_view)> at;
+  };
+
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Options& options, std::shared_ptr<const Model> model,
+                                                        std::unique_ptr<Device> device);
+  ~Engine();  // stops the thread; sequences end with CANCELLED
+
+  // Takes a sequence or refuses it without effect: INVALID_ARGUMENT (token outside the vocabulary, too long, bad
+  // parameter), NOT_FOUND (adapter), ALREADY_EXISTS (id), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining).
+  absl::Status Submit(std::shared_ptr<Link> link, SequenceRequest request);
+  void Cancel(const Link* link, uint64_t id);
+  void SetPaused(const Link* link, uint64_t id, bool paused);
+  // Ends every sequence of the link; it is not called again after the current step.
+  void CloseLink(const Link* link);
+
+  // Accept nothing new, finish what runs and waits; drained() becomes true.
+  void Drain();
+  bool drained() const;
+
+  // The clock deadlines are on.
+  static scheduler::Micros Now();
+
+  // One step; false if there was nothing to do. Engine thread, or the test when start_thread is false.
+  bool Step(scheduler::Micros now);
+
+  struct Stats {
+    scheduler::BatchPlanner::Stats planner;
+    uint64_t steps = 0;
+    uint64_t prompt_tokens = 0;
+    uint64_t generated_tokens = 0;
+    uint64_t recomputed_tokens = 0;
+    uint64_t ended_stop = 0, ended_length = 0, ended_scored = 0, ended_cancelled = 0, ended_deadline = 0, ended_error = 0;
+    double step_seconds_total = 0;
+    int32_t kv_block_size = 0;
+    int64_t kv_bytes = 0;
+    bool draining = false;
+    std::vector<uint64_t> expert_tokens;  // [moe_layers * slots] rows routed to each expert since the start
+  };
+  Stats stats() const;
+
+  const Options& options() const;
+  const Model& model() const;
+  std::string numerics() const;
+
+ private:
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace conclave::worker

@@ -1,0 +1,1 @@
+#include "worker/experts/expert_table.h"
