@@ -133,7 +133,7 @@ class Device {
   // out [n, weight.rows] = x [n, weight.cols] weight^T (+ bias [weight.rows] if given).
   virtual void MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) = 0;
 
-  // Per head h: out[:, h] [n, b] = x[:, h] [n, a] * w_h. Heads lie side by side in x and out.
+  // Per head h: out[:, h] [n, b] = x[:, h] [n, a] * w_h, inputs kept in fp32. Heads lie side by side in x and out.
   //   transposed false: w_h = rows [h * head_stride + first, + a) of weight [.., b]:   out = x w_h
   //   transposed true:  w_h = rows [h * head_stride + first, + b) of weight [.., a]:   out = x w_h^T
   struct HeadMatMul {
@@ -151,9 +151,17 @@ class Device {
   // x = max(-limit, min(limit, x)).
   virtual void Clip(Rows x, float limit) = 0;
 
-  // Rotates columns [h * head_stride + first, + table.dim) of every head h, in place.
-  virtual void Rope(Rows x, int32_t heads, int32_t head_stride, int32_t first, const BatchPlaces& places,
-                    const RopeTable& table) = 0;
+  // Rotates columns [h * head_stride + first, + table.dim) of every head h of x by the rows' positions and writes them to
+  // columns [h * out_stride + out_first, + table.dim) of out; out may be x with the same columns.
+  struct RopeColumns {
+    int32_t heads = 0;
+    int32_t in_stride = 0;
+    int32_t in_first = 0;
+    int32_t out_stride = 0;
+    int32_t out_first = 0;
+  };
+  virtual void Rope(ConstRows x, const RopeColumns& columns, const BatchPlaces& places, const RopeTable& table,
+                    Rows out) = 0;
 
   // Writes x [n, x.cols] to columns [column, + x.cols) of the rows' cache positions, in the cache's type.
   virtual void StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) = 0;
@@ -192,7 +200,7 @@ struct CpuDeviceOptions {
   int threads = 0;                  // compute threads, the caller included; 0: one per CPU of the affinity mask
   std::string level;                // "avx512bf16", "avx512", "avx2", "portable"; empty: the best there is
   DType activation_type = DType::kBF16;
-  int32_t max_rows = 512;           // rows of the largest call, for scratch memory
+  int32_t max_rows = 512;           // rows of x in the largest call, for scratch memory (touched only as used)
   int32_t max_columns = 16384;      // widest input of a product
 };
 
