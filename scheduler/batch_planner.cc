@@ -1,1 +1,409 @@
 #include "scheduler/batch_planner.h"
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+#include <utility>
+
+#include "scheduler/block_pool.h"
+#include "scheduler/check.h"
+
+namespace conclave::scheduler {
+namespace {
+
+using Arrival = uint64_t;  // number of the Add; the older sequence has the smaller one
+
+int32_t BlocksFor(int64_t positions, int32_t block_size) {
+  return static_cast<int32_t>((positions + block_size - 1) / block_size);
+}
+
+struct Entry {
+  BatchPlanner::Sequence sequence;
+  Arrival arrival = 0;
+  int32_t generated = 0;  // survives preemption
+  int32_t computed = 0;   // positions whose KV is in the blocks
+  int32_t planned = 0;    // of the plan in flight
+  bool paused = false;
+  bool cancelled = false;
+  std::vector<BlockId> blocks;
+
+  int32_t length() const { return sequence.prompt_tokens + generated; }
+  int64_t length_max() const { return int64_t{sequence.prompt_tokens} + sequence.max_tokens; }
+  int32_t remaining() const { return length() - computed; }
+  bool decodes() const { return generated > 0 && remaining() == 1; }
+  bool scores() const { return sequence.max_tokens == 0; }
+};
+
+// A sequence's node moves between the queues of State, so a pointer to it lives as long as the
+// sequence does.
+using Queue = std::map<Arrival, Entry>;
+
+void Move(Entry& entry, Queue& from, Queue& to) { to.insert(from.extract(entry.arrival)); }
+
+}  // namespace
+
+// Every sequence is in exactly one queue, each ordered by arrival. Because admission and preemption
+// go by arrival too, the oldest sequence that is not paused never loses its blocks to another and
+// always ends: progress.
+struct BatchPlanner::State {
+  explicit State(const Options& o)
+      : options(o),
+        watermark(static_cast<int32_t>(int64_t{o.kv_blocks} * o.watermark_permille / 1000)),
+        pool(o.kv_blocks) {}
+
+  const Options options;
+  const int32_t watermark;  // blocks
+
+  BlockPool pool;
+  Queue running;  // hold blocks
+  Queue waiting;  // hold none
+  Queue parked;   // hold none and are paused
+  std::unordered_map<SequenceId, Entry*> index;
+  std::map<std::pair<Micros, Arrival>, Entry*> deadlines;
+  std::vector<SequenceId> cancels;  // since the last Plan; some may have ended meanwhile
+  Arrival arrivals = 0;
+  int64_t waiting_tokens = 0;  // of waiting and parked
+  bool in_flight = false;      // a plan waits for its Commit
+  uint64_t preemptions = 0;
+
+  Entry* Find(SequenceId id) const {
+    const auto found = index.find(id);
+    return found == index.end() ? nullptr : found->second;
+  }
+
+  Queue& QueueOf(const Entry& entry) {
+    if (!entry.blocks.empty()) return running;
+    return entry.paused ? parked : waiting;
+  }
+
+  int32_t WaitingCount() const { return static_cast<int32_t>(waiting.size() + parked.size()); }
+
+  // Blocks a sequence starts with: all it has, and room for the next token.
+  int32_t BlocksToStart(const Entry& entry) const {
+    return BlocksFor(std::min(int64_t{entry.length()} + 1, entry.length_max()), options.block_size);
+  }
+
+  void GiveBackBlocks(Entry& entry) {
+    pool.GiveBack(entry.blocks);
+    entry.blocks.clear();
+  }
+
+  void Remove(Entry& entry) {
+    Queue& queue = QueueOf(entry);
+    if (&queue != &running) waiting_tokens -= entry.length();
+    GiveBackBlocks(entry);
+    if (entry.sequence.deadline) deadlines.erase({*entry.sequence.deadline, entry.arrival});
+    index.erase(entry.sequence.id);
+    queue.erase(entry.arrival);
+  }
+
+  // Back to its place in the queue, to be recomputed from position 0.
+  void Preempt(Entry& entry, StepPlan* plan) {
+    CONCLAVE_CHECK(entry.planned == 0);
+    plan->preempted.push_back(entry.sequence.id);
+    ++preemptions;
+    GiveBackBlocks(entry);
+    entry.computed = 0;
+    waiting_tokens += entry.length();
+    Move(entry, running, entry.paused ? parked : waiting);
+  }
+
+  Entry* YoungestPaused() {
+    for (auto it = running.rbegin(); it != running.rend(); ++it) {
+      if (it->second.paused) return &it->second;
+    }
+    return nullptr;
+  }
+
+  bool NothingRuns() const {
+    return std::all_of(running.begin(), running.end(),
+                       [](const auto& node) { return node.second.paused; });
+  }
+
+  void DropCancelled(StepPlan* plan) {
+    for (const SequenceId id : cancels) {
+      Entry* entry = Find(id);
+      // The id may have ended, even have been taken again, since it was cancelled.
+      if (entry == nullptr || !entry->cancelled) continue;
+      plan->dropped.push_back({id, DropReason::kCancelled});
+      Remove(*entry);
+    }
+    cancels.clear();
+  }
+
+  void DropLate(Micros now, StepPlan* plan) {
+    while (!deadlines.empty() && deadlines.begin()->first.first <= now) {
+      Entry& entry = *deadlines.begin()->second;
+      plan->dropped.push_back({entry.sequence.id, DropReason::kDeadline});
+      Remove(entry);
+    }
+  }
+
+  void AddToPlan(Entry& entry, int32_t count, StepPlan* plan) {
+    const bool completes = count == entry.remaining();
+    entry.planned = count;
+    plan->sequences.push_back({.id = entry.sequence.id,
+                               .first = entry.computed,
+                               .count = count,
+                               .samples = completes && !entry.scores()});
+    plan->tokens += count;
+  }
+
+  // A block for the next token of `entry`; when none is free, from a paused sequence, else from the
+  // youngest of all, which may be `entry` itself: then it is preempted and the answer is false.
+  bool GrowByOne(Entry& entry, StepPlan* plan) {
+    while (!pool.Take(1, &entry.blocks)) {
+      Entry* victim = YoungestPaused();
+      if (victim == nullptr) victim = &running.rbegin()->second;
+      Preempt(*victim, plan);
+      if (victim == &entry) return false;
+    }
+    return true;
+  }
+
+  void PlanDecodes(StepPlan* plan) {
+    // From the oldest to the youngest: who is preempted on the way has not been planned yet. A
+    // victim may be the very next one, hence upper_bound and not an iterator kept over GrowByOne.
+    for (auto it = running.begin(); it != running.end();) {
+      const Arrival arrival = it->first;
+      Entry& entry = it->second;
+      if (!entry.paused && entry.decodes()) {
+        const int32_t needed = BlocksFor(entry.length(), options.block_size);
+        const bool has_room = needed <= static_cast<int32_t>(entry.blocks.size());
+        if (has_room || GrowByOne(entry, plan)) AddToPlan(entry, 1, plan);
+      }
+      it = running.upper_bound(arrival);
+    }
+  }
+
+  // Makes room to start `entry`, if need be by preempting paused sequences, youngest first; false,
+  // and nothing changes, if even that would not do.
+  bool MakeRoom(const Entry& entry, StepPlan* plan) {
+    const int32_t wanted = BlocksToStart(entry) + (NothingRuns() ? 0 : watermark);
+    const auto fits = [&](int32_t sequences, int32_t blocks) {
+      return sequences < options.max_running && blocks >= wanted;
+    };
+    int32_t sequences = static_cast<int32_t>(running.size());
+    int32_t blocks = pool.free();
+    if (fits(sequences, blocks)) return true;
+    for (const auto& [arrival, other] : running) {
+      if (!other.paused) continue;
+      --sequences;
+      blocks += static_cast<int32_t>(other.blocks.size());
+    }
+    if (!fits(sequences, blocks)) return false;
+    while (!fits(static_cast<int32_t>(running.size()), pool.free())) {
+      Preempt(*YoungestPaused(), plan);
+    }
+    return true;
+  }
+
+  void Start(Entry& entry) {
+    entry.blocks.reserve(static_cast<size_t>(BlocksFor(entry.length_max(), options.block_size)));
+    CONCLAVE_CHECK(pool.Take(BlocksToStart(entry), &entry.blocks));
+    waiting_tokens -= entry.length();
+    Move(entry, waiting, running);
+  }
+
+  // Strictly in order: who does not fit lets nobody pass, or a long prompt would wait for ever. A
+  // sequence starts only if this step has tokens for it; blocks would be idle otherwise.
+  void Admit(StepPlan* plan) {
+    int32_t tokens = options.step_tokens - plan->tokens;
+    for (const auto& [arrival, entry] : running) tokens -= PrefillWanted(entry);
+    while (tokens > 0 && !waiting.empty()) {
+      Entry& entry = waiting.begin()->second;
+      if (!MakeRoom(entry, plan)) return;
+      Start(entry);
+      tokens -= PrefillWanted(entry);
+    }
+  }
+
+  int32_t PrefillWanted(const Entry& entry) const {
+    if (entry.paused || entry.decodes()) return 0;
+    return std::min(entry.remaining(), options.prefill_chunk);
+  }
+
+  void PlanPrefills(StepPlan* plan) {
+    for (auto& [arrival, entry] : running) {
+      const int32_t left = options.step_tokens - plan->tokens;
+      if (left == 0) return;
+      const int32_t count = std::min(PrefillWanted(entry), left);
+      if (count > 0) AddToPlan(entry, count, plan);
+    }
+  }
+};
+
+BatchPlanner::BatchPlanner(const Options& options) {
+  CONCLAVE_CHECK(options.block_size >= 1);
+  CONCLAVE_CHECK(options.prefill_chunk >= 1);
+  CONCLAVE_CHECK(options.max_running >= 1);
+  CONCLAVE_CHECK(options.max_waiting >= 1);
+  CONCLAVE_CHECK(options.max_waiting_tokens >= 1);
+  CONCLAVE_CHECK(options.step_tokens >= options.max_running);
+  CONCLAVE_CHECK(options.watermark_permille >= 0 && options.watermark_permille <= 1000);
+  state_ = std::make_unique<State>(options);
+}
+
+BatchPlanner::~BatchPlanner() = default;
+
+BatchPlanner::Admission BatchPlanner::Add(const Sequence& sequence) {
+  State& s = *state_;
+  CONCLAVE_CHECK(sequence.prompt_tokens >= 1 && sequence.max_tokens >= 0);
+  CONCLAVE_CHECK(s.Find(sequence.id) == nullptr);
+  Entry entry{.sequence = sequence};
+  // In positions, not blocks: the sum of two lengths from outside may exceed 32 bits.
+  if (entry.length_max() > int64_t{s.options.kv_blocks} * s.options.block_size ||
+      sequence.prompt_tokens > s.options.max_waiting_tokens) {
+    return Admission::kNeverFits;
+  }
+  if (s.WaitingCount() >= s.options.max_waiting ||
+      s.waiting_tokens + sequence.prompt_tokens > s.options.max_waiting_tokens) {
+    return Admission::kQueueFull;
+  }
+  entry.arrival = ++s.arrivals;
+  Entry& added = s.waiting.emplace(entry.arrival, std::move(entry)).first->second;
+  s.index.emplace(sequence.id, &added);
+  if (sequence.deadline) s.deadlines.emplace(std::pair(*sequence.deadline, added.arrival), &added);
+  s.waiting_tokens += sequence.prompt_tokens;
+  return Admission::kAdmitted;
+}
+
+void BatchPlanner::Cancel(SequenceId id) {
+  Entry* entry = state_->Find(id);
+  if (entry == nullptr || entry->cancelled) return;
+  entry->cancelled = true;
+  state_->cancels.push_back(id);
+}
+
+void BatchPlanner::SetPaused(SequenceId id, bool paused) {
+  State& s = *state_;
+  Entry* entry = s.Find(id);
+  if (entry == nullptr || entry->paused == paused) return;
+  Queue& from = s.QueueOf(*entry);
+  entry->paused = paused;
+  Queue& to = s.QueueOf(*entry);
+  if (&from != &to) Move(*entry, from, to);
+}
+
+StepPlan BatchPlanner::Plan(Micros now) {
+  State& s = *state_;
+  CONCLAVE_CHECK(!s.in_flight);
+  StepPlan plan;
+  s.DropCancelled(&plan);
+  s.DropLate(now, &plan);
+  s.PlanDecodes(&plan);
+  // A step that lacked blocks for what runs starts nothing new.
+  if (plan.preempted.empty()) s.Admit(&plan);
+  s.PlanPrefills(&plan);
+  s.in_flight = !plan.sequences.empty();
+  return plan;
+}
+
+std::vector<SequenceId> BatchPlanner::Commit(const StepPlan& plan, std::span<const uint8_t> ends) {
+  State& s = *state_;
+  CONCLAVE_CHECK(s.in_flight);
+  s.in_flight = false;
+  std::vector<SequenceId> ended;
+  size_t sampled = 0;
+  for (const PlannedSequence& planned : plan.sequences) {
+    bool end = false;
+    if (planned.samples) {
+      CONCLAVE_CHECK(sampled < ends.size());
+      end = ends[sampled++] != 0;
+    }
+    Entry* entry = s.Find(planned.id);
+    if (entry == nullptr || entry->planned == 0)
+      continue;  // dropped meanwhile; the id may be a new one's
+    CONCLAVE_CHECK(entry->planned == planned.count && entry->computed == planned.first);
+    entry->planned = 0;
+    entry->computed += planned.count;
+    if (planned.samples) ++entry->generated;
+    const bool all_generated = planned.samples && entry->generated == entry->sequence.max_tokens;
+    const bool scored = entry->scores() && entry->remaining() == 0;
+    if (!end && !all_generated && !scored) continue;
+    ended.push_back(planned.id);
+    s.Remove(*entry);
+  }
+  CONCLAVE_CHECK(sampled == ends.size());
+  return ended;
+}
+
+void BatchPlanner::Drop(SequenceId id) {
+  if (Entry* entry = state_->Find(id)) state_->Remove(*entry);
+}
+
+std::span<const BlockId> BatchPlanner::Blocks(SequenceId id) const {
+  const Entry* entry = state_->Find(id);
+  CONCLAVE_CHECK(entry != nullptr);
+  return entry->blocks;
+}
+
+BatchPlanner::Stats BatchPlanner::stats() const {
+  const State& s = *state_;
+  return {.running = static_cast<int32_t>(s.running.size()),
+          .waiting = s.WaitingCount(),
+          .waiting_tokens = s.waiting_tokens,
+          .blocks_used = s.pool.used(),
+          .blocks = s.pool.size(),
+          .preemptions = s.preemptions};
+}
+
+bool BatchPlanner::idle() const {
+  return state_->waiting.empty() && state_->cancels.empty() && state_->NothingRuns();
+}
+
+std::optional<Micros> BatchPlanner::NextDeadline() const {
+  if (state_->deadlines.empty()) return std::nullopt;
+  return state_->deadlines.begin()->first.first;
+}
+
+void BatchPlanner::CheckInvariants() const {
+  const State& s = *state_;
+  const Options& o = s.options;
+  std::vector<uint8_t> held(static_cast<size_t>(s.pool.size()), 0);
+  int32_t blocks_held = 0;
+  size_t with_deadline = 0;
+  const auto check_entry = [&](const Entry& entry) {
+    const auto found = s.index.find(entry.sequence.id);
+    CONCLAVE_CHECK(found != s.index.end() && found->second == &entry);
+    CONCLAVE_CHECK(entry.computed >= 0 && entry.planned >= 0);
+    CONCLAVE_CHECK(entry.computed + entry.planned <= entry.length());
+    CONCLAVE_CHECK(entry.scores() || entry.generated < entry.sequence.max_tokens);
+    CONCLAVE_CHECK(entry.computed + entry.planned <=
+                   static_cast<int64_t>(entry.blocks.size()) * o.block_size);
+    CONCLAVE_CHECK(entry.planned == 0 || s.in_flight);
+    for (const BlockId block : entry.blocks) {
+      CONCLAVE_CHECK(s.pool.taken(block));
+      CONCLAVE_CHECK(held[static_cast<size_t>(block)]++ == 0);
+      ++blocks_held;
+    }
+    if (entry.sequence.deadline) {
+      ++with_deadline;
+      CONCLAVE_CHECK(s.deadlines.contains({*entry.sequence.deadline, entry.arrival}));
+    }
+  };
+
+  int32_t planned = 0;
+  for (const auto& [arrival, entry] : s.running) {
+    check_entry(entry);
+    CONCLAVE_CHECK(!entry.blocks.empty());
+    planned += entry.planned;
+  }
+  int64_t tokens_waiting = 0;
+  for (const Queue* queue : {&s.waiting, &s.parked}) {
+    for (const auto& [arrival, entry] : *queue) {
+      check_entry(entry);
+      CONCLAVE_CHECK(entry.blocks.empty());
+      CONCLAVE_CHECK(entry.paused == (queue == &s.parked));
+      tokens_waiting += entry.length();
+    }
+  }
+  CONCLAVE_CHECK(blocks_held == s.pool.used());
+  CONCLAVE_CHECK(planned <= o.step_tokens);
+  CONCLAVE_CHECK(static_cast<int32_t>(s.running.size()) <= o.max_running);
+  CONCLAVE_CHECK(tokens_waiting == s.waiting_tokens);
+  CONCLAVE_CHECK(s.index.size() == s.running.size() + s.waiting.size() + s.parked.size());
+  CONCLAVE_CHECK(s.deadlines.size() == with_deadline);
+}
+
+}  // namespace conclave::scheduler

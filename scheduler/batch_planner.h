@@ -1,8 +1,10 @@
 #pragma once
-// Decides, step by step, which sequences of a worker run: continuous batching, chunked prefill under a token budget,
-// admission by blocks and tokens, preemption by recompute, cancellation and deadlines at the next step.
-// Pure: no clock, threads or I/O. Owned by one thread (a worker's engine thread, or a simulation).
-// Idea: Orca (iteration-level scheduling), Sarathi-Serve (chunked prefill beside decodes), vLLM (paged KV, recompute).
+// Decides, step by step, which sequences of a worker run: continuous batching, chunked prefill
+// under a token budget, admission by blocks and tokens, preemption by recompute, cancellation and
+// deadlines at the next step. Pure: no clock, threads or I/O. Owned by one thread (a worker's
+// engine thread, or a simulation).
+// Idea: Orca (iteration-level scheduling), Sarathi-Serve (chunked prefill beside decodes), vLLM
+// (paged KV, recompute).
 
 #include <cstdint>
 #include <memory>
@@ -18,13 +20,17 @@ namespace conclave::scheduler {
 class BatchPlanner {
  public:
   struct Options {
-    int32_t step_tokens = 512;     // tokens of one step, decodes and prefill together; >= max_running
-    int32_t prefill_chunk = 512;   // tokens of one sequence's prompt in one step
-    int32_t max_running = 64;      // sequences that hold blocks
-    int32_t max_waiting = 512;     // sequences that hold none yet
-    int64_t max_waiting_tokens = 1 << 20;  // prompt tokens of all of them together
+    int32_t step_tokens = 512;    // of one step, decodes and prefill together; >= max_running
+    int32_t prefill_chunk = 512;  // of one sequence's prompt in one step
+    int32_t max_running = 64;     // sequences that hold blocks
+    // Where Add refuses: sequences that hold no blocks, and the tokens of all of them together.
+    // Those that were preempted count, but are never refused.
+    int32_t max_waiting = 512;
+    int64_t max_waiting_tokens = 1 << 20;
     int32_t kv_blocks = 1024;
-    int32_t block_size = 16;       // positions per block
+    int32_t block_size = 16;  // positions per block
+    // Of the blocks: left free by admission, for what already runs to grow into.
+    int32_t watermark_permille = 10;
   };
 
   struct Sequence {
@@ -39,29 +45,40 @@ class BatchPlanner {
   explicit BatchPlanner(const Options& options);
   ~BatchPlanner();
 
-  // Takes a sequence to the end of the queue, or refuses it without any effect. kNeverFits: prompt and output together
-  // need more blocks than the pool has. The id must not be known.
+  // Takes a sequence to the end of the queue, or refuses it without any effect. kNeverFits: prompt
+  // and output together need more blocks than the pool has, or the prompt alone exceeds
+  // max_waiting_tokens. The id must not be known.
   Admission Add(const Sequence& sequence);
 
   // Ends it at the next Plan. Unknown ids are ignored (it may just have ended).
   void Cancel(SequenceId id);
-  // A paused sequence keeps its place and is not stepped; it may be preempted. Unknown ids are ignored.
+  // A paused sequence keeps its place and is not stepped; it is the first to be preempted, be it
+  // only to let a waiting one start. Unknown ids are ignored.
   void SetPaused(SequenceId id, bool paused);
 
-  // Who runs now. Every planned sequence has blocks for all its positions up to first + count.
-  // Each Plan with sequences is followed by one Commit of the same plan before the next Plan.
+  // Who runs now, everything in order of arrival: decodes, one token each; then prompts, chunk by
+  // chunk, as far as step_tokens goes; waiting sequences start when the blocks for all they have so
+  // far are free, and none overtakes. When a decode finds no free block the youngest sequence is
+  // preempted, paused ones first: it keeps its place in the order and what it generated, waits, and
+  // is recomputed from position 0 (it samples only at its last position). Every planned sequence
+  // has blocks for all its positions up to first + count.
+  // A planner that is not idle() plans or drops something; the oldest sequence that is not paused
+  // never loses its blocks. Each Plan with sequences is followed by one Commit of the same plan
+  // before the next Plan.
   StepPlan Plan(Micros now);
 
-  // What the step brought: for each planned sequence that samples, in plan order, whether it ends with this token.
-  // A sequence ends too when its max_tokens is reached, or (max_tokens 0) when its prompt is done; those ended are
-  // returned, in plan order, and their blocks are already back.
+  // What the step brought: for each planned sequence that samples, in plan order, whether it ends
+  // with this token. A sequence ends too when its max_tokens is reached, or (max_tokens 0) when its
+  // prompt is done; those ended are returned, in plan order, and their blocks are already back. A
+  // sequence dropped since the Plan keeps its place in `ends`, which then does not count.
   std::vector<SequenceId> Commit(const StepPlan& plan, std::span<const uint8_t> ends);
 
-  // Ends a planned or waiting sequence at once, outside the plan (its step failed); its blocks are back.
+  // Ends a planned or waiting sequence at once, outside the plan (its step failed); its blocks are
+  // back. Unknown ids are ignored. The plan in flight is still committed.
   void Drop(SequenceId id);
 
-  // Block table of a running sequence: block i holds positions [i * block_size, (i + 1) * block_size).
-  // Valid until the next Plan, Commit or Drop.
+  // Block table of a known sequence, empty while it waits. Entry i holds the positions from
+  // i * block_size on. Valid until the next Plan, Commit or Drop.
   std::span<const BlockId> Blocks(SequenceId id) const;
 
   struct Stats {
@@ -73,11 +90,13 @@ class BatchPlanner {
     uint64_t preemptions = 0;  // since the start
   };
   Stats stats() const;
-  bool idle() const;  // nothing running (paused sequences aside) or waiting
+  // Nothing running or waiting, paused sequences aside, and no cancel to carry out.
+  bool idle() const;
   // The earliest deadline of all sequences, for a loop that would sleep.
   std::optional<Micros> NextDeadline() const;
 
-  // Walks all state and aborts on any broken promise (blocks held = blocks taken, budgets kept). For tests.
+  // Walks all state and aborts on any broken promise (blocks held = blocks taken, budgets kept).
+  // For tests.
   void CheckInvariants() const;
 
  private:

@@ -1,5 +1,6 @@
 #pragma once
-// CONCLAVE_CHECK: a broken promise of ours prints where and why, and aborts. Never for what comes from outside.
+// CONCLAVE_CHECK: a broken promise of ours prints where and why, and aborts. Never for what comes
+// from outside.
 
 #include <cstdio>
 #include <cstdlib>
@@ -14,5 +15,6 @@ namespace conclave::scheduler {
 
 }  // namespace conclave::scheduler
 
-#define CONCLAVE_CHECK(condition) \
-  ((condition) ? static_cast<void>(0) : ::conclave::scheduler::CheckFailed(__FILE__, __LINE__, #condition))
+#define CONCLAVE_CHECK(condition)     \
+  ((condition) ? static_cast<void>(0) \
+               : ::conclave::scheduler::CheckFailed(__FILE__, __LINE__, #condition))

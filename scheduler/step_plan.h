@@ -1,5 +1,6 @@
 #pragma once
-// One step of a worker's batch as plain data: who runs, which positions, who left. Made by BatchPlanner::Plan.
+// One step of a worker's batch as plain data: who runs, which positions, who left. Made by
+// BatchPlanner::Plan.
 
 #include <vector>
 
@@ -22,8 +23,8 @@ struct DroppedSequence {
 };
 
 struct StepPlan {
-  std::vector<PlannedSequence> sequences;  // decodes first, then prefill chunks, each in order of arrival
-  std::vector<DroppedSequence> dropped;    // ended by cancel or deadline; their blocks are already back
+  std::vector<PlannedSequence> sequences;  // decodes, then prefill chunks; each by order of arrival
+  std::vector<DroppedSequence> dropped;    // by cancel or deadline; their blocks are already back
   std::vector<SequenceId> preempted;       // lost their blocks, wait again, will be recomputed
   int32_t tokens = 0;                      // sum of counts
 };

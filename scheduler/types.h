@@ -7,11 +7,12 @@
 namespace conclave::scheduler {
 
 using TokenId = int32_t;
-using BlockId = int32_t;       // index of a fixed run of KV positions
-using SequenceId = uint64_t;   // unique on one worker
-using ExpertId = uint32_t;     // unique in the whole cluster
-using Epoch = uint64_t;        // number of a placement
-using Micros = std::chrono::microseconds;  // a moment: time since an origin the caller chose; time is always an argument
+using BlockId = int32_t;      // index of a fixed run of KV positions
+using SequenceId = uint64_t;  // unique on one worker
+using ExpertId = uint32_t;    // unique in the whole cluster
+using Epoch = uint64_t;       // number of a placement
+// A moment: time since an origin the caller chose. Time is always an argument.
+using Micros = std::chrono::microseconds;
 
 enum class FinishReason : uint8_t { kStop, kLength, kScored };
 
