@@ -1,1 +1,290 @@
 #include "worker/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "scheduler/check.h"
+#include "worker/engine_impl.h"
+#include "worker/experts/local_exchange.h"
+#include "worker/status.h"
+
+namespace conclave::worker {
+
+using scheduler::Micros;
+using scheduler::SequenceId;
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
+                                                       std::shared_ptr<const Model> model,
+                                                       std::unique_ptr<Device> device) {
+  CONCLAVE_ASSIGN_OR_RETURN(auto impl, Impl::Create(options, std::move(model), std::move(device)));
+  if (options.start_thread) impl->StartThread();
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+absl::Status Engine::Submit(std::shared_ptr<Link> link, SequenceRequest request) {
+  return impl_->Submit(std::move(link), std::move(request));
+}
+void Engine::Cancel(const Link* link, uint64_t id) { impl_->Cancel(link, id); }
+void Engine::SetPaused(const Link* link, uint64_t id, bool paused) {
+  impl_->SetPaused(link, id, paused);
+}
+void Engine::CloseLink(const Link* link) { impl_->CloseLink(link); }
+void Engine::Drain() { impl_->Drain(); }
+bool Engine::drained() const { return impl_->drained(); }
+bool Engine::Step(Micros now) { return impl_->Step(now); }
+Engine::Stats Engine::stats() const { return impl_->stats(); }
+const Engine::Options& Engine::options() const { return impl_->options(); }
+const Model& Engine::model() const { return impl_->model(); }
+std::string Engine::numerics() const { return impl_->numerics(); }
+
+Micros Engine::Now() {
+  return std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+CpuDeviceOptions CpuDeviceOptionsFor(const ModelSpec& spec, const Engine::Options& options) {
+  const AttentionSpec& a = spec.attention;
+  CpuDeviceOptions device;
+  device.activation_type = spec.type;
+  device.max_rows = std::max(options.planner.step_tokens, options.logit_rows);
+  device.max_columns = std::max({spec.dim, spec.dense_ffn_dim, spec.expert_ffn_dim,
+                                 spec.shared_ffn_dim, a.heads * a.head_dim, a.heads * a.value_dim,
+                                 a.heads * (a.qk_nope_dim + a.qk_rope_dim),
+                                 a.heads * (a.kv_lora_rank + a.qk_rope_dim), a.q_lora_rank});
+  return device;
+}
+
+absl::StatusOr<std::unique_ptr<Engine::Impl>> Engine::Impl::Create(
+    const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device) {
+  if (device->activation_type() != model->spec.type) {
+    return absl::FailedPreconditionError(absl::StrCat("the device computes as ", device->numerics(),
+                                                      ", which is not the type of ",
+                                                      model->spec.name));
+  }
+  std::unique_ptr<Impl> impl(new Impl(options, std::move(model), std::move(device)));
+  CONCLAVE_RETURN_IF_ERROR(impl->Allocate());
+  return impl;
+}
+
+Engine::Impl::Impl(const Options& options, std::shared_ptr<const Model> model,
+                   std::unique_ptr<Device> device)
+    : options_(options), model_(std::move(model)), device_(std::move(device)) {}
+
+absl::Status Engine::Impl::Allocate() {
+  const ModelSpec& spec = model_->spec;
+  context_limit_ = options_.context_limit > 0 ? std::min(options_.context_limit, spec.context_limit)
+                                              : spec.context_limit;
+  options_.context_limit = context_limit_;
+
+  scheduler::BatchPlanner::Options& planner = options_.planner;
+  if (planner.block_size < 1 || planner.prefill_chunk < 1 || planner.max_running < 1 ||
+      planner.max_waiting < 0 || planner.step_tokens < planner.max_running ||
+      options_.logit_rows < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "step tokens (", planner.step_tokens, ") must be at least the running sequences (",
+        planner.max_running, "), block size, prefill chunk and logit rows at least 1"));
+  }
+  planner.prefill_chunk = std::min(planner.prefill_chunk, planner.step_tokens);
+  const int64_t block_bytes = KvCache::BlockBytes(spec, planner.block_size);
+  const int64_t blocks_per_sequence =
+      (context_limit_ + planner.block_size - 1) / planner.block_size;
+  const int64_t blocks =
+      std::min(options_.kv_bytes / block_bytes, blocks_per_sequence * planner.max_running);
+  if (blocks < 1 || blocks > (int64_t{1} << 30) / planner.block_size) {
+    return absl::InvalidArgumentError(absl::StrCat("a KV pool of ", options_.kv_bytes,
+                                                   " bytes holds ", blocks, " blocks of ",
+                                                   block_bytes, " bytes; give it at least one"));
+  }
+  planner.kv_blocks = static_cast<int32_t>(blocks);
+  // The engine bounds what it admits; preempted sequences wait beside them and must always find
+  // room.
+  scheduler::BatchPlanner::Options inner = planner;
+  inner.max_waiting = planner.max_waiting + planner.max_running;
+  inner.max_waiting_tokens =
+      planner.max_waiting_tokens + int64_t{planner.max_running} * context_limit_;
+  planner_ = std::make_unique<scheduler::BatchPlanner>(inner);
+
+  CONCLAVE_ASSIGN_OR_RETURN(
+      kv_, KvCache::Create(spec, {planner.kv_blocks, planner.block_size}, *device_));
+  CONCLAVE_ASSIGN_OR_RETURN(batch_, Batch::Create(spec, planner.step_tokens, planner.max_running,
+                                                  options_.logit_rows, *device_));
+
+  std::vector<const FfnWeights*> experts;
+  for (size_t layer = 0; layer < spec.layers.size(); ++layer) {
+    if (!spec.layers[layer].moe) continue;
+    ++moe_layers_;
+    for (const FfnWeights& expert : model_->layers[layer].experts) experts.push_back(&expert);
+  }
+  experts_ = std::make_unique<ExpertTable>(moe_layers_, spec.gate.slots);
+  exchange_ = std::make_unique<LocalExchange>(
+      std::move(experts),
+      static_cast<size_t>(planner.step_tokens) * static_cast<size_t>(spec.gate.top_k), *device_);
+
+  step_expert_tokens_.resize(static_cast<size_t>(moe_layers_ * spec.gate.slots));
+  absl::MutexLock lock(&mutex_);
+  stats_.expert_tokens.resize(step_expert_tokens_.size());
+  stats_.planner = planner_->stats();
+  stats_.kv_block_size = planner.block_size;
+  stats_.kv_bytes = block_bytes * planner.kv_blocks;
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Impl::Validate(const SequenceRequest& request) const {
+  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0) return absl::InvalidArgumentError("the prompt has no tokens");
+  if (prompt > context_limit_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt has ", prompt, " tokens, the limit is ", context_limit_));
+  }
+  if (request.max_tokens < 0 || prompt + request.max_tokens > context_limit_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt (", prompt, ") and max_tokens (", request.max_tokens,
+                     ") exceed the context limit of ", context_limit_));
+  }
+  for (const scheduler::TokenId token : request.prompt) {
+    if (token < 0 || token >= model_->spec.vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token id ", token, " is outside the vocabulary of ", model_->spec.vocab));
+    }
+  }
+  if (!(request.temperature >= 0.0f) || !std::isfinite(request.temperature)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("temperature is ", request.temperature, ", it must be 0 or more"));
+  }
+  if (!(request.top_p > 0.0f && request.top_p <= 1.0f)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("top_p is ", request.top_p, ", it must be above 0 and at most 1"));
+  }
+  if (request.top_k < 0)
+    return absl::InvalidArgumentError(absl::StrCat("top_k is ", request.top_k));
+  if (request.stop_tokens.size() > static_cast<size_t>(options_.max_stop_tokens)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        request.stop_tokens.size(), " stop tokens, the limit is ", options_.max_stop_tokens));
+  }
+  if (request.logprobs.has_value() &&
+      (*request.logprobs < 0 || *request.logprobs > kMaxTopLogprobs)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("logprobs is ", *request.logprobs, ", the limit is ", kMaxTopLogprobs));
+  }
+  if (!request.adapter.empty())
+    return absl::NotFoundError(absl::StrCat("adapter '", request.adapter, "' is not known"));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest request) {
+  CONCLAVE_RETURN_IF_ERROR(Validate(request));
+  const auto prompt = static_cast<int32_t>(request.prompt.size());
+  const int32_t positions = prompt + request.max_tokens;
+  const scheduler::BatchPlanner::Options& limits = options_.planner;
+  if ((int64_t{positions} + limits.block_size - 1) / limits.block_size > limits.kv_blocks) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens need ", positions,
+                                                   " positions, the KV pool has ",
+                                                   int64_t{limits.kv_blocks} * limits.block_size));
+  }
+  LiveSequence sequence;
+  sequence.submitted_by = link.get();
+  sequence.link = std::move(link);
+  sequence.tokens = std::move(request.prompt);
+  sequence.tokens.reserve(static_cast<size_t>(positions));
+  sequence.prompt_size = prompt;
+  sequence.request = std::move(request);
+
+  absl::MutexLock lock(&mutex_);
+  if (draining_ || stopping_) return absl::UnavailableError("the worker is draining");
+  if (ids_.size() >= static_cast<size_t>(limits.max_running + limits.max_waiting)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the worker has ", ids_.size(), " sequences, its limit"));
+  }
+  if (stats_.planner.waiting_tokens + arrival_tokens_ + prompt > limits.max_waiting_tokens) {
+    return absl::ResourceExhaustedError(absl::StrCat("the worker's queue has its limit of ",
+                                                     limits.max_waiting_tokens, " prompt tokens"));
+  }
+  const LinkKey key{sequence.submitted_by, sequence.request.id};
+  if (!ids_.emplace(key, next_id_).second) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("sequence ", sequence.request.id, " is live on this link"));
+  }
+  sequence.id = next_id_++;
+  arrivals_.push_back(std::move(sequence));
+  arrival_tokens_ += prompt;
+  return absl::OkStatus();
+}
+
+void Engine::Impl::Cancel(const Link* link, uint64_t id) {
+  absl::MutexLock lock(&mutex_);
+  if (const auto it = ids_.find({link, id}); it != ids_.end()) cancels_.push_back(it->second);
+}
+
+void Engine::Impl::SetPaused(const Link* link, uint64_t id, bool paused) {
+  absl::MutexLock lock(&mutex_);
+  if (const auto it = ids_.find({link, id}); it != ids_.end())
+    pauses_.push_back({it->second, paused});
+}
+
+void Engine::Impl::CloseLink(const Link* link) {
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [key, id] : ids_) {
+    if (key.first == link) orphans_.push_back(id);
+  }
+}
+
+void Engine::Impl::Drain() {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  stats_.draining = true;
+}
+
+bool Engine::Impl::drained() const {
+  absl::MutexLock lock(&mutex_);
+  return draining_ && ids_.empty();
+}
+
+Engine::Stats Engine::Impl::stats() const {
+  absl::MutexLock lock(&mutex_);
+  return stats_;
+}
+
+void Engine::Impl::StartThread() {
+  thread_ = std::thread([this] { ThreadMain(); });
+}
+
+// Steps while there is work; otherwise sleeps until something arrives or the next deadline passes.
+void Engine::Impl::ThreadMain() {
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopping_) return;
+    }
+    if (Step(Now())) continue;
+    const std::optional<Micros> deadline = planner_->NextDeadline();
+    absl::MutexLock lock(&mutex_);
+    const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return stopping_ || !arrivals_.empty() || !cancels_.empty() || !orphans_.empty() ||
+             !pauses_.empty();
+    };
+    if (deadline.has_value()) {
+      const int64_t wait_us = std::max<int64_t>(0, (*deadline - Now()).count());
+      mutex_.AwaitWithTimeout(absl::Condition(&ready), absl::Microseconds(wait_us));
+    } else {
+      mutex_.Await(absl::Condition(&ready));
+    }
+  }
+}
+
+Engine::Impl::~Impl() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+    for (const auto& [key, id] : ids_) cancels_.push_back(id);
+  }
+  if (thread_.joinable()) thread_.join();
+  Step(Now());  // the last one: every sequence left ends with CANCELLED
+}
+
+}  // namespace conclave::worker

@@ -1,9 +1,10 @@
 #pragma once
-// A worker's engine: takes sequences from any thread, steps them on one, and hands every step's results to the links they
-// came by. The step itself is decode_step.cc.
+// A worker's engine: takes sequences from any thread, steps them on one, and hands every step's
+// results to the links they came by. The step itself is decode_step.cc.
 //
-// Threads: Submit, Cancel, SetPaused, CloseLink, Drain and stats() from any thread; everything else belongs to the engine
-// thread. A Link is called on the engine thread, must not block and must not call back into the engine.
+// Threads: Submit, Cancel, SetPaused, CloseLink, Drain and stats() from any thread; everything else
+// belongs to the engine thread. A Link is called on the engine thread, must not block and must not
+// call back into the engine.
 
 #include <atomic>
 #include <cstdint>
@@ -78,21 +79,25 @@ class Engine {
  public:
   struct Options {
     scheduler::BatchPlanner::Options planner;  // kv_blocks is set from kv_bytes
-    int64_t kv_bytes = int64_t{256} << 20;     // of the KV pool; at most what context_limit * max_running needs
-    int32_t logit_rows = 64;                   // rows of logits held at once
-    int32_t context_limit = 0;                 // 0: the model's
+    int64_t kv_bytes = int64_t{256}
+                       << 20;   // of the KV pool; at most what context_limit * max_running needs
+    int32_t logit_rows = 64;    // rows of logits held at once
+    int32_t context_limit = 0;  // 0: the model's
     int32_t max_stop_tokens = 64;
-    bool start_thread = true;                  // false: a test calls Step itself
-    // Called at named points of a step ("step.begin", "step.layers", "step.publish"); for failpoints. May be empty.
+    bool start_thread = true;  // false: a test calls Step itself
+    // Called at named points of a step ("step.begin", "step.layers", "step.publish"); for
+    // failpoints. May be empty.
     std::function<void(std::string_view)> at;
   };
 
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Options& options, std::shared_ptr<const Model> model,
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Options& options,
+                                                        std::shared_ptr<const Model> model,
                                                         std::unique_ptr<Device> device);
   ~Engine();  // stops the thread; sequences end with CANCELLED
 
-  // Takes a sequence or refuses it without effect: INVALID_ARGUMENT (token outside the vocabulary, too long, bad
-  // parameter), NOT_FOUND (adapter), ALREADY_EXISTS (id), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining).
+  // Takes a sequence or refuses it without effect: INVALID_ARGUMENT (token outside the vocabulary,
+  // too long, bad parameter), NOT_FOUND (adapter), ALREADY_EXISTS (id), RESOURCE_EXHAUSTED (queue
+  // full), UNAVAILABLE (draining).
   absl::Status Submit(std::shared_ptr<Link> link, SequenceRequest request);
   void Cancel(const Link* link, uint64_t id);
   void SetPaused(const Link* link, uint64_t id, bool paused);
@@ -106,7 +111,8 @@ class Engine {
   // The clock deadlines are on.
   static scheduler::Micros Now();
 
-  // One step; false if there was nothing to do. Engine thread, or the test when start_thread is false.
+  // One step; false if there was nothing to do. Engine thread, or the test when start_thread is
+  // false.
   bool Step(scheduler::Micros now);
 
   struct Stats {
@@ -115,12 +121,14 @@ class Engine {
     uint64_t prompt_tokens = 0;
     uint64_t generated_tokens = 0;
     uint64_t recomputed_tokens = 0;
-    uint64_t ended_stop = 0, ended_length = 0, ended_scored = 0, ended_cancelled = 0, ended_deadline = 0, ended_error = 0;
+    uint64_t ended_stop = 0, ended_length = 0, ended_scored = 0, ended_cancelled = 0,
+             ended_deadline = 0, ended_error = 0;
     double step_seconds_total = 0;
     int32_t kv_block_size = 0;
     int64_t kv_bytes = 0;
     bool draining = false;
-    std::vector<uint64_t> expert_tokens;  // [moe_layers * slots] rows routed to each expert since the start
+    std::vector<uint64_t>
+        expert_tokens;  // [moe_layers * slots] rows routed to each expert since the start
   };
   Stats stats() const;
 
@@ -129,9 +137,13 @@ class Engine {
   std::string numerics() const;
 
  private:
-  class Impl;
+  class Impl;  // engine_impl.h
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+// The CPU device an engine with these options needs for this model: its activation type and scratch
+// sizes. threads and level are the caller's to set.
+CpuDeviceOptions CpuDeviceOptionsFor(const ModelSpec& spec, const Engine::Options& options);
 
 }  // namespace conclave::worker

@@ -1,14 +1,16 @@
 #pragma once
 // What computes: the batch-sized operations of a step, one interface for every kind of device.
 //
-// Exactness (the contract every implementation keeps): each output row of every operation is a function of its own input
-// row (and, for attention, of the cache positions up to its own) and of the weights only, computed in an order that does
-// not depend on how many rows came with it, on chunking, or on the number of threads. Two devices of one `numerics()`
-// give the same bits; other numerics may differ.
+// Exactness (the contract every implementation keeps): each output row of every operation is a
+// function of its own input row (and, for attention, of the cache positions up to its own) and of
+// the weights only, computed in an order that does not depend on how many rows came with it, on
+// chunking, or on the number of threads. Two devices of one `numerics()` give the same bits; other
+// numerics may differ.
 //
-// Threads: one thread at a time calls a Device (the engine thread); operations return when their outputs are complete.
-// Shapes are CHECKed, never reported: weights and configurations are validated when a model is loaded.
-// To add an operation: one function here with its shapes, one file in device/cpu/, one case in tests/parity/.
+// Threads: one thread at a time calls a Device (the engine thread); operations return when their
+// outputs are complete. Shapes are CHECKed, never reported: weights and configurations are
+// validated when a model is loaded. To add an operation: one function here with its shapes, one
+// file in device/cpu/, one case in tests/parity/.
 
 #include <cstdint>
 #include <memory>
@@ -22,11 +24,13 @@
 
 namespace conclave::worker {
 
-// How activations enter a product with weights: rounded to the model's activation type (F32 models: not at all; BF16 and
-// F16 models: to nearest even in that type), or kept in fp32 (gates). Sums are always fp32.
+// How activations enter a product with weights: rounded to the model's activation type (F32 models:
+// not at all; BF16 and F16 models: to nearest even in that type), or kept in fp32 (gates). Sums are
+// always fp32.
 enum class Inputs : uint8_t { kActivationType, kFloat };
 
-// Rotary embedding of `dim` leading columns of a head. cos and sin are [positions, dim / 2], made at load in double.
+// Rotary embedding of `dim` leading columns of a head. cos and sin are [positions, dim / 2], made
+// at load in double.
 struct RopeTable {
   int32_t dim = 0;
   bool interleaved = false;  // pairs (2i, 2i+1) as DeepSeek publishes; else halves (i, i + dim/2)
@@ -35,8 +39,8 @@ struct RopeTable {
   std::vector<float> sin;
 };
 
-// One layer's paged cache: position p of a sequence is row blocks[p / block_size] * block_size + p % block_size of
-// `data` [rows, width], in the activation type.
+// One layer's paged cache: position p of a sequence is row blocks[p / block_size] * block_size + p
+// % block_size of `data` [rows, width], in the activation type.
 struct KvLayer {
   void* data = nullptr;
   DType type = DType::kF32;
@@ -45,7 +49,8 @@ struct KvLayer {
   int32_t block_size = 0;
 };
 
-// Where a row of the batch stands in its sequence. Rows of one sequence are consecutive and ascending.
+// Where a row of the batch stands in its sequence. Rows of one sequence are consecutive and
+// ascending.
 struct RowPlace {
   int32_t position = 0;
   int32_t sequence = 0;  // index into BatchPlaces::block_tables
@@ -55,8 +60,9 @@ struct BatchPlaces {
   std::span<const std::span<const int32_t>> block_tables;
 };
 
-// Grouped-query attention over cache rows. Keys of kv head h start at key_offset + h * key_dim, values at value_offset +
-// h * value_dim. MLA, absorbed, is kv_heads = 1, key = [latent | rope], value = the latent itself (value_offset 0).
+// Grouped-query attention over cache rows. Keys of kv head h start at key_offset + h * key_dim,
+// values at value_offset + h * value_dim. MLA, absorbed, is kv_heads = 1, key = [latent | rope],
+// value = the latent itself (value_offset 0).
 struct AttentionShape {
   int32_t heads = 0;
   int32_t kv_heads = 0;
@@ -67,20 +73,26 @@ struct AttentionShape {
   float scale = 1.0f;
 };
 
-// The gate as a pipeline of small fp32 functions: Score -> Shift -> Select -> Weight -> Filter; ties go to the lower slot.
+// The gate as a pipeline of small fp32 functions: Score -> Shift -> Select -> Weight -> Filter;
+// ties go to the lower slot.
 struct GateShape {
   enum class Score : uint8_t { kSoftmax, kSigmoid };
-  enum class Select : uint8_t { kTopK, kGroupMax, kGroupTop2Sum };  // groups scored by their best, or best two, slots
+  enum class Select : uint8_t {
+    kTopK,
+    kGroupMax,
+    kGroupTop2Sum
+  };  // groups scored by their best, or best two, slots
   int32_t slots = 0;
   int32_t top_k = 0;
   Score score = Score::kSoftmax;
   Select select = Select::kTopK;
-  int32_t groups = 1;       // of slots / groups consecutive slots each
-  int32_t top_groups = 1;   // slots of other groups are not chosen
-  bool normalise = false;   // weights of the chosen sum to 1
-  float scale = 1.0f;       // then multiplied by this
+  int32_t groups = 1;      // of slots / groups consecutive slots each
+  int32_t top_groups = 1;  // slots of other groups are not chosen
+  bool normalise = false;  // weights of the chosen sum to 1
+  float scale = 1.0f;      // then multiplied by this
 };
-// Shift adds `bias` [slots] (empty: none) to the scores for selection only; weights are of the unshifted scores.
+// Shift adds `bias` [slots] (empty: none) to the scores for selection only; weights are of the
+// unshifted scores.
 
 // Gated feed-forward net: down(silu(gate x) * up x). gate, up [ffn, dim], down [dim, ffn].
 struct FfnWeights {
@@ -102,15 +114,18 @@ struct SampleRow {
   float top_p = 1.0f;        // after top_k, over the tempered distribution
   int32_t top_k = 0;         // 0: all
   uint64_t seed = 0;
-  uint64_t token_index = 0;  // how many tokens were sampled for the request before this one; keys the noise with seed
-  int32_t target = -1;       // >= 0: nothing is sampled, this token is reported on
-  int32_t top_logprobs = 0;  // how many of the most likely to report, ties to the lower id; at most kMaxTopLogprobs
+  uint64_t token_index =
+      0;  // how many tokens were sampled for the request before this one; keys the noise with seed
+  int32_t target = -1;  // >= 0: nothing is sampled, this token is reported on
+  int32_t top_logprobs =
+      0;  // how many of the most likely to report, ties to the lower id; at most kMaxTopLogprobs
 };
 inline constexpr int32_t kMaxTopLogprobs = 20;
 struct SampledToken {
   int32_t token = 0;
   float logprob = 0.0f;  // of the unmodified distribution
-  bool finite = true;    // false: a logit of this row was NaN or infinite and nothing else here counts
+  bool finite =
+      true;  // false: a logit of this row was NaN or infinite and nothing else here counts
   int32_t top_count = 0;
   int32_t top_tokens[kMaxTopLogprobs];
   float top_logprobs[kMaxTopLogprobs];
@@ -120,7 +135,8 @@ class Device {
  public:
   virtual ~Device() = default;
 
-  // What results depend on: device kind, dispatch level, kernel version, activation type, "cpu-avx512bf16-1-bf16" say.
+  // What results depend on: device kind, dispatch level, kernel version, activation type,
+  // "cpu-avx512bf16-1-bf16" say.
   virtual std::string numerics() const = 0;
   virtual DType activation_type() const = 0;
 
@@ -133,17 +149,19 @@ class Device {
   // out [n, weight.rows] = x [n, weight.cols] weight^T (+ bias [weight.rows] if given).
   virtual void MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) = 0;
 
-  // Per head h: out[:, h] [n, b] = x[:, h] [n, a] * w_h, inputs kept in fp32. Heads lie side by side in x and out.
+  // Per head h: out[:, h] [n, b] = x[:, h] [n, a] * w_h, inputs kept in fp32. Heads lie side by
+  // side in x and out.
   //   transposed false: w_h = rows [h * head_stride + first, + a) of weight [.., b]:   out = x w_h
-  //   transposed true:  w_h = rows [h * head_stride + first, + b) of weight [.., a]:   out = x w_h^T
+  //   transposed true:  w_h = rows [h * head_stride + first, + b) of weight [.., a]:   out = x
+  //   w_h^T
   struct HeadMatMul {
     int32_t heads = 0;
     int32_t head_stride = 0;  // rows of weight per head
     int32_t first = 0;
-    int32_t in_dim = 0;       // a
-    int32_t out_dim = 0;      // b
-    int32_t in_stride = 0;    // columns from one head to the next in x
-    int32_t out_stride = 0;   // and in out
+    int32_t in_dim = 0;      // a
+    int32_t out_dim = 0;     // b
+    int32_t in_stride = 0;   // columns from one head to the next in x
+    int32_t out_stride = 0;  // and in out
     bool transposed = false;
   };
   virtual void MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shape, Rows out) = 0;
@@ -151,8 +169,9 @@ class Device {
   // x = max(-limit, min(limit, x)).
   virtual void Clip(Rows x, float limit) = 0;
 
-  // Rotates columns [h * head_stride + first, + table.dim) of every head h of x by the rows' positions and writes them to
-  // columns [h * out_stride + out_first, + table.dim) of out; out may be x with the same columns.
+  // Rotates columns [h * head_stride + first, + table.dim) of every head h of x by the rows'
+  // positions and writes them to columns [h * out_stride + out_first, + table.dim) of out; out may
+  // be x with the same columns.
   struct RopeColumns {
     int32_t heads = 0;
     int32_t in_stride = 0;
@@ -160,28 +179,31 @@ class Device {
     int32_t out_stride = 0;
     int32_t out_first = 0;
   };
-  virtual void Rope(ConstRows x, const RopeColumns& columns, const BatchPlaces& places, const RopeTable& table,
-                    Rows out) = 0;
+  virtual void Rope(ConstRows x, const RopeColumns& columns, const BatchPlaces& places,
+                    const RopeTable& table, Rows out) = 0;
 
-  // Writes x [n, x.cols] to columns [column, + x.cols) of the rows' cache positions, in the cache's type.
+  // Writes x [n, x.cols] to columns [column, + x.cols) of the rows' cache positions, in the cache's
+  // type.
   virtual void StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) = 0;
 
-  // out [n, heads * value_dim]: softmax(scale * q k) v over positions 0 .. own; q [n, heads * key_dim].
-  // Reduced by absolute position, so neither chunking nor the layout of blocks shows.
-  virtual void Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places, KvLayer cache,
-                         Rows out) = 0;
+  // out [n, heads * value_dim]: softmax(scale * q k) v over positions 0 .. own; q [n, heads *
+  // key_dim]. Reduced by absolute position, so neither chunking nor the layout of blocks shows.
+  virtual void Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places,
+                         KvLayer cache, Rows out) = 0;
 
-  // slots, weights [n, top_k], chosen from logits [n, slots] in descending order of selection score. bias may be null.
-  virtual void Gate(ConstRows logits, const GateShape& shape, const float* bias, std::span<int32_t> slots,
-                    std::span<float> weights) = 0;
+  // slots, weights [n, top_k], chosen from logits [n, slots] in descending order of selection
+  // score. bias may be null.
+  virtual void Gate(ConstRows logits, const GateShape& shape, const float* bias,
+                    std::span<int32_t> slots, std::span<float> weights) = 0;
 
-  // For every work item, rows of out [.., dim] = FFN(rows of x), rounded to the activation type. Each weight is read
-  // once for all its rows. Output rows of different items are distinct.
+  // For every work item, rows of out [.., dim] = FFN(rows of x), rounded to the activation type.
+  // Each weight is read once for all its rows. Output rows of different items are distinct.
   virtual void Experts(ConstRows x, std::span<const ExpertWork> work, Rows out) = 0;
 
-  // hidden [n, dim] += shared [n, dim] (if any) + sum over j ascending of weights[i, j] * outputs[i * top_k + j].
-  // One order: gate order first, then the shared row, then the residual.
-  virtual void Combine(ConstRows outputs, std::span<const float> weights, int32_t top_k, ConstRows shared, Rows hidden) = 0;
+  // hidden [n, dim] += shared [n, dim] (if any) + sum over j ascending of weights[i, j] * outputs[i
+  // * top_k + j]. One order: gate order first, then the shared row, then the residual.
+  virtual void Combine(ConstRows outputs, std::span<const float> weights, int32_t top_k,
+                       ConstRows shared, Rows hidden) = 0;
 
   // x += y.
   virtual void Add(ConstRows y, Rows x) = 0;
@@ -190,21 +212,24 @@ class Device {
   virtual void Gather(ConstRows x, std::span<const int32_t> rows, Rows out) = 0;
 
   // Log-probabilities and samples of logits [rows.size(), vocab].
-  virtual void Sample(ConstRows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) = 0;
+  virtual void Sample(ConstRows logits, std::span<const SampleRow> rows,
+                      std::span<SampledToken> out) = 0;
 
   // Zeroed memory of this device for activations and caches; freed with the device.
   virtual absl::StatusOr<void*> Allocate(size_t bytes, std::string_view name) = 0;
 };
 
 struct CpuDeviceOptions {
-  int threads = 0;                  // compute threads, the caller included; 0: one per CPU of the affinity mask
-  std::string level;                // "avx512bf16", "avx512", "avx2", "portable"; empty: the best there is
+  int threads = 0;    // compute threads, the caller included; 0: one per CPU of the affinity mask
+  std::string level;  // "avx512bf16", "avx512", "avx2", "portable"; empty: the best there is
   DType activation_type = DType::kBF16;
-  int32_t max_rows = 512;           // rows of x in the largest call, for scratch memory (touched only as used)
-  int32_t max_columns = 16384;      // widest input of a product
+  int32_t max_rows =
+      512;  // rows of x in the largest call, for scratch memory (touched only as used)
+  int32_t max_columns = 16384;  // widest input of a product
 };
 
-// Fails with FAILED_PRECONDITION, naming it, when the CPU lacks the level; INVALID_ARGUMENT for an unknown one.
+// Fails with FAILED_PRECONDITION, naming it, when the CPU lacks the level; INVALID_ARGUMENT for an
+// unknown one.
 absl::StatusOr<std::unique_ptr<Device>> MakeCpuDevice(const CpuDeviceOptions& options);
 
 // Levels this CPU can run, best first.

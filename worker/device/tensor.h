@@ -1,5 +1,6 @@
 #pragma once
-// Views of numbers in memory: activations (float rows) and weights (mapped, in the checkpoint's type). Views own nothing.
+// Views of numbers in memory: activations (float rows) and weights (mapped, in the checkpoint's
+// type). Views own nothing.
 
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +12,8 @@ enum class DType : uint8_t { kF32, kBF16, kF16 };
 
 constexpr size_t SizeOf(DType type) { return type == DType::kF32 ? 4 : 2; }
 
-// A weight matrix [rows, cols], row-major, without padding. A vector is one row. Not necessarily aligned.
+// A weight matrix [rows, cols], row-major, without padding. A vector is one row. Not necessarily
+// aligned.
 struct Weight {
   const void* data = nullptr;
   DType type = DType::kF32;
@@ -21,7 +23,8 @@ struct Weight {
   explicit operator bool() const { return data != nullptr; }
   // Rows [first, first + count) of it.
   Weight Slice(int64_t first, int64_t count) const {
-    return {static_cast<const char*>(data) + static_cast<size_t>(first * cols) * SizeOf(type), type, count, cols};
+    return {static_cast<const char*>(data) + static_cast<size_t>(first * cols) * SizeOf(type), type,
+            count, cols};
   }
 };
 
@@ -35,8 +38,12 @@ struct BasicRows {
 
   T* row(int64_t r) const { return data + r * stride; }
   BasicRows Top(int64_t count) const { return {data, count, cols, stride}; }
-  BasicRows Columns(int64_t first, int64_t count) const { return {data + first, rows, count, stride}; }
-  operator BasicRows<const T>() const requires(!std::is_const_v<T>) { return {data, rows, cols, stride}; }
+  BasicRows Columns(int64_t first, int64_t count) const {
+    return {data + first, rows, count, stride};
+  }
+  operator BasicRows<const T>() const requires(!std::is_const_v<T>) {
+    return {data, rows, cols, stride};
+  }
 };
 using Rows = BasicRows<float>;
 using ConstRows = BasicRows<const float>;

@@ -1,6 +1,6 @@
 #pragma once
-// The seam between a home and the workers that own experts: dispatch rows, do something useful, combine.
-// Engine thread only. The step does not know where an expert runs.
+// The seam between a home and the workers that own experts: dispatch rows, do something useful,
+// combine. Engine thread only. The step does not know where an expert runs.
 
 #include <span>
 
@@ -16,11 +16,12 @@ class Exchange {
 
   // Sends rows x [n, dim] to the experts chosen for them, experts [n, top_k] of MoE layer `layer`.
   // x and experts stay valid and unchanged until Combine returns.
-  virtual absl::Status Dispatch(int32_t layer, ConstRows x, std::span<const scheduler::ExpertId> experts,
-                                int32_t top_k) = 0;
+  virtual absl::Status Dispatch(int32_t layer, ConstRows x,
+                                std::span<const scheduler::ExpertId> experts, int32_t top_k) = 0;
 
-  // Waits for every contribution of the last Dispatch: outputs [n * top_k, dim], row i * top_k + j from the j-th expert of
-  // row i, rounded to the activation type. An error means that not every contribution arrived; nothing may be committed.
+  // Waits for every contribution of the last Dispatch: outputs [n * top_k, dim], row i * top_k + j
+  // from the j-th expert of row i, rounded to the activation type. An error means that not every
+  // contribution arrived; nothing may be committed.
   virtual absl::Status Combine(Rows outputs) = 0;
 };
 

@@ -1,7 +1,7 @@
 #pragma once
-// (adapter, layer, slot) -> expert id. The gate picks slots; everything after it speaks of experts by id, so that adapters,
-// replicas and moved experts are entries of a table and never special cases in the step.
-// Read by the engine thread; replaced as a whole between two steps.
+// (adapter, layer, slot) -> expert id. The gate picks slots; everything after it speaks of experts
+// by id, so that adapters, replicas and moved experts are entries of a table and never special
+// cases in the step. Read by the engine thread; replaced as a whole between two steps.
 
 #include <cstdint>
 #include <span>
@@ -15,7 +15,8 @@ using AdapterIndex = int32_t;  // 0: the base model
 
 class ExpertTable {
  public:
-  // The base model alone: the expert of (layer, slot) is layer_index * slots + slot, counting MoE layers only.
+  // The base model alone: the expert of (layer, slot) is layer_index * slots + slot, counting MoE
+  // layers only.
   ExpertTable(int32_t moe_layers, int32_t slots);
 
   int32_t moe_layers() const { return moe_layers_; }

@@ -1,6 +1,6 @@
 #pragma once
-// What a family of models is: a declarative description over the shared operations of a step. A family file turns
-// config.json into one of these; nothing else knows families.
+// What a family of models is: a declarative description over the shared operations of a step. A
+// family file turns config.json into one of these; nothing else knows families.
 
 #include <cstdint>
 #include <string>
@@ -15,17 +15,19 @@ struct AttentionSpec {
   enum class Kind : uint8_t { kGqa, kMla };
   Kind kind = Kind::kGqa;
   int32_t heads = 0;
-  int32_t kv_heads = 0;        // kGqa
-  int32_t head_dim = 0;        // kGqa: of queries, keys and values
-  bool qk_norm = false;        // kGqa: RMS norm over the whole projection, before heads are split (OLMoE)
-  float clip_qkv = 0.0f;       // kGqa: 0 is off
-  bool bias = false;           // q, k, v (kGqa) or the two down projections (kMla) have biases; and the output one
-  int32_t q_lora_rank = 0;     // kMla: 0 is a full-rank query
-  int32_t kv_lora_rank = 0;    // kMla
-  int32_t qk_nope_dim = 0;     // kMla
-  int32_t qk_rope_dim = 0;     // kMla
-  int32_t value_dim = 0;       // kMla: of a head
-  float scale = 1.0f;          // of q k
+  int32_t kv_heads = 0;  // kGqa
+  int32_t head_dim = 0;  // kGqa: of queries, keys and values
+  bool qk_norm = false;  // kGqa: RMS norm over the whole projection, before heads are split (OLMoE)
+  float clip_qkv = 0.0f;  // kGqa: 0 is off
+  bool bias =
+      false;  // q, k, v (kGqa) or the two down projections (kMla) have biases; and the output one
+  int32_t q_lora_rank = 0;        // kMla: 0 is a full-rank query
+  int32_t kv_lora_rank = 0;       // kMla
+  int32_t qk_nope_dim = 0;        // kMla
+  int32_t qk_rope_dim = 0;        // kMla
+  int32_t value_dim = 0;          // kMla: of a head
+  float latent_norm_eps = 1e-6f;  // kMla: of the norms over the low-rank query and the latent
+  float scale = 1.0f;             // of q k
 };
 
 struct LayerSpec {
@@ -33,17 +35,17 @@ struct LayerSpec {
 };
 
 struct ModelSpec {
-  std::string family;          // config.json's model_type
-  std::string name;            // directory's last component
+  std::string family;  // config.json's model_type
+  std::string name;    // directory's last component
   int32_t vocab = 0;
   int32_t dim = 0;
   int32_t context_limit = 0;
   float norm_eps = 1e-6f;
   bool tied_embeddings = false;
-  DType type = DType::kBF16;   // of the checkpoint and of activations
+  DType type = DType::kBF16;  // of the checkpoint and of activations
   std::vector<LayerSpec> layers;
   AttentionSpec attention;
-  RopeTable rope;              // for context_limit positions
+  RopeTable rope;  // for context_limit positions
   int32_t dense_ffn_dim = 0;
   int32_t expert_ffn_dim = 0;
   int32_t shared_ffn_dim = 0;  // 0: no shared expert

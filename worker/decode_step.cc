@@ -1,0 +1,542 @@
+// One step of a worker, top to bottom: take what arrived, plan, load, run the layers, sample,
+// publish, commit. All control flow of a step is here, in calling order; leaf mathematics is in the
+// device, leaf decisions in the scheduler. Everything below runs on the engine thread.
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "scheduler/check.h"
+#include "worker/engine_impl.h"
+#include "worker/status.h"
+
+namespace conclave::worker {
+
+using scheduler::FinishReason;
+using scheduler::Micros;
+using scheduler::PlannedSequence;
+using scheduler::SequenceId;
+using scheduler::StepPlan;
+
+bool Engine::Impl::Step(Micros now) {
+  const auto begin = std::chrono::steady_clock::now();
+  TakeArrivalsAndCancels();
+  const StepPlan plan = planner_->Plan(now);
+  EndDropped(plan);
+  if (!plan.sequences.empty()) {
+    At("step.begin");
+    LoadBatch(plan);
+    if (const absl::Status status = RunLayers(plan); status.ok()) {
+      RunHead(plan);
+      Commit(plan);
+    } else {
+      FailBatch(plan, status);  // only this batch's sequences end
+    }
+    At("step.publish");
+  }
+  const bool worked = !plan.sequences.empty() || !plan.dropped.empty() || !events_.empty();
+  Publish(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  return worked;
+}
+
+// --- arrivals
+// ---------------------------------------------------------------------------------------------------------
+
+void Engine::Impl::TakeArrivalsAndCancels() {
+  std::vector<LiveSequence> arrivals;
+  std::vector<SequenceId> cancels, orphans;
+  std::vector<Pause> pauses;
+  {
+    absl::MutexLock lock(&mutex_);
+    arrivals.swap(arrivals_);
+    cancels.swap(cancels_);
+    orphans.swap(orphans_);
+    pauses.swap(pauses_);
+    arrival_tokens_ = 0;
+    for (const LiveSequence& sequence : arrivals)
+      stats_.planner.waiting_tokens += sequence.prompt_size;
+  }
+  for (LiveSequence& sequence : arrivals) {
+    const SequenceId id = sequence.id;
+    const scheduler::BatchPlanner::Sequence planned = {.id = id,
+                                                       .prompt_tokens = sequence.prompt_size,
+                                                       .max_tokens = sequence.request.max_tokens,
+                                                       .deadline = sequence.request.deadline};
+    live_.emplace(id, std::move(sequence));
+    switch (planner_->Add(planned)) {
+      case scheduler::BatchPlanner::Admission::kAdmitted:
+        break;
+      case scheduler::BatchPlanner::Admission::kQueueFull:
+        End(id, absl::ResourceExhaustedError("the worker's queue is full"), FinishReason::kStop);
+        break;
+      case scheduler::BatchPlanner::Admission::kNeverFits:
+        End(id, absl::InvalidArgumentError("the sequence can never fit the KV pool"),
+            FinishReason::kStop);
+        break;
+    }
+  }
+  for (const SequenceId id : orphans) {
+    if (const auto it = live_.find(id); it != live_.end()) it->second.link.reset();
+    planner_->Cancel(id);
+  }
+  for (const SequenceId id : cancels) planner_->Cancel(id);
+  for (const Pause& pause : pauses) planner_->SetPaused(pause.id, pause.paused);
+}
+
+void Engine::Impl::EndDropped(const StepPlan& plan) {
+  for (const scheduler::DroppedSequence& dropped : plan.dropped) {
+    if (dropped.reason == scheduler::DropReason::kDeadline) {
+      ++step_stats_.ended_deadline;
+      End(dropped.id, absl::DeadlineExceededError("the deadline passed"), FinishReason::kStop);
+    } else {
+      ++step_stats_.ended_cancelled;
+      End(dropped.id, absl::CancelledError("cancelled"), FinishReason::kStop);
+    }
+  }
+}
+
+// --- the pass
+// ---------------------------------------------------------------------------------------------------------
+
+void Engine::Impl::LoadBatch(const StepPlan& plan) {
+  batch_->Clear();
+  planned_.clear();
+  for (const PlannedSequence& p : plan.sequences) {
+    LiveSequence& sequence = Live(p.id);
+    planned_.push_back(&sequence);
+    const std::span<const scheduler::TokenId> tokens(sequence.tokens);
+    batch_->Append(tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(p.count)),
+                   p.first, planner_->Blocks(p.id));
+    const int32_t end = p.first + p.count;
+    const int32_t fresh = std::max(p.first, sequence.computed);
+    step_stats_.prompt_tokens +=
+        static_cast<uint64_t>(std::max(0, std::min(end, sequence.prompt_size) - fresh));
+    step_stats_.recomputed_tokens +=
+        static_cast<uint64_t>(std::max(0, std::min(end, sequence.computed) - p.first));
+    sequence.computed = std::max(sequence.computed, end);
+  }
+}
+
+// hidden [rows, dim] is read and written in place by every layer.
+absl::Status Engine::Impl::RunLayers(const StepPlan& plan) {
+  Batch& b = *batch_;
+  const int32_t rows = b.rows();
+  const ModelSpec& spec = model_->spec;
+  const Rows hidden = b.hidden.Top(rows);
+  const Rows normed = b.normed.Top(rows);
+
+  device_->Embed(model_->embedding, b.ids, hidden);
+  int32_t moe_layer = 0;
+  for (int32_t i = 0; i < static_cast<int32_t>(spec.layers.size()); ++i) {
+    const LayerWeights& layer = model_->layers[static_cast<size_t>(i)];
+    device_->RmsNorm(hidden, layer.attention_norm, spec.norm_eps, normed);
+    if (spec.attention.kind == AttentionSpec::Kind::kMla) {
+      RunMla(i);
+    } else {
+      RunGqa(i);
+    }
+    device_->RmsNorm(hidden, layer.ffn_norm, spec.norm_eps, normed);
+    if (spec.layers[static_cast<size_t>(i)].moe) {
+      CONCLAVE_RETURN_IF_ERROR(RunExperts(plan, i, moe_layer++));
+    } else {
+      RunDenseFfn(i);
+    }
+  }
+  At("step.layers");
+  return absl::OkStatus();
+}
+
+// Grouped-query attention: normed -> q, k, v -> cache -> attention -> added to hidden.
+void Engine::Impl::RunGqa(int32_t index) {
+  Batch& b = *batch_;
+  const ModelSpec& spec = model_->spec;
+  const AttentionSpec& a = spec.attention;
+  const AttentionWeights& w = model_->layers[static_cast<size_t>(index)].attention;
+  const int32_t rows = b.rows();
+  const int32_t kv_columns = a.kv_heads * a.head_dim;
+  const KvLayer cache = kv_.layer(index);
+  const Rows normed = b.normed.Top(rows);
+  const Rows query = b.query.Top(rows);
+  const Rows key = b.key_value.Top(rows).Columns(0, kv_columns);
+  const Rows value = b.key_value.Top(rows).Columns(kv_columns, kv_columns);
+
+  device_->MatMul(normed, w.q, w.q_bias, Inputs::kActivationType, query);
+  device_->MatMul(normed, w.k, w.k_bias, Inputs::kActivationType, key);
+  device_->MatMul(normed, w.v, w.v_bias, Inputs::kActivationType, value);
+  if (a.qk_norm) {
+    device_->RmsNorm(query, w.q_norm, spec.norm_eps, query);
+    device_->RmsNorm(key, w.k_norm, spec.norm_eps, key);
+  }
+  if (a.clip_qkv > 0.0f) {
+    device_->Clip(query, a.clip_qkv);
+    device_->Clip(key, a.clip_qkv);
+    device_->Clip(value, a.clip_qkv);
+  }
+  device_->Rope(query, {a.heads, a.head_dim, 0, a.head_dim, 0}, b.places(), spec.rope, query);
+  device_->Rope(key, {a.kv_heads, a.head_dim, 0, a.head_dim, 0}, b.places(), spec.rope, key);
+  device_->StoreKv(b.key_value.Top(rows), b.places(), 0, cache);
+
+  const AttentionShape shape = {.heads = a.heads,
+                                .kv_heads = a.kv_heads,
+                                .key_dim = a.head_dim,
+                                .value_dim = a.head_dim,
+                                .key_offset = 0,
+                                .value_offset = kv_columns,
+                                .scale = a.scale};
+  device_->Attention(query, shape, b.places(), cache, b.attended.Top(rows));
+  device_->MatMul(b.attended.Top(rows), w.o, w.o_bias, Inputs::kActivationType,
+                  b.projected.Top(rows));
+  device_->Add(b.projected.Top(rows), b.hidden.Top(rows));
+}
+
+// Multi-head latent attention, absorbed at every length (DeepSeek-V2 §2.1.2): queries are taken
+// into the latent's space, attention runs over [latent | rotated key] shared by all heads, and its
+// result is taken out of the latent's space.
+void Engine::Impl::RunMla(int32_t index) {
+  Batch& b = *batch_;
+  const ModelSpec& spec = model_->spec;
+  const AttentionSpec& a = spec.attention;
+  const AttentionWeights& w = model_->layers[static_cast<size_t>(index)].attention;
+  const int32_t rows = b.rows();
+  const int32_t query_dim = a.qk_nope_dim + a.qk_rope_dim;
+  const int32_t latent_dim = a.kv_lora_rank;
+  const int32_t key_dim = latent_dim + a.qk_rope_dim;
+  const KvLayer cache = kv_.layer(index);
+  const Rows normed = b.normed.Top(rows);
+  const Rows query = b.query.Top(rows);
+  const Rows absorbed = b.absorbed.Top(rows);
+  const Rows latent = b.key_value.Top(rows).Columns(0, latent_dim);
+  const Rows rotated = b.key_value.Top(rows).Columns(latent_dim, a.qk_rope_dim);
+
+  if (a.q_lora_rank > 0) {
+    const Rows low = b.query_low.Top(rows);
+    device_->MatMul(normed, w.q_a, w.q_a_bias, Inputs::kActivationType, low);
+    device_->RmsNorm(low, w.q_a_norm, a.latent_norm_eps, low);
+    device_->MatMul(low, w.q_b, {}, Inputs::kActivationType, query);
+  } else {
+    device_->MatMul(normed, w.q, {}, Inputs::kActivationType, query);
+  }
+  device_->MatMul(normed, w.kv_a, w.kv_a_bias, Inputs::kActivationType, b.key_value.Top(rows));
+  device_->RmsNorm(latent, w.kv_a_norm, a.latent_norm_eps, latent);
+  device_->Rope(rotated, {1, a.qk_rope_dim, 0, a.qk_rope_dim, 0}, b.places(), spec.rope, rotated);
+  device_->StoreKv(b.key_value.Top(rows), b.places(), 0, cache);
+
+  const int32_t kv_b_rows = a.qk_nope_dim + a.value_dim;  // of one head
+  device_->MatMulPerHead(query, w.kv_b,
+                         {.heads = a.heads,
+                          .head_stride = kv_b_rows,
+                          .first = 0,
+                          .in_dim = a.qk_nope_dim,
+                          .out_dim = latent_dim,
+                          .in_stride = query_dim,
+                          .out_stride = key_dim,
+                          .transposed = false},
+                         absorbed);
+  device_->Rope(query, {a.heads, query_dim, a.qk_nope_dim, key_dim, latent_dim}, b.places(),
+                spec.rope, absorbed);
+
+  const AttentionShape shape = {.heads = a.heads,
+                                .kv_heads = 1,
+                                .key_dim = key_dim,
+                                .value_dim = latent_dim,
+                                .key_offset = 0,
+                                .value_offset = 0,
+                                .scale = a.scale};
+  device_->Attention(absorbed, shape, b.places(), cache, b.latent_out.Top(rows));
+  device_->MatMulPerHead(b.latent_out.Top(rows), w.kv_b,
+                         {.heads = a.heads,
+                          .head_stride = kv_b_rows,
+                          .first = a.qk_nope_dim,
+                          .in_dim = latent_dim,
+                          .out_dim = a.value_dim,
+                          .in_stride = latent_dim,
+                          .out_stride = a.value_dim,
+                          .transposed = true},
+                         b.attended.Top(rows));
+  device_->MatMul(b.attended.Top(rows), w.o, w.o_bias, Inputs::kActivationType,
+                  b.projected.Top(rows));
+  device_->Add(b.projected.Top(rows), b.hidden.Top(rows));
+}
+
+void Engine::Impl::RunDenseFfn(int32_t index) {
+  Batch& b = *batch_;
+  const std::span<const int32_t> all(b.every_row.data(), static_cast<size_t>(b.rows()));
+  const ExpertWork work = {&model_->layers[static_cast<size_t>(index)].dense, all, all};
+  device_->Experts(b.normed.Top(b.rows()), {&work, 1}, b.projected.Top(b.rows()));
+  device_->Add(b.projected.Top(b.rows()), b.hidden.Top(b.rows()));
+}
+
+// gate -> send rows to where their experts are -> run the shared expert meanwhile -> bring results
+// home, weighted.
+absl::Status Engine::Impl::RunExperts(const StepPlan& plan, int32_t index, int32_t moe_layer) {
+  Batch& b = *batch_;
+  const LayerWeights& layer = model_->layers[static_cast<size_t>(index)];
+  const GateShape& gate = model_->spec.gate;
+  const int32_t rows = b.rows();
+  const size_t routes = static_cast<size_t>(rows) * static_cast<size_t>(gate.top_k);
+  const Rows normed = b.normed.Top(rows);
+  const std::span<int32_t> slots(b.slots.data(), routes);
+  const std::span<float> weights(b.weights.data(), routes);
+
+  device_->MatMul(normed, layer.gate, {}, Inputs::kFloat, b.gate_logits.Top(rows));
+  device_->Gate(b.gate_logits.Top(rows), gate,
+                layer.gate_bias.empty() ? nullptr : layer.gate_bias.data(), slots, weights);
+  ResolveExperts(moe_layer);
+  CountRoutes(moe_layer);
+  RecordRoutes(plan, moe_layer);
+  CONCLAVE_RETURN_IF_ERROR(
+      exchange_->Dispatch(moe_layer, normed, {b.experts.data(), routes}, gate.top_k));
+  Rows shared;
+  if (model_->spec.shared_ffn_dim > 0) {
+    shared = b.shared.Top(rows);
+    const std::span<const int32_t> all(b.every_row.data(), static_cast<size_t>(rows));
+    const ExpertWork work = {&layer.shared, all, all};
+    device_->Experts(normed, {&work, 1}, shared);
+  }
+  const Rows outputs = b.expert_rows.Top(static_cast<int64_t>(routes));
+  CONCLAVE_RETURN_IF_ERROR(exchange_->Combine(outputs));
+  device_->Combine(outputs, weights, gate.top_k, shared, b.hidden.Top(rows));
+  return absl::OkStatus();
+}
+
+// (adapter, layer, slot) -> expert id, sequence by sequence: rows of one sequence share an adapter.
+void Engine::Impl::ResolveExperts(int32_t moe_layer) {
+  Batch& b = *batch_;
+  const auto top_k = static_cast<size_t>(model_->spec.gate.top_k);
+  for (size_t row = 0; row < b.place.size();) {
+    const int32_t sequence = b.place[row].sequence;
+    size_t end = row;
+    while (end < b.place.size() && b.place[end].sequence == sequence) ++end;
+    const size_t first = row * top_k, count = (end - row) * top_k;
+    experts_->Resolve(planned_[static_cast<size_t>(sequence)]->adapter, moe_layer,
+                      {b.slots.data() + first, count}, {b.experts.data() + first, count});
+    row = end;
+  }
+}
+
+// Rows per expert, for whoever places experts.
+void Engine::Impl::CountRoutes(int32_t moe_layer) {
+  const GateShape& gate = model_->spec.gate;
+  uint64_t* counts = step_expert_tokens_.data() + moe_layer * gate.slots;
+  const size_t routes = batch_->place.size() * static_cast<size_t>(gate.top_k);
+  for (size_t i = 0; i < routes; ++i) ++counts[batch_->slots[i]];
+}
+
+// Copies the routes of sequences that asked for them, positions not yet told.
+void Engine::Impl::RecordRoutes(const StepPlan& plan, int32_t moe_layer) {
+  const auto top_k = static_cast<size_t>(model_->spec.gate.top_k);
+  const size_t width = static_cast<size_t>(moe_layers_) * top_k;  // of one token
+  size_t row = 0;
+  for (size_t s = 0; s < plan.sequences.size();
+       row += static_cast<size_t>(plan.sequences[s].count), ++s) {
+    LiveSequence& sequence = *planned_[s];
+    const PlannedSequence& p = plan.sequences[s];
+    const int32_t from = std::max(p.first, sequence.routing_told);
+    const int32_t tokens = p.first + p.count - from;
+    if (!sequence.request.routing || tokens <= 0) continue;
+    RoutingRecord& record = EventOf(p.id).routing;
+    record.tokens = tokens;
+    record.slots.resize(static_cast<size_t>(tokens) * width);
+    record.weights.resize(static_cast<size_t>(tokens) * width);
+    for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) {
+      const size_t source = (row + static_cast<size_t>(from - p.first) + t) * top_k;
+      const size_t target = t * width + static_cast<size_t>(moe_layer) * top_k;
+      for (size_t j = 0; j < top_k; ++j) {
+        record.slots[target + j] = static_cast<uint16_t>(batch_->slots[source + j]);
+        record.weights[target + j] = batch_->weights[source + j];
+      }
+    }
+    if (moe_layer + 1 == moe_layers_) sequence.routing_told = p.first + p.count;
+  }
+}
+
+// --- the head
+// ---------------------------------------------------------------------------------------------------------
+
+// Which rows' logits are wanted: of every sequence that samples its last, and of prompt tokens to
+// report on.
+void Engine::Impl::CollectLogitRows(const StepPlan& plan) {
+  logit_rows_.clear();
+  int32_t row = 0;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const PlannedSequence& p = plan.sequences[s];
+    LiveSequence& sequence = *planned_[s];
+    if (sequence.request.prompt_logprobs) {
+      // The row at position q reports on the prompt token at q + 1.
+      for (int32_t q = std::max(p.first, sequence.prompt_told - 1);
+           q < p.first + p.count && q + 1 < sequence.prompt_size; ++q) {
+        logit_rows_.push_back({row + q - p.first, s, sequence.tokens[static_cast<size_t>(q) + 1]});
+      }
+    }
+    if (p.samples && sequence.request.max_tokens > 0)
+      logit_rows_.push_back({row + p.count - 1, s, -1});
+    row += p.count;
+  }
+}
+
+// Logits a tile of rows at a time, so that their memory does not grow with the prompt.
+void Engine::Impl::RunHead(const StepPlan& plan) {
+  Batch& b = *batch_;
+  CollectLogitRows(plan);
+  ends_.assign(plan.sequences.size(), 0);
+  failed_.assign(plan.sequences.size(), absl::OkStatus());
+  for (size_t first = 0; first < logit_rows_.size(); first += static_cast<size_t>(b.logits.rows)) {
+    const size_t count = std::min(logit_rows_.size() - first, static_cast<size_t>(b.logits.rows));
+    head_indices_.clear();
+    sample_rows_.clear();
+    for (size_t i = first; i < first + count; ++i) {
+      const LogitRow& wanted = logit_rows_[i];
+      const LiveSequence& sequence = *planned_[wanted.sequence];
+      const SequenceRequest& r = sequence.request;
+      head_indices_.push_back(wanted.row);
+      sample_rows_.push_back({.temperature = r.temperature,
+                              .top_p = r.top_p,
+                              .top_k = r.top_k,
+                              .seed = r.seed,
+                              .token_index = static_cast<uint64_t>(sequence.generated()),
+                              .target = wanted.target,
+                              .top_logprobs = r.logprobs.value_or(0)});
+    }
+    const Rows tile = b.head_rows.Top(static_cast<int64_t>(count));
+    const Rows logits = b.logits.Top(static_cast<int64_t>(count));
+    device_->Gather(b.hidden.Top(b.rows()), head_indices_, tile);
+    device_->RmsNorm(tile, model_->final_norm, model_->spec.norm_eps, tile);
+    device_->MatMul(tile, model_->head, {}, Inputs::kActivationType, logits);
+    device_->Sample(logits, sample_rows_, {b.sampled.data(), count});
+    for (size_t i = 0; i < count; ++i) TakeResult(plan, logit_rows_[first + i], b.sampled[i]);
+  }
+}
+
+void Engine::Impl::TakeResult(const StepPlan& plan, const LogitRow& wanted,
+                              const SampledToken& result) {
+  LiveSequence& sequence = *planned_[wanted.sequence];
+  if (!failed_[wanted.sequence].ok()) return;
+  if (!result.finite) {
+    failed_[wanted.sequence] = absl::InternalError("numerical_error: a logit is not finite");
+    return;
+  }
+  SequenceEvent& event = EventOf(plan.sequences[wanted.sequence].id);
+  Logprob logprob{.token = result.token, .logprob = result.logprob};
+  for (int32_t i = 0; i < result.top_count; ++i) {
+    logprob.top.emplace_back(result.top_tokens[i], result.top_logprobs[i]);
+  }
+  if (wanted.target >= 0) {
+    ++sequence.prompt_told;
+    event.prompt_logprobs.push_back(std::move(logprob));
+    return;
+  }
+  sequence.tokens.push_back(result.token);
+  event.tokens.push_back(result.token);
+  if (sequence.request.logprobs.has_value()) event.logprobs.push_back(std::move(logprob));
+  ++step_stats_.generated_tokens;
+  const auto& stops = sequence.request.stop_tokens;
+  ends_[wanted.sequence] = std::find(stops.begin(), stops.end(), result.token) != stops.end();
+}
+
+// --- the end of the step
+// ----------------------------------------------------------------------------------------------
+
+void Engine::Impl::Commit(const StepPlan& plan) {
+  commit_ends_.clear();
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    if (plan.sequences[s].samples) commit_ends_.push_back(ends_[s] || !failed_[s].ok());
+  }
+  const std::vector<SequenceId> ended = planner_->Commit(plan, commit_ends_);
+  size_t next = 0;  // ended is in plan order
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceId id = plan.sequences[s].id;
+    const bool is_over = next < ended.size() && ended[next] == id;
+    if (is_over) ++next;
+    if (!failed_[s].ok()) {
+      if (!is_over) planner_->Drop(id);
+      ++step_stats_.ended_error;
+      End(id, failed_[s], FinishReason::kStop);
+    } else if (is_over) {
+      End(id, absl::OkStatus(),
+          planned_[s]->request.max_tokens == 0 ? FinishReason::kScored
+          : ends_[s]                           ? FinishReason::kStop
+                                               : FinishReason::kLength);
+    }
+  }
+}
+
+void Engine::Impl::FailBatch(const StepPlan& plan, const absl::Status& status) {
+  for (const PlannedSequence& p : plan.sequences) {
+    planner_->Drop(p.id);
+    ++step_stats_.ended_error;
+    End(p.id, status, FinishReason::kStop);
+  }
+}
+
+LiveSequence& Engine::Impl::Live(SequenceId id) {
+  const auto it = live_.find(id);
+  CONCLAVE_CHECK(it != live_.end());
+  return it->second;
+}
+
+SequenceEvent& Engine::Impl::EventOf(SequenceId id) {
+  const auto [it, begun] = event_index_.emplace(id, events_.size());
+  if (begun) {
+    events_.emplace_back(id, SequenceEvent{});
+    events_.back().second.id = Live(id).request.id;
+  }
+  return events_[it->second].second;
+}
+
+void Engine::Impl::End(SequenceId id, absl::Status status, FinishReason reason) {
+  if (status.ok()) {
+    ++(reason == FinishReason::kStop     ? step_stats_.ended_stop
+       : reason == FinishReason::kLength ? step_stats_.ended_length
+                                         : step_stats_.ended_scored);
+  }
+  EventOf(id).end = SequenceEnd{reason, std::move(status)};
+}
+
+// Hands this step's events to their links, forgets the sequences that ended and makes the counters
+// visible.
+void Engine::Impl::Publish(double seconds) {
+  std::vector<std::pair<std::shared_ptr<Link>, std::vector<SequenceEvent>>> by_link;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (auto& [id, event] : events_) {
+      LiveSequence& sequence = Live(id);
+      const bool ended = event.end.has_value();
+      if (ended) ids_.erase({sequence.submitted_by, sequence.request.id});
+      if (sequence.link != nullptr) {
+        auto to = std::find_if(by_link.begin(), by_link.end(),
+                               [&](const auto& entry) { return entry.first == sequence.link; });
+        if (to == by_link.end()) to = by_link.insert(by_link.end(), {sequence.link, {}});
+        to->second.push_back(std::move(event));
+      }
+      if (ended) live_.erase(id);
+    }
+    AddStats(seconds);
+  }
+  events_.clear();
+  event_index_.clear();
+  for (auto& [link, events] : by_link) link->OnStep(std::move(events));
+}
+
+void Engine::Impl::AddStats(double seconds) {
+  stats_.planner = planner_->stats();
+  stats_.steps += planned_.empty() ? 0 : 1;
+  stats_.step_seconds_total += planned_.empty() ? 0 : seconds;
+  stats_.prompt_tokens += step_stats_.prompt_tokens;
+  stats_.generated_tokens += step_stats_.generated_tokens;
+  stats_.recomputed_tokens += step_stats_.recomputed_tokens;
+  stats_.ended_stop += step_stats_.ended_stop;
+  stats_.ended_length += step_stats_.ended_length;
+  stats_.ended_scored += step_stats_.ended_scored;
+  stats_.ended_cancelled += step_stats_.ended_cancelled;
+  stats_.ended_deadline += step_stats_.ended_deadline;
+  stats_.ended_error += step_stats_.ended_error;
+  for (size_t i = 0; i < step_expert_tokens_.size(); ++i)
+    stats_.expert_tokens[i] += step_expert_tokens_[i];
+  step_stats_ = {};
+  std::fill(step_expert_tokens_.begin(), step_expert_tokens_.end(), 0);
+  planned_.clear();
+}
+
+}  // namespace conclave::worker

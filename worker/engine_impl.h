@@ -1,0 +1,164 @@
+#pragma once
+// The engine's state, for engine.cc (intake, thread, shutdown) and decode_step.cc (one step). Not
+// for anybody else.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "scheduler/batch_planner.h"
+#include "worker/batch.h"
+#include "worker/engine.h"
+#include "worker/experts/exchange.h"
+#include "worker/experts/expert_table.h"
+#include "worker/kv_cache.h"
+
+namespace conclave::worker {
+
+// A sequence between Submit and its last event. Engine thread once taken from the intake.
+struct LiveSequence {
+  scheduler::SequenceId id = 0;
+  const Link* submitted_by = nullptr;      // half of its key; only compared
+  std::shared_ptr<Link> link;              // null once the link closed
+  SequenceRequest request;                 // its prompt moved into `tokens`
+  std::vector<scheduler::TokenId> tokens;  // prompt, then generated
+  int32_t prompt_size = 0;
+  AdapterIndex adapter = 0;
+  // What was already told, so that a recomputed sequence tells nothing twice.
+  int32_t prompt_told =
+      1;  // next prompt position without a reported log-probability; position 0 has none
+  int32_t routing_told = 0;  // next position without reported routing
+  int32_t computed = 0;      // positions computed at least once
+
+  int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_size; }
+};
+
+class Engine::Impl {
+ public:
+  static absl::StatusOr<std::unique_ptr<Impl>> Create(const Options& options,
+                                                      std::shared_ptr<const Model> model,
+                                                      std::unique_ptr<Device> device);
+  ~Impl();
+
+  // Any thread.
+  absl::Status Submit(std::shared_ptr<Link> link, SequenceRequest request);
+  void Cancel(const Link* link, uint64_t id);
+  void SetPaused(const Link* link, uint64_t id, bool paused);
+  void CloseLink(const Link* link);
+  void Drain();
+  bool drained() const;
+  Stats stats() const;
+
+  bool Step(scheduler::Micros now);
+  void StartThread();
+
+  const Options& options() const { return options_; }
+  const Model& model() const { return *model_; }
+  std::string numerics() const { return device_->numerics(); }
+
+ private:
+  using LinkKey = std::pair<const Link*, uint64_t>;
+  struct LinkKeyHash {
+    size_t operator()(const LinkKey& key) const {
+      return std::hash<const void*>()(key.first) ^
+             (std::hash<uint64_t>()(key.second) * 0x9E3779B97F4A7C15u);
+    }
+  };
+  struct Pause {
+    scheduler::SequenceId id;
+    bool paused;
+  };
+  // A row of the batch whose logits are wanted: to sample a sequence's next token, or to report on
+  // a prompt token.
+  struct LogitRow {
+    int32_t row;      // of the batch
+    size_t sequence;  // index into the plan
+    int32_t target;   // prompt token to report on; < 0: sample
+  };
+
+  Impl(const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device);
+  absl::Status Allocate();
+  absl::Status Validate(const SequenceRequest& request) const;
+  void ThreadMain();
+
+  // --- one step, in calling order (decode_step.cc) ---
+  void TakeArrivalsAndCancels();
+  void EndDropped(const scheduler::StepPlan& plan);
+  void LoadBatch(const scheduler::StepPlan& plan);
+  absl::Status RunLayers(const scheduler::StepPlan& plan);
+  void RunGqa(int32_t layer);
+  void RunMla(int32_t layer);
+  void RunDenseFfn(int32_t layer);
+  absl::Status RunExperts(const scheduler::StepPlan& plan, int32_t layer, int32_t moe_layer);
+  void ResolveExperts(int32_t moe_layer);
+  void CountRoutes(int32_t moe_layer);
+  void RecordRoutes(const scheduler::StepPlan& plan, int32_t moe_layer);
+  void CollectLogitRows(const scheduler::StepPlan& plan);
+  void RunHead(const scheduler::StepPlan& plan);
+  void TakeResult(const scheduler::StepPlan& plan, const LogitRow& wanted,
+                  const SampledToken& result);
+  void Commit(const scheduler::StepPlan& plan);
+  void FailBatch(const scheduler::StepPlan& plan, const absl::Status& status);
+  void Publish(double seconds);
+  void AddStats(double seconds) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  LiveSequence& Live(scheduler::SequenceId id);
+  SequenceEvent& EventOf(
+      scheduler::SequenceId id);  // this step's event of a sequence; begun on first use
+  void End(scheduler::SequenceId id, absl::Status status, scheduler::FinishReason reason);
+  void At(std::string_view point) const {
+    if (options_.at) options_.at(point);
+  }
+
+  // Constant after construction.
+  Options options_;
+  const std::shared_ptr<const Model> model_;
+  const std::unique_ptr<Device> device_;
+  int32_t context_limit_ = 0;
+  int32_t moe_layers_ = 0;
+
+  // Engine thread.
+  std::unique_ptr<scheduler::BatchPlanner> planner_;
+  KvCache kv_;
+  std::unique_ptr<Batch> batch_;
+  std::unique_ptr<ExpertTable> experts_;
+  std::unique_ptr<Exchange> exchange_;
+  std::unordered_map<scheduler::SequenceId, LiveSequence> live_;
+  std::vector<LiveSequence*> planned_;  // of the plan being computed, in plan order
+  std::vector<LogitRow> logit_rows_;
+  std::vector<SampleRow> sample_rows_;
+  std::vector<int32_t> head_indices_;
+  std::vector<uint8_t> ends_;         // per planned sequence: its new token stops it
+  std::vector<uint8_t> commit_ends_;  // per planned sequence that samples
+  std::vector<absl::Status>
+      failed_;  // per planned sequence; not ok: it ends without this step's token
+  std::vector<uint64_t> step_expert_tokens_;  // [moe_layers * slots]
+  std::vector<std::pair<scheduler::SequenceId, SequenceEvent>>
+      events_;  // of this step, in the order they arose
+  std::unordered_map<scheduler::SequenceId, size_t> event_index_;  // into events_
+  Stats step_stats_;  // counters of this step, added to stats_ when it is published
+
+  mutable absl::Mutex mutex_;
+  std::vector<LiveSequence> arrivals_ ABSL_GUARDED_BY(mutex_);
+  std::vector<scheduler::SequenceId> cancels_ ABSL_GUARDED_BY(mutex_);
+  std::vector<scheduler::SequenceId> orphans_
+      ABSL_GUARDED_BY(mutex_);  // of closed links: end, and tell nobody
+  std::vector<Pause> pauses_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<LinkKey, scheduler::SequenceId, LinkKeyHash> ids_
+      ABSL_GUARDED_BY(mutex_);  // all not yet ended
+  scheduler::SequenceId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  int64_t arrival_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  Stats stats_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace conclave::worker
