@@ -1,0 +1,168 @@
+#include "router/admission.h"
+
+#include <algorithm>
+
+#include "scheduler/check.h"
+
+namespace conclave::router {
+namespace {
+
+constexpr double kDepartureWeight = 0.1;  // of the newest interval: about the last twenty count
+
+}  // namespace
+
+Admission::Admission(const Options& options) : options_(options) {}
+
+std::optional<Admission::Refusal> Admission::Reserve(uint64_t key, const std::string& id) {
+  CONCLAVE_CHECK(entries_.count(key) == 0);
+  if (ids_.count(id) > 0) return Refusal{.reason = Reason::kDuplicateId};
+  if (static_cast<int32_t>(entries_.size()) >= options_.max_requests) {
+    return Refusal{Reason::kRequests, options_.max_requests, Pushback()};
+  }
+  if (preparing_ + static_cast<int32_t>(queue_.size()) >= options_.max_waiting) {
+    return Refusal{Reason::kWaiting, options_.max_waiting, Pushback()};
+  }
+  entries_[key].id = id;
+  ids_.insert(id);
+  ++preparing_;
+  return std::nullopt;
+}
+
+std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, int64_t tokens) {
+  Entry& entry = entries_.at(key);
+  CONCLAVE_CHECK(entry.state == State::kPreparing);
+  if (tokens_ > 0 && tokens_ + tokens > options_.max_tokens) {
+    return Refusal{Reason::kTokens, options_.max_tokens, Pushback()};
+  }
+  --preparing_;
+  entry.state = State::kWaiting;
+  entry.tokens = tokens;
+  tokens_ += tokens;
+  queue_.push_back(key);
+  return std::nullopt;
+}
+
+std::vector<Admission::Start> Admission::Dispatch(std::vector<WorkerView> workers,
+                                                  const std::string& model, uint64_t seed) {
+  for (WorkerView& worker : workers) {
+    if (auto home = homes_.find(worker.key); home != homes_.end()) {
+      worker.requests = home->second.requests;
+      worker.tokens = home->second.tokens;
+    }
+  }
+  std::vector<Start> starts;
+  while (!queue_.empty()) {
+    const uint64_t key = queue_.front();
+    Entry& entry = entries_.at(key);
+    const std::optional<size_t> pick =
+        PickHome(workers, {model, entry.tokens}, options_.home, seed ^ key);
+    if (!pick) break;
+    queue_.pop_front();
+    WorkerView& worker = workers[*pick];
+    Home& home = homes_[worker.key];
+    worker.requests = ++home.requests;
+    worker.tokens = home.tokens += entry.tokens;
+    entry.state = State::kHome;
+    entry.worker = worker.key;
+    ++running_;
+    starts.push_back({key, worker.key});
+  }
+  return starts;
+}
+
+void Admission::LeaveHome(uint64_t key, Micros now) {
+  auto found = entries_.find(key);
+  if (found == entries_.end() || found->second.state != State::kHome) return;
+  Entry& entry = found->second;
+  auto home = homes_.find(entry.worker);
+  CONCLAVE_CHECK(home != homes_.end());
+  home->second.tokens -= entry.tokens;
+  if (--home->second.requests == 0) homes_.erase(home);
+  tokens_ -= entry.tokens;
+  --running_;
+  entry.state = State::kFinished;
+  Departed(now);
+}
+
+void Admission::Requeue(uint64_t key) {
+  Entry& entry = entries_.at(key);
+  CONCLAVE_CHECK(entry.state == State::kFinished);
+  entry.state = State::kWaiting;
+  tokens_ += entry.tokens;
+  queue_.push_front(key);
+}
+
+void Admission::Remove(uint64_t key, Micros now) {
+  LeaveHome(key, now);
+  auto found = entries_.find(key);
+  if (found == entries_.end()) return;
+  const Entry& entry = found->second;
+  if (entry.state == State::kPreparing) --preparing_;
+  if (entry.state == State::kWaiting) {
+    tokens_ -= entry.tokens;
+    queue_.erase(std::find(queue_.begin(), queue_.end(), key));
+  }
+  ids_.erase(entry.id);
+  entries_.erase(found);
+}
+
+std::vector<uint64_t> Admission::Waiting() const { return {queue_.begin(), queue_.end()}; }
+
+void Admission::Departed(Micros now) {
+  const bool busy = !queue_.empty();
+  if (busy && last_departure_) {
+    const double interval =
+        static_cast<double>(std::max(now - *last_departure_, Micros(0)).count());
+    departure_us_ =
+        departure_us_ ? *departure_us_ + kDepartureWeight * (interval - *departure_us_) : interval;
+  }
+  last_departure_ = busy ? std::optional(now) : std::nullopt;
+}
+
+Admission::Micros Admission::Pushback() const {
+  if (!departure_us_) return options_.pushback_default;
+  // By then half of those who wait have gone home, so that not everybody returns for the one place.
+  const double places = static_cast<double>(queue_.size() / 2 + 1);
+  const double wait =
+      std::min(places * *departure_us_, static_cast<double>(options_.pushback_max.count()));
+  return std::clamp(Micros(static_cast<int64_t>(wait)), options_.pushback_min,
+                    options_.pushback_max);
+}
+
+Admission::Stats Admission::stats() const {
+  return {.requests = static_cast<int32_t>(entries_.size()),
+          .preparing = preparing_,
+          .waiting = static_cast<int32_t>(queue_.size()),
+          .running = running_,
+          .tokens = tokens_};
+}
+
+void Admission::CheckInvariants() const {
+  int32_t preparing = 0, waiting = 0, running = 0;
+  int64_t tokens = 0;
+  std::unordered_map<uint64_t, Home> homes;
+  for (const auto& [key, entry] : entries_) {
+    CONCLAVE_CHECK(ids_.count(entry.id) == 1);
+    if (entry.state == State::kPreparing) ++preparing;
+    if (entry.state == State::kWaiting) ++waiting;
+    if (entry.state == State::kHome) {
+      ++running;
+      ++homes[entry.worker].requests;
+      homes[entry.worker].tokens += entry.tokens;
+    }
+    if (entry.state == State::kWaiting || entry.state == State::kHome) tokens += entry.tokens;
+  }
+  CONCLAVE_CHECK(ids_.size() == entries_.size());
+  CONCLAVE_CHECK(static_cast<int32_t>(entries_.size()) <= options_.max_requests);
+  CONCLAVE_CHECK(preparing == preparing_ && running == running_ && tokens == tokens_);
+  CONCLAVE_CHECK(waiting == static_cast<int32_t>(queue_.size()));
+  CONCLAVE_CHECK(homes.size() == homes_.size());
+  for (const auto& [key, home] : homes) {
+    const Home& counted = homes_.at(key);
+    CONCLAVE_CHECK(home.requests == counted.requests && home.tokens == counted.tokens);
+    CONCLAVE_CHECK(home.requests <= options_.home.requests);
+    CONCLAVE_CHECK(home.requests == 1 || home.tokens <= options_.home.tokens);
+  }
+}
+
+}  // namespace conclave::router

@@ -1,0 +1,35 @@
+#pragma once
+// Chooses a request's home: filter, score, pick. Pure; any thread.
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "router/worker_view.h"
+
+namespace conclave::router {
+
+struct HomeLimits {
+  int32_t requests = 128;  // of this router on one worker
+  int64_t tokens =
+      int64_t{1} << 19;  // prompt + max_tokens of those; an idle worker takes any one request
+};
+
+struct Demand {
+  std::string model;   // must equal the worker's
+  int64_t tokens = 0;  // prompt + max_tokens
+};
+
+// Filter: ready, of the model, with room.
+bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits);
+
+// Score, lower is better: the fuller of its two bounds, 0..1; a suspect comes after everybody else.
+double Load(const WorkerView& worker, const HomeLimits& limits);
+
+// Index into `workers` of the least loaded that can take it; ties go by seed. Nothing if nobody
+// can.
+std::optional<size_t> PickHome(std::span<const WorkerView> workers, const Demand& demand,
+                               const HomeLimits& limits, uint64_t seed);
+
+}  // namespace conclave::router

@@ -1,0 +1,47 @@
+#pragma once
+// A client's request as plain data, before anything about it has been believed. Any thread.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "scheduler/types.h"
+
+namespace conclave::router {
+
+struct Prompt {
+  enum class Kind : uint8_t { kMissing, kText, kTokens };
+
+  Kind kind = Kind::kMissing;
+  std::string text;              // kText: any bytes
+  std::vector<uint32_t> tokens;  // kTokens: as sent, not yet checked against a vocabulary
+  bool parse_special = false;    // text: special tokens spelled out are recognised
+  bool add_special = true;       // text: with what the tokenizer adds by itself
+};
+
+struct Request {
+  enum class Kind : uint8_t { kGenerate, kScore };
+
+  Kind kind = Kind::kGenerate;
+  std::string id;       // empty: the router makes one
+  std::string model;    // empty: whatever is served
+  std::string adapter;  // empty: the base model
+  Prompt prompt;
+
+  std::optional<float> temperature;  // absent: the model's generation_config; 0: greedy
+  std::optional<float> top_p;
+  std::optional<uint32_t> top_k;  // 0: off
+  std::optional<uint64_t> seed;   // absent: the router draws one
+
+  std::optional<uint32_t> max_tokens;
+  std::vector<std::string> stop;
+  std::vector<uint32_t> stop_tokens;
+  bool ignore_eos = false;
+
+  std::optional<uint32_t> logprobs;  // how many alternatives; of the prompt as well
+  bool prompt_logprobs = false;
+  bool routing = false;
+};
+
+}  // namespace conclave::router

@@ -1,0 +1,153 @@
+#include "router/request_limits.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace conclave::router {
+namespace {
+
+using Problem = std::optional<std::string>;
+
+std::string Text(int64_t value) { return std::to_string(value); }
+
+bool IsRequestIdCharacter(char c) {
+  return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' ||
+         c == '_' || c == ':' || c == '-';
+}
+
+Problem CheckId(const std::string& id, const RequestLimits& limits) {
+  if (static_cast<int64_t>(id.size()) > limits.request_id_bytes) {
+    return "request_id has " + Text(static_cast<int64_t>(id.size())) + " bytes, the limit is " +
+           Text(limits.request_id_bytes);
+  }
+  if (!std::all_of(id.begin(), id.end(), IsRequestIdCharacter)) {
+    return "request_id has a character outside A-Z a-z 0-9 . _ : -; leave it empty to be given one";
+  }
+  return std::nullopt;
+}
+
+Problem CheckName(const std::string& field, const std::string& name, const RequestLimits& limits) {
+  if (static_cast<int64_t>(name.size()) <= limits.name_bytes) return std::nullopt;
+  return field + " has " + Text(static_cast<int64_t>(name.size())) + " bytes, the limit is " +
+         Text(limits.name_bytes);
+}
+
+Problem CheckSampling(const Request& request) {
+  if (request.temperature && !(std::isfinite(*request.temperature) && *request.temperature >= 0)) {
+    return "sampling.temperature must be a finite number of at least 0 (0 is greedy)";
+  }
+  if (request.top_p && !(*request.top_p > 0 && *request.top_p <= 1)) {
+    return "sampling.top_p must be above 0 and at most 1 (1 is off)";
+  }
+  if (request.top_k && *request.top_k > INT32_MAX) {
+    return "sampling.top_k is " + Text(*request.top_k) + ", the limit is " + Text(INT32_MAX) +
+           " (0 is off)";
+  }
+  return std::nullopt;
+}
+
+Problem CheckStopStrings(const std::vector<std::string>& stop, const RequestLimits& limits) {
+  if (static_cast<int64_t>(stop.size()) > limits.stop_strings) {
+    return "stopping.stop has " + Text(static_cast<int64_t>(stop.size())) +
+           " strings, the limit is " + Text(limits.stop_strings);
+  }
+  for (size_t i = 0; i < stop.size(); ++i) {
+    const std::string field = "stopping.stop[" + std::to_string(i) + "]";
+    if (stop[i].empty()) return field + " is empty; leave it out";
+    if (static_cast<int64_t>(stop[i].size()) > limits.stop_string_bytes) {
+      return field + " has " + Text(static_cast<int64_t>(stop[i].size())) +
+             " bytes, the limit is " + Text(limits.stop_string_bytes);
+    }
+  }
+  return std::nullopt;
+}
+
+Problem CheckMaxTokens(const std::optional<uint32_t>& max_tokens, const RequestLimits& limits) {
+  if (!max_tokens) return std::nullopt;
+  if (*max_tokens == 0) {
+    return "stopping.max_tokens is 0, it must be at least 1; use Score for a prompt's "
+           "log-probabilities alone";
+  }
+  if (*max_tokens > static_cast<uint32_t>(limits.max_tokens)) {
+    return "stopping.max_tokens is " + Text(*max_tokens) + ", the limit is " +
+           Text(limits.max_tokens);
+  }
+  return std::nullopt;
+}
+
+Problem CheckLogprobs(const Request& request, const RequestLimits& limits) {
+  if (!request.logprobs || *request.logprobs <= static_cast<uint32_t>(limits.logprobs)) {
+    return std::nullopt;
+  }
+  const bool generates = request.kind == Request::Kind::kGenerate;
+  return std::string(generates ? "logprobs" : "top_logprobs") + " is " + Text(*request.logprobs) +
+         ", the limit is " + Text(limits.logprobs);
+}
+
+}  // namespace
+
+Problem CheckTokenIds(const std::string& field, const std::vector<uint32_t>& ids, int64_t limit,
+                      int32_t vocab_size) {
+  if (static_cast<int64_t>(ids.size()) > limit) {
+    return field + " has " + Text(static_cast<int64_t>(ids.size())) + " tokens, the limit is " +
+           Text(limit);
+  }
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= static_cast<uint32_t>(vocab_size)) {
+      return field + "[" + std::to_string(i) + "] is " + Text(ids[i]) + ", the vocabulary has " +
+             Text(vocab_size) + " tokens";
+    }
+  }
+  return std::nullopt;
+}
+
+Problem CheckPrompt(const Prompt& prompt, const RequestLimits& limits, int32_t vocab_size) {
+  switch (prompt.kind) {
+    case Prompt::Kind::kMissing:
+      return "prompt is missing; set prompt.text or prompt.tokens";
+    case Prompt::Kind::kText:
+      if (static_cast<int64_t>(prompt.text.size()) <= limits.prompt_bytes) return std::nullopt;
+      return "prompt.text has " + Text(static_cast<int64_t>(prompt.text.size())) +
+             " bytes, the limit is " + Text(limits.prompt_bytes);
+    case Prompt::Kind::kTokens:
+      return CheckTokenIds("prompt.tokens", prompt.tokens, limits.prompt_tokens, vocab_size);
+  }
+  return std::nullopt;
+}
+
+Problem CheckRequest(const Request& request, const RequestLimits& limits, int32_t vocab_size) {
+  if (Problem problem = CheckId(request.id, limits)) return problem;
+  if (Problem problem = CheckName("model", request.model, limits)) return problem;
+  if (Problem problem = CheckName("adapter", request.adapter, limits)) return problem;
+  if (Problem problem = CheckLogprobs(request, limits)) return problem;
+  if (request.kind == Request::Kind::kGenerate) {
+    if (Problem problem = CheckSampling(request)) return problem;
+    if (Problem problem = CheckMaxTokens(request.max_tokens, limits)) return problem;
+    if (Problem problem = CheckStopStrings(request.stop, limits)) return problem;
+    if (Problem problem = CheckTokenIds("stopping.stop_token_ids", request.stop_tokens,
+                                        limits.stop_token_ids, vocab_size)) {
+      return problem;
+    }
+  }
+  return CheckPrompt(request.prompt, limits, vocab_size);
+}
+
+Fit FitToContext(const Request& request, const RequestLimits& limits, int64_t prompt_tokens,
+                 int32_t context_limit) {
+  const bool generates = request.kind == Request::Kind::kGenerate;
+  // A generated token needs a position of its own.
+  const int64_t room = static_cast<int64_t>(context_limit) - (generates ? 1 : 0);
+  const int64_t limit = std::min<int64_t>(room, limits.prompt_tokens);
+  if (prompt_tokens == 0) return {.error = "prompt has no tokens, it needs at least 1"};
+  if (prompt_tokens > limit) {
+    return {.error = "prompt has " + Text(prompt_tokens) + " tokens, the limit is " + Text(limit) +
+                     (limit == room ? " (the model's context is " + Text(context_limit) + ")"
+                                    : std::string())};
+  }
+  if (!generates) return {};
+  const int64_t wanted =
+      request.max_tokens ? int64_t{*request.max_tokens} : int64_t{limits.default_max_tokens};
+  return {.max_tokens = static_cast<int32_t>(std::min(wanted, context_limit - prompt_tokens))};
+}
+
+}  // namespace conclave::router

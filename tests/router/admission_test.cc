@@ -1,0 +1,193 @@
+#include "router/admission.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace conclave::router {
+namespace {
+
+using Reason = Admission::Reason;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+std::vector<WorkerView> Workers(int count) {
+  std::vector<WorkerView> workers;
+  for (int i = 1; i <= count; ++i) {
+    workers.push_back({.key = static_cast<uint64_t>(i), .model = "m", .ready = true});
+  }
+  return workers;
+}
+
+std::string Id(uint64_t key) { return "r" + std::to_string(key); }
+
+// Reserves and queues; the reason if it was refused (and then forgotten).
+std::optional<Reason> Offer(Admission& admission, uint64_t key, int64_t tokens) {
+  if (auto refusal = admission.Reserve(key, Id(key))) return refusal->reason;
+  auto refusal = admission.Enqueue(key, tokens);
+  if (!refusal) return std::nullopt;
+  admission.Remove(key, Admission::Micros(0));
+  return refusal->reason;
+}
+
+std::vector<uint64_t> Keys(const std::vector<Admission::Start>& starts) {
+  std::vector<uint64_t> keys;
+  for (const auto& start : starts) keys.push_back(start.key);
+  return keys;
+}
+
+TEST(Admission, SendsRequestsHomeInOrderOfArrival) {
+  Admission admission({.home = {.requests = 2, .tokens = 100}});
+  for (uint64_t key : {3, 1, 2}) ASSERT_FALSE(Offer(admission, key, 10));
+  EXPECT_EQ(Keys(admission.Dispatch(Workers(1), "m", 1)), (std::vector<uint64_t>{3, 1}));
+  admission.LeaveHome(3, seconds(1));
+  EXPECT_EQ(Keys(admission.Dispatch(Workers(1), "m", 1)), (std::vector<uint64_t>{2}));
+  admission.CheckInvariants();
+}
+
+TEST(Admission, TakesTheLastPlaceOfAllAndRefusesOneMore) {
+  Admission admission({.max_requests = 3});
+  for (uint64_t key : {1, 2, 3}) ASSERT_FALSE(Offer(admission, key, 1));
+  const auto refusal = admission.Reserve(4, "r4");
+  ASSERT_TRUE(refusal);
+  EXPECT_EQ(refusal->reason, Reason::kRequests);
+  EXPECT_EQ(refusal->limit, 3);
+  EXPECT_GT(refusal->pushback.count(), 0);
+  admission.Remove(2, seconds(1));
+  EXPECT_FALSE(admission.Reserve(4, "r4"));
+  admission.CheckInvariants();
+}
+
+TEST(Admission, CountsRequestsBeingTokenisedAmongThoseWhoWait) {
+  Admission admission({.max_waiting = 2});
+  EXPECT_FALSE(admission.Reserve(1, "r1"));
+  EXPECT_FALSE(Offer(admission, 2, 1));
+  const auto refusal = admission.Reserve(3, "r3");
+  ASSERT_TRUE(refusal);
+  EXPECT_EQ(refusal->reason, Reason::kWaiting);
+  EXPECT_EQ(admission.Dispatch(Workers(1), "m", 1).size(), 1u);
+  EXPECT_FALSE(admission.Reserve(3, "r3"));
+}
+
+TEST(Admission, TakesTheLastTokenAndRefusesOneMore) {
+  Admission admission({.max_tokens = 100});
+  EXPECT_FALSE(Offer(admission, 1, 60));
+  EXPECT_EQ(Offer(admission, 2, 41), Reason::kTokens);
+  EXPECT_FALSE(Offer(admission, 3, 40));
+  admission.CheckInvariants();
+}
+
+TEST(Admission, TakesOneRequestOfAnySizeWhenNothingElseIsThere) {
+  Admission admission({.max_tokens = 100, .home = {.requests = 4, .tokens = 50}});
+  EXPECT_FALSE(Offer(admission, 1, 1000));
+  EXPECT_EQ(admission.Dispatch(Workers(1), "m", 1).size(), 1u);
+}
+
+TEST(Admission, RefusesALiveIdAndTakesItOnceItIsFree) {
+  Admission admission({});
+  EXPECT_FALSE(admission.Reserve(1, "same"));
+  const auto refusal = admission.Reserve(2, "same");
+  ASSERT_TRUE(refusal);
+  EXPECT_EQ(refusal->reason, Reason::kDuplicateId);
+  admission.Remove(1, seconds(1));
+  EXPECT_FALSE(admission.Reserve(2, "same"));
+}
+
+TEST(Admission, LetsNobodyPassTheHeadOfTheQueue) {
+  Admission admission({.home = {.requests = 8, .tokens = 100}});
+  ASSERT_FALSE(Offer(admission, 1, 80));
+  ASSERT_FALSE(Offer(admission, 2, 50));
+  ASSERT_FALSE(Offer(admission, 3, 1));
+  EXPECT_EQ(Keys(admission.Dispatch(Workers(1), "m", 1)), (std::vector<uint64_t>{1}));
+  admission.Remove(1, seconds(1));
+  EXPECT_EQ(Keys(admission.Dispatch(Workers(1), "m", 1)), (std::vector<uint64_t>{2, 3}));
+}
+
+TEST(Admission, SpreadsOverWorkersByLoad) {
+  Admission admission({.home = {.requests = 2, .tokens = 100}});
+  for (uint64_t key = 1; key <= 5; ++key) ASSERT_FALSE(Offer(admission, key, 10));
+  EXPECT_EQ(admission.Dispatch(Workers(2), "m", 1).size(), 4u);
+  EXPECT_EQ(admission.stats().waiting, 1);
+  EXPECT_EQ(admission.stats().running, 4);
+  admission.CheckInvariants();
+}
+
+TEST(Admission, PutsARefusedRequestBackAtTheHead) {
+  Admission admission({.home = {.requests = 1, .tokens = 100}});
+  ASSERT_FALSE(Offer(admission, 1, 10));
+  ASSERT_FALSE(Offer(admission, 2, 10));
+  ASSERT_EQ(admission.Dispatch(Workers(1), "m", 1).size(), 1u);
+  admission.LeaveHome(1, seconds(1));
+  admission.Requeue(1);
+  admission.CheckInvariants();
+  EXPECT_EQ(admission.Waiting(), (std::vector<uint64_t>{1, 2}));
+}
+
+TEST(Admission, ForgetsARequestInAnyState) {
+  Admission admission({.home = {.requests = 1, .tokens = 100}});
+  ASSERT_FALSE(admission.Reserve(1, "r1"));
+  ASSERT_FALSE(Offer(admission, 2, 10));
+  ASSERT_EQ(admission.Dispatch(Workers(1), "m", 1).size(), 1u);
+  ASSERT_FALSE(Offer(admission, 3, 10));
+  for (uint64_t key : {1, 2, 3, 3, 99}) admission.Remove(key, seconds(1));
+  admission.CheckInvariants();
+  const Admission::Stats stats = admission.stats();
+  EXPECT_EQ(stats.requests + stats.preparing + stats.waiting + stats.running, 0);
+  EXPECT_EQ(stats.tokens, 0);
+}
+
+TEST(Admission, EstimatesTheReturnFromDeparturesWithinItsBounds) {
+  Admission admission({.home = {.requests = 1, .tokens = 1000}});
+  EXPECT_EQ(admission.Pushback(), seconds(1));
+  for (uint64_t key = 1; key <= 12; ++key) ASSERT_FALSE(Offer(admission, key, 1));
+  Admission::Micros now = seconds(1);
+  for (uint64_t key = 1; key <= 6; ++key) {
+    ASSERT_EQ(Keys(admission.Dispatch(Workers(1), "m", 1)), (std::vector<uint64_t>{key}));
+    admission.Remove(key, now += milliseconds(200));
+  }
+  // Six wait; a place frees every 200 ms; three have to go before the queue is half empty.
+  EXPECT_EQ(admission.Pushback(), milliseconds(800));
+
+  for (uint64_t key = 7; key <= 11; ++key) {
+    admission.Dispatch(Workers(1), "m", 1);
+    admission.Remove(key, now += seconds(1000));
+  }
+  EXPECT_EQ(admission.Pushback(), seconds(10));
+}
+
+TEST(Admission, KeepsItsPromisesThroughRandomTraffic) {
+  for (uint32_t seed = 0; seed < 50; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    Admission admission({.max_requests = 40,
+                         .max_tokens = 900,
+                         .max_waiting = 20,
+                         .home = {.requests = 5, .tokens = 200}});
+    std::vector<uint64_t> live;
+    Admission::Micros now{0};
+    for (uint64_t key = 1; key <= 400; ++key) {
+      now += milliseconds(random() % 20);
+      if (!Offer(admission, key, 1 + random() % 150)) live.push_back(key);
+      for (const auto& start : admission.Dispatch(Workers(3), "m", seed)) {
+        if (random() % 8 == 0) {
+          admission.LeaveHome(start.key, now);
+          admission.Requeue(start.key);
+        }
+      }
+      while (!live.empty() && random() % 3 == 0) {
+        const size_t index = random() % live.size();
+        if (random() % 2 == 0) admission.LeaveHome(live[index], now);
+        admission.Remove(live[index], now);
+        live.erase(live.begin() + static_cast<std::ptrdiff_t>(index));
+      }
+      admission.CheckInvariants();
+    }
+    for (uint64_t key : live) admission.Remove(key, now);
+    admission.CheckInvariants();
+    EXPECT_EQ(admission.stats().requests, 0);
+    EXPECT_EQ(admission.stats().tokens, 0);
+  }
+}
+
+}  // namespace
+}  // namespace conclave::router
