@@ -1,0 +1,91 @@
+#pragma once
+// Who is alive, told by heartbeats and by silence; and the epoch of the placement they serve.
+// Pure: time is an argument. Owned by one thread (or one lock) of the scheduler process.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "scheduler/types.h"
+
+namespace conclave::scheduler {
+
+enum class WorkerState : uint8_t {
+  kReady,
+  kDraining,  // finishes what it has; silent or not, until it is dead
+  kSuspect,   // silent: gets no new sequences, keeps those it has
+  kDead,      // silent for long: what it had is lost
+};
+
+class Membership {
+ public:
+  // Workers beat every 0.5 s. Three beats must be missed before new sequences avoid a worker: one
+  // late beat is a busy machine, and avoiding a worker costs little. Ten must be missed before its
+  // sequences are computed again elsewhere: that is dear, and a process that stops for seconds
+  // (swapping, a debugger, a frozen guest) usually comes back with them.
+  struct Options {
+    Micros suspect_after = std::chrono::milliseconds(1500);
+    Micros dead_after = std::chrono::seconds(5);  // > suspect_after
+    Micros forget_after =
+        std::chrono::minutes(10);  // > dead_after; its incarnation is then unknown
+    int32_t max_workers = 1024;    // known ones, the dead included
+  };
+
+  struct Worker {
+    std::string id;            // stable; independent of address and ordinal
+    uint64_t incarnation = 0;  // of the process; grows with every start
+    std::string address;
+    WorkerState state = WorkerState::kReady;
+  };
+
+  // What survives a restart of the scheduler. Times do not: they are counted from the restart, so
+  // that the workers have their full time to be heard, and the routers see no change.
+  struct Stored {
+    Epoch epoch = 0;
+    uint64_t version = 0;
+    std::vector<Worker> workers;  // by id
+  };
+
+  Membership(const Options& options, const Stored& stored, Micros now);
+
+  struct Beat {
+    std::string id;
+    uint64_t incarnation = 0;
+    std::string address;
+    bool draining = false;
+  };
+  // kStale: a later incarnation of this worker was heard. kFull: max_workers are known. Neither has
+  // any effect. A dead worker that is heard again with its own incarnation is ready again.
+  enum class Heard : uint8_t { kAccepted, kStale, kFull };
+  Heard Heartbeat(const Beat& beat, Micros now);
+
+  // Draws the consequences of silence up to `now`; true if the view changed.
+  bool Tick(Micros now);
+  // When a Tick would next change something if nobody were heard until then.
+  std::optional<Micros> NextChange() const;
+
+  // The next placement's number, if `from` is still the current one; else false and no effect.
+  bool AdvanceEpoch(Epoch from);
+
+  Epoch epoch() const { return epoch_; }
+  // Grows with every change of the view: a worker, its incarnation, address or state; the epoch.
+  uint64_t version() const { return version_; }
+  std::vector<Worker> Workers() const;  // by id
+  Stored Save() const;
+
+ private:
+  struct Known {
+    Worker worker;
+    Micros heard{};
+  };
+  Micros ChangeDue(const Known& known) const;
+
+  const Options options_;
+  Epoch epoch_ = 0;
+  uint64_t version_ = 0;
+  std::map<std::string, Known> workers_;
+};
+
+}  // namespace conclave::scheduler
