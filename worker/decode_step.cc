@@ -468,6 +468,11 @@ void Engine::Impl::FailBatch(const StepPlan& plan, const absl::Status& status) {
     ++step_stats_.ended_error;
     End(p.id, status, FinishReason::kStop);
   }
+  commit_ends_.clear();
+  for (const PlannedSequence& p : plan.sequences) {
+    if (p.samples) commit_ends_.push_back(0);
+  }
+  planner_->Commit(plan, commit_ends_);  // nobody is left in it
 }
 
 LiveSequence& Engine::Impl::Live(SequenceId id) {

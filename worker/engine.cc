@@ -51,7 +51,7 @@ Micros Engine::Now() {
 CpuDeviceOptions CpuDeviceOptionsFor(const ModelSpec& spec, const Engine::Options& options) {
   const AttentionSpec& a = spec.attention;
   CpuDeviceOptions device;
-  device.activation_type = spec.type;
+  device.activation_type = spec.activation_type();
   device.max_rows = std::max(options.planner.step_tokens, options.logit_rows);
   device.max_columns = std::max({spec.dim, spec.dense_ffn_dim, spec.expert_ffn_dim,
                                  spec.shared_ffn_dim, a.heads * a.head_dim, a.heads * a.value_dim,
@@ -62,7 +62,7 @@ CpuDeviceOptions CpuDeviceOptionsFor(const ModelSpec& spec, const Engine::Option
 
 absl::StatusOr<std::unique_ptr<Engine::Impl>> Engine::Impl::Create(
     const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device) {
-  if (device->activation_type() != model->spec.type) {
+  if (device->activation_type() != model->spec.activation_type()) {
     return absl::FailedPreconditionError(absl::StrCat("the device computes as ", device->numerics(),
                                                       ", which is not the type of ",
                                                       model->spec.name));

@@ -10,13 +10,13 @@ int64_t KvCache::Width(const AttentionSpec& attention) {
 
 int64_t KvCache::BlockBytes(const ModelSpec& spec, int32_t block_size) {
   return Width(spec.attention) * block_size *
-         static_cast<int64_t>(spec.layers.size() * SizeOf(spec.type));
+         static_cast<int64_t>(spec.layers.size() * SizeOf(spec.activation_type()));
 }
 
 absl::StatusOr<KvCache> KvCache::Create(const ModelSpec& spec, const Options& options,
                                         Device& device) {
   KvCache cache;
-  cache.type_ = spec.type;
+  cache.type_ = spec.activation_type();
   cache.rows_ = int64_t{options.blocks} * options.block_size;
   cache.width_ = Width(spec.attention);
   cache.block_size_ = options.block_size;

@@ -42,7 +42,7 @@ struct ModelSpec {
   int32_t context_limit = 0;
   float norm_eps = 1e-6f;
   bool tied_embeddings = false;
-  DType type = DType::kBF16;  // of the checkpoint and of activations
+  DType type = DType::kBF16;  // of the checkpoint
   std::vector<LayerSpec> layers;
   AttentionSpec attention;
   RopeTable rope;  // for context_limit positions
@@ -55,6 +55,11 @@ struct ModelSpec {
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;
+
+  // What rows are rounded to where they enter a product, leave an expert or rest in the cache. An
+  // F16 checkpoint computes in fp32: its weights widen exactly, and rounding activations to F16
+  // could overflow.
+  DType activation_type() const { return type == DType::kBF16 ? DType::kBF16 : DType::kF32; }
 };
 
 }  // namespace conclave::worker

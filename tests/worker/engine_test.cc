@@ -1,0 +1,364 @@
+// The engine from outside: sequences in, events out. Steps are called by hand; no thread, no clock.
+
+#include "worker/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "scheduler/check.h"
+#include "tests/worker/testing/tiny_checkpoint.h"
+
+namespace conclave::worker {
+namespace {
+
+using scheduler::FinishReason;
+using scheduler::Micros;
+using scheduler::TokenId;
+using ::testing::HasSubstr;
+using testing::TempDir;
+using testing::TinyOptions;
+
+constexpr Micros kNow{1'000'000};
+
+// Everything a link was told, by sequence.
+class Collector final : public Link {
+ public:
+  struct Answer {
+    std::vector<TokenId> tokens;
+    std::vector<Logprob> logprobs;
+    std::vector<Logprob> prompt_logprobs;
+    RoutingRecord routing;
+    std::optional<SequenceEnd> end;
+
+    bool operator==(const Answer& other) const {
+      return tokens == other.tokens && Flat(logprobs) == Flat(other.logprobs) &&
+             Flat(prompt_logprobs) == Flat(other.prompt_logprobs) &&
+             routing.slots == other.routing.slots && routing.weights == other.routing.weights;
+    }
+    static std::vector<std::pair<TokenId, float>> Flat(const std::vector<Logprob>& list) {
+      std::vector<std::pair<TokenId, float>> out;
+      for (const Logprob& l : list) {
+        out.emplace_back(l.token, l.logprob);
+        out.insert(out.end(), l.top.begin(), l.top.end());
+      }
+      return out;
+    }
+  };
+
+  void OnStep(std::vector<SequenceEvent> events) override {
+    ++steps;
+    for (const SequenceEvent& e : events) {
+      Answer& a = answers[e.id];
+      EXPECT_FALSE(a.end.has_value()) << "an event after the end of " << e.id;
+      Append(a.tokens, e.tokens);
+      Append(a.logprobs, e.logprobs);
+      Append(a.prompt_logprobs, e.prompt_logprobs);
+      a.routing.tokens += e.routing.tokens;
+      Append(a.routing.slots, e.routing.slots);
+      Append(a.routing.weights, e.routing.weights);
+      if (e.end) a.end = e.end;
+    }
+  }
+
+  std::map<uint64_t, Answer> answers;
+  int steps = 0;
+
+ private:
+  template <typename T>
+  static void Append(std::vector<T>& to, const std::vector<T>& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  }
+};
+
+enum class Family { kDeepSeekV2, kOlmoe };
+
+struct Setup {
+  Family family = Family::kDeepSeekV2;
+  TinyOptions tiny;
+  Engine::Options engine;
+  int threads = 1;
+  std::string level;
+};
+
+std::unique_ptr<Engine> MakeEngine(Setup setup = {}) {
+  const TempDir dir;
+  if (setup.family == Family::kDeepSeekV2) {
+    testing::WriteTinyDeepSeekV2(dir.path(), 7, setup.tiny);
+  } else {
+    testing::WriteTinyOlmoe(dir.path(), 7, setup.tiny);
+  }
+  auto model = Model::Load(dir.path());
+  CONCLAVE_CHECK(model.ok());
+  setup.engine.start_thread = false;
+  CpuDeviceOptions options = CpuDeviceOptionsFor((*model)->spec, setup.engine);
+  options.threads = setup.threads;
+  options.level = setup.level;
+  auto device = MakeCpuDevice(options);
+  CONCLAVE_CHECK(device.ok());
+  auto engine = Engine::Create(setup.engine, *model, std::move(*device));
+  CONCLAVE_CHECK(engine.ok());
+  return std::move(*engine);
+}
+
+// A prompt of `length` tokens, different for every `which`.
+std::vector<TokenId> Prompt(int length, int which) {
+  std::vector<TokenId> tokens;
+  uint64_t state = 0x9E3779B97F4A7C15u * static_cast<uint64_t>(which + 1);
+  for (int i = 0; i < length; ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    tokens.push_back(static_cast<TokenId>((state >> 33) % 256));
+  }
+  return tokens;
+}
+
+// One of 64 different requests: lengths, greedy and seeded, with and without log-probabilities and
+// routing.
+SequenceRequest Mixed(int i) {
+  SequenceRequest r;
+  r.id = static_cast<uint64_t>(i);
+  r.prompt = Prompt(1 + (i * 37) % 150, i);
+  r.max_tokens = 3 + i % 12;
+  if (i % 2 == 1) {
+    r.temperature = 0.5f + 0.1f * static_cast<float>(i % 7);
+    r.top_p = i % 4 == 1 ? 0.9f : 1.0f;
+    r.top_k = i % 3 == 0 ? 20 : 0;
+    r.seed = static_cast<uint64_t>(i) * 1000003u;
+  }
+  r.logprobs = i % 5;
+  r.prompt_logprobs = i % 3 == 0;
+  r.routing = i % 4 == 0;
+  return r;
+}
+
+void RunUntilIdle(Engine& engine) {
+  for (int steps = 0; engine.Step(kNow); ++steps) {
+    ASSERT_LT(steps, 20000) << "the engine does not come to an end";
+  }
+}
+
+std::map<uint64_t, Collector::Answer> AnswersTogether(Engine& engine) {
+  auto link = std::make_shared<Collector>();
+  for (int i = 0; i < 64; ++i) EXPECT_TRUE(engine.Submit(link, Mixed(i)).ok());
+  RunUntilIdle(engine);
+  return link->answers;
+}
+
+std::map<uint64_t, Collector::Answer> AnswersOneByOne(Engine& engine) {
+  auto link = std::make_shared<Collector>();
+  for (int i = 0; i < 64; ++i) {
+    EXPECT_TRUE(engine.Submit(link, Mixed(i)).ok());
+    RunUntilIdle(engine);
+  }
+  return link->answers;
+}
+
+TEST(Engine, StreamsAGreedyAnswerAndEndsByLength) {
+  auto engine = MakeEngine();
+  auto link = std::make_shared<Collector>();
+  ASSERT_TRUE(engine->Submit(link, {.id = 1, .prompt = Prompt(5, 0), .max_tokens = 4}).ok());
+  RunUntilIdle(*engine);
+  const Collector::Answer& answer = link->answers.at(1);
+  EXPECT_EQ(answer.tokens.size(), 4u);
+  ASSERT_TRUE(answer.end.has_value());
+  EXPECT_TRUE(answer.end->status.ok());
+  EXPECT_EQ(answer.end->reason, FinishReason::kLength);
+  EXPECT_EQ(link->steps, 4) << "one message a step";
+  EXPECT_EQ(engine->stats().planner.blocks_used, 0);
+}
+
+TEST(Engine, AStopTokenEndsTheAnswer) {
+  auto engine = MakeEngine();
+  auto link = std::make_shared<Collector>();
+  ASSERT_TRUE(engine->Submit(link, {.id = 1, .prompt = Prompt(5, 0), .max_tokens = 8}).ok());
+  RunUntilIdle(*engine);
+  const std::vector<TokenId> free_run = link->answers.at(1).tokens;
+  const TokenId stop = free_run[2];
+  ASSERT_TRUE(
+      engine
+          ->Submit(link, {.id = 2, .prompt = Prompt(5, 0), .max_tokens = 8, .stop_tokens = {stop}})
+          .ok());
+  RunUntilIdle(*engine);
+  const Collector::Answer& answer = link->answers.at(2);
+  const auto first = std::find(free_run.begin(), free_run.end(), stop);
+  EXPECT_EQ(answer.tokens, std::vector<TokenId>(free_run.begin(), first + 1));
+  EXPECT_EQ(answer.end->reason, FinishReason::kStop);
+}
+
+TEST(Engine, ScoringReportsEveryPromptPositionOnce) {
+  auto engine = MakeEngine(
+      {.engine = {.planner = {.step_tokens = 64, .prefill_chunk = 16}, .logit_rows = 5}});
+  auto link = std::make_shared<Collector>();
+  const std::vector<TokenId> prompt = Prompt(100, 3);
+  ASSERT_TRUE(
+      engine->Submit(link, {.id = 1, .prompt = prompt, .prompt_logprobs = true, .routing = true})
+          .ok());
+  RunUntilIdle(*engine);
+  const Collector::Answer& answer = link->answers.at(1);
+  ASSERT_EQ(answer.prompt_logprobs.size(), prompt.size() - 1);
+  for (size_t i = 0; i + 1 < prompt.size(); ++i)
+    EXPECT_EQ(answer.prompt_logprobs[i].token, prompt[i + 1]);
+  EXPECT_EQ(answer.end->reason, FinishReason::kScored);
+  EXPECT_EQ(answer.routing.tokens, 100);
+  EXPECT_EQ(answer.routing.slots.size(), 100u * 2 * 2) << "tokens, MoE layers, top k";
+}
+
+struct ExactCase {
+  Family family;
+  DType type;
+  const char* name;
+};
+
+class EngineExactness : public ::testing::TestWithParam<ExactCase> {};
+
+TEST_P(EngineExactness, AnswersDoNotDependOnTheCompanyTheChunkTheThreadsOrPreemption) {
+  for (const std::string& level : CpuLevels()) {
+    const Setup base{
+        .family = GetParam().family, .tiny = {.type = GetParam().type}, .level = level};
+    const auto expected = AnswersOneByOne(*MakeEngine(base));
+    ASSERT_EQ(expected.size(), 64u);
+    for (const int chunk : {16, 64, 512}) {
+      for (const int threads : {1, 2}) {
+        Setup setup = base;
+        setup.threads = threads;
+        setup.engine.planner.prefill_chunk = chunk;
+        EXPECT_TRUE(AnswersTogether(*MakeEngine(setup)) == expected)
+            << level << " chunk " << chunk << " threads " << threads;
+      }
+    }
+    // A pool so small that sequences are preempted and recomputed.
+    Setup tight = base;
+    const Engine::Stats roomy = MakeEngine(base)->stats();
+    const int64_t position_bytes = roomy.kv_bytes / roomy.planner.blocks / roomy.kv_block_size;
+    tight.engine.planner.block_size = 4;
+    tight.engine.kv_bytes = position_bytes * 240;
+    auto engine = MakeEngine(tight);
+    EXPECT_TRUE(AnswersTogether(*engine) == expected) << level << " with preemption";
+    EXPECT_GT(engine->stats().planner.preemptions, 0u);
+    EXPECT_GT(engine->stats().recomputed_tokens, 0u);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, EngineExactness,
+    ::testing::Values(ExactCase{Family::kDeepSeekV2, DType::kF32, "DeepSeekV2F32"},
+                      ExactCase{Family::kDeepSeekV2, DType::kBF16, "DeepSeekV2BF16"},
+                      ExactCase{Family::kOlmoe, DType::kF32, "OlmoeF32"},
+                      ExactCase{Family::kOlmoe, DType::kBF16, "OlmoeBF16"}),
+    [](const auto& param_info) { return param_info.param.name; });
+
+TEST(Engine, ACancelledSequenceGivesItsBlocksBackAtTheNextStep) {
+  auto engine = MakeEngine();
+  auto link = std::make_shared<Collector>();
+  ASSERT_TRUE(engine->Submit(link, {.id = 1, .prompt = Prompt(50, 0), .max_tokens = 500}).ok());
+  engine->Step(kNow);
+  engine->Step(kNow);
+  EXPECT_GT(engine->stats().planner.blocks_used, 0);
+  engine->Cancel(link.get(), 1);
+  engine->Step(kNow);
+  EXPECT_EQ(engine->stats().planner.blocks_used, 0);
+  EXPECT_EQ(link->answers.at(1).end->status.code(), absl::StatusCode::kCancelled);
+}
+
+TEST(Engine, ADeadlineThatPassedEndsTheSequence) {
+  auto engine = MakeEngine();
+  auto link = std::make_shared<Collector>();
+  SequenceRequest request{
+      .id = 1, .prompt = Prompt(5, 0), .max_tokens = 500, .deadline = kNow + Micros(10)};
+  ASSERT_TRUE(engine->Submit(link, request).ok());
+  engine->Step(kNow);
+  engine->Step(kNow + Micros(11));
+  EXPECT_EQ(link->answers.at(1).end->status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(engine->stats().planner.blocks_used, 0);
+}
+
+TEST(Engine, APausedSequenceWaitsAndGoesOnWhereItWas) {
+  auto engine = MakeEngine();
+  auto link = std::make_shared<Collector>();
+  ASSERT_TRUE(engine->Submit(link, {.id = 1, .prompt = Prompt(5, 0), .max_tokens = 6}).ok());
+  engine->Step(kNow);
+  engine->SetPaused(link.get(), 1, true);
+  EXPECT_FALSE(engine->Step(kNow));
+  EXPECT_EQ(link->answers.at(1).tokens.size(), 1u);
+  engine->SetPaused(link.get(), 1, false);
+  RunUntilIdle(*engine);
+  EXPECT_EQ(link->answers.at(1).tokens.size(), 6u);
+}
+
+TEST(Engine, AClosedLinkIsToldNothingMore) {
+  auto engine = MakeEngine();
+  auto link = std::make_shared<Collector>();
+  ASSERT_TRUE(engine->Submit(link, {.id = 1, .prompt = Prompt(5, 0), .max_tokens = 60}).ok());
+  engine->Step(kNow);
+  const int told = link->steps;
+  engine->CloseLink(link.get());
+  engine->Step(kNow);
+  EXPECT_EQ(link->steps, told);
+  EXPECT_EQ(engine->stats().planner.blocks_used, 0);
+  EXPECT_EQ(link.use_count(), 1) << "the engine lets go of the link";
+}
+
+TEST(Engine, DrainingRefusesTheNewAndFinishesTheOld) {
+  auto engine = MakeEngine();
+  auto link = std::make_shared<Collector>();
+  ASSERT_TRUE(engine->Submit(link, {.id = 1, .prompt = Prompt(5, 0), .max_tokens = 6}).ok());
+  engine->Drain();
+  EXPECT_FALSE(engine->drained());
+  EXPECT_EQ(engine->Submit(link, {.id = 2, .prompt = Prompt(5, 0), .max_tokens = 6}).code(),
+            absl::StatusCode::kUnavailable);
+  RunUntilIdle(*engine);
+  EXPECT_TRUE(engine->drained());
+  EXPECT_EQ(link->answers.at(1).tokens.size(), 6u);
+}
+
+TEST(Engine, RefusesAtItsEdgesAndNamesThem) {
+  auto engine = MakeEngine(
+      {.engine = {.planner = {.max_running = 2, .max_waiting = 1}, .context_limit = 64}});
+  auto link = std::make_shared<Collector>();
+  const auto refusal = [&](SequenceRequest r) {
+    return std::string(engine->Submit(link, std::move(r)).message());
+  };
+  EXPECT_THAT(refusal({.id = 1, .prompt = {}}), HasSubstr("no tokens"));
+  EXPECT_THAT(refusal({.id = 1, .prompt = Prompt(65, 0)}), HasSubstr("65 tokens, the limit is 64"));
+  EXPECT_THAT(refusal({.id = 1, .prompt = Prompt(60, 0), .max_tokens = 5}),
+              HasSubstr("limit of 64"));
+  EXPECT_THAT(refusal({.id = 1, .prompt = {260}}), HasSubstr("token id 260"));
+  EXPECT_THAT(refusal({.id = 1, .prompt = {-1}}), HasSubstr("token id -1"));
+  EXPECT_THAT(refusal({.id = 1, .prompt = {1}, .temperature = -1.0f}), HasSubstr("temperature"));
+  EXPECT_THAT(refusal({.id = 1, .prompt = {1}, .top_p = 0.0f}), HasSubstr("top_p"));
+  EXPECT_THAT(refusal({.id = 1, .adapter = "law", .prompt = {1}}), HasSubstr("'law'"));
+  EXPECT_THAT(refusal({.id = 1, .prompt = {1}, .logprobs = 21}), HasSubstr("limit is 20"));
+  for (uint64_t id = 1; id <= 3; ++id) {
+    EXPECT_TRUE(engine->Submit(link, {.id = id, .prompt = Prompt(59, 0), .max_tokens = 5}).ok())
+        << id;
+  }
+  EXPECT_EQ(engine->Submit(link, {.id = 4, .prompt = {1}}).code(),
+            absl::StatusCode::kResourceExhausted);
+  RunUntilIdle(*engine);
+  EXPECT_TRUE(engine->Submit(link, {.id = 4, .prompt = {1}, .max_tokens = 1}).ok());
+  EXPECT_EQ(engine->Submit(link, {.id = 4, .prompt = {1}, .max_tokens = 1}).code(),
+            absl::StatusCode::kAlreadyExists);
+}
+
+TEST(Engine, ItsThreadEndsWhatIsLeftWhenDestroyed) {
+  const TempDir dir;
+  testing::WriteTinyDeepSeekV2(dir.path(), 7);
+  auto model = Model::Load(dir.path());
+  ASSERT_TRUE(model.ok()) << model.status();
+  auto device = MakeCpuDevice(CpuDeviceOptionsFor((*model)->spec, {}));
+  ASSERT_TRUE(device.ok()) << device.status();
+  auto engine = Engine::Create({}, *model, std::move(*device));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  auto link = std::make_shared<Collector>();
+  ASSERT_TRUE((*engine)->Submit(link, {.id = 1, .prompt = Prompt(5, 0), .max_tokens = 900}).ok());
+  engine->reset();
+  ASSERT_TRUE(link->answers.at(1).end.has_value());
+}
+
+}  // namespace
+}  // namespace conclave::worker
