@@ -1,0 +1,30 @@
+#pragma once
+// One seed: a worker's life in virtual time. Bursts of requests with cancels, pauses, deadlines and
+// failures go through the real planner and block pool under random options; a fake model costs time
+// and computes its tokens from what it finds in the KV blocks it was given. Every promise of
+// scheduler/batch_planner.h is checked after every step from the outside, by accounts of its own.
+// No threads, no clock. Idea: FoundationDB's and TigerBeetle's simulators.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace conclave::sim {
+
+struct Totals {
+  uint64_t requests = 0;
+  uint64_t steps = 0;
+  uint64_t tokens = 0;  // computed, prompts and recomputation included
+  uint64_t preemptions = 0;
+  uint64_t refused = 0;
+  uint64_t completed = 0;
+  uint64_t cancelled = 0;
+  uint64_t late = 0;  // dropped at their deadline
+  uint64_t failed = 0;
+  double virtual_seconds = 0;
+};
+
+// Adds what happened to `totals`. The broken promise, with seed and step, or nothing.
+std::optional<std::string> SimulatePlanner(uint64_t seed, Totals* totals);
+
+}  // namespace conclave::sim
