@@ -1,7 +1,9 @@
 #pragma once
 // A loaded model: its spec and its mapped weights. Immutable after Load; read by any thread.
-// Everything in the directory is untrusted: validated, by name, before memory is taken or a kernel sees it.
+// Everything in the directory is untrusted: validated, by name, before memory is taken or a kernel
+// sees it.
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,9 +15,11 @@
 namespace conclave::worker {
 
 struct AttentionWeights {
-  // kGqa: q [heads*head_dim, dim], k, v [kv_heads*head_dim, dim], o [dim, heads*head_dim], norms over q and k rows.
-  // kMla: q [heads*(nope+rope), dim] or q_a [q_rank, dim], q_a_norm, q_b [heads*(nope+rope), q_rank];
-  //       kv_a [kv_rank + rope, dim], kv_a_norm [kv_rank], kv_b [heads*(nope+value), kv_rank], o [dim, heads*value].
+  // kGqa: q [heads*head_dim, dim], k, v [kv_heads*head_dim, dim], o [dim, heads*head_dim], norms
+  // over q and k rows. kMla: q [heads*(nope+rope), dim] or q_a [q_rank, dim], q_a_norm, q_b
+  // [heads*(nope+rope), q_rank];
+  //       kv_a [kv_rank + rope, dim], kv_a_norm [kv_rank], kv_b [heads*(nope+value), kv_rank], o
+  //       [dim, heads*value].
   Weight q, k, v, o;
   Weight q_bias, k_bias, v_bias, o_bias;
   Weight q_norm, k_norm;
@@ -27,26 +31,34 @@ struct LayerWeights {
   Weight attention_norm;
   AttentionWeights attention;
   Weight ffn_norm;
-  FfnWeights dense;               // layers without experts
-  Weight gate;                    // [slots, dim]
-  std::vector<float> gate_bias;   // [slots] or empty
-  FfnWeights shared;              // if the spec has a shared expert
+  FfnWeights dense;                 // layers without experts
+  Weight gate;                      // [slots, dim]
+  std::vector<float> gate_bias;     // [slots] or empty
+  FfnWeights shared;                // if the spec has a shared expert
   std::vector<FfnWeights> experts;  // [slots], the base model's
 };
 
 class MappedFiles;  // the checkpoint's files, held open and mapped
 
+struct ModelOptions {
+  int32_t context_limit =
+      0;  // above 0: lowers the checkpoint's, and with it the memory of rotary tables and caches
+};
+
 struct Model {
   ModelSpec spec;
-  std::string digest;             // of config and tensor directory; equal digests are equal checkpoints for our purposes
-  Weight embedding;               // [vocab, dim]
+  std::string
+      digest;  // of settings, tensor directory and a sample of every tensor (MappedFiles::Digest)
+  Weight embedding;  // [vocab, dim]
   Weight final_norm;
-  Weight head;                    // [vocab, dim]; the embedding if tied
+  Weight head;  // [vocab, dim]; the embedding if tied
   std::vector<LayerWeights> layers;
   std::shared_ptr<const MappedFiles> files;
 
-  // Maps a Hugging Face directory. NOT_FOUND, INVALID_ARGUMENT (bad or unsupported, naming file and tensor or setting).
-  static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& directory);
+  // Maps a Hugging Face directory; no page of a tensor is touched. NOT_FOUND, INVALID_ARGUMENT (bad
+  // or unsupported, naming file and tensor or setting), DATA_LOSS (a file shrank meanwhile).
+  static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& directory,
+                                                           const ModelOptions& options = {});
 };
 
 }  // namespace conclave::worker

@@ -1,0 +1,139 @@
+#include "worker/model/families.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+#include "worker/model/json.h"
+#include "worker/status.h"
+
+namespace conclave::worker {
+
+Family MakeDeepSeekV2(Config& config, const FamilyOptions& options);
+Family MakeOlmoe(Config& config, const FamilyOptions& options);
+
+namespace {
+
+struct Registered {
+  const char* model_type;
+  Family (*make)(Config& config, const FamilyOptions& options);
+};
+constexpr Registered kFamilies[] = {
+    {"deepseek_v2", MakeDeepSeekV2},
+    {"olmoe", MakeOlmoe},
+};
+
+std::string KnownFamilies() {
+  std::string names;
+  for (const Registered& known : kFamilies)
+    names += (names.empty() ? "" : ", ") + std::string(known.model_type);
+  return names;
+}
+
+}  // namespace
+
+absl::StatusOr<Family> MakeFamily(Config& config, const FamilyOptions& options) {
+  const std::string model_type = config.String("model_type");
+  CONCLAVE_RETURN_IF_ERROR(config.status());
+  for (const Registered& known : kFamilies) {
+    if (model_type != known.model_type) continue;
+    Family family = known.make(config, options);
+    CONCLAVE_RETURN_IF_ERROR(config.status());
+    family.spec.family = model_type;
+    return family;
+  }
+  config.Refuse(absl::StrFormat("model_type is \"%s\", supported: %s", Printable(model_type),
+                                KnownFamilies()));
+  return config.status();
+}
+
+ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options) {
+  const ModelLimits& limits = options.limits;
+  config.RequireOneOf("hidden_act", "silu", {"silu"});
+  config.RequireAbsent("quantization_config");
+  config.RequireAbsent("sliding_window");
+  config.RequireFalse("mlp_bias");
+
+  ModelSpec spec;
+  spec.vocab = config.Int("vocab_size", {1, limits.vocab});
+  spec.dim = config.Int("hidden_size", {1, limits.dim});
+  spec.layers.resize(static_cast<size_t>(config.Int("num_hidden_layers", {1, limits.layers})));
+  spec.context_limit = config.Int("max_position_embeddings", {1, limits.context});
+  if (options.context_limit > 0)
+    spec.context_limit = std::min(spec.context_limit, options.context_limit);
+  spec.norm_eps = static_cast<float>(config.Float("rms_norm_eps", {1e-12, 1.0}));
+  spec.tied_embeddings = config.BoolOr("tie_word_embeddings", false);
+  spec.attention.heads = config.Int("num_attention_heads", {1, limits.heads});
+  spec.gate.top_k = config.Int("num_experts_per_tok", {1, limits.top_k});
+  return spec;
+}
+
+void ReadSlots(Config& config, const std::string& key, const FamilyOptions& options,
+               ModelSpec& spec) {
+  spec.gate.slots = config.Int(key, {1, options.limits.experts});
+  if (spec.gate.top_k > spec.gate.slots) {
+    config.Refuse(absl::StrFormat("num_experts_per_tok is %d, more than %s = %d", spec.gate.top_k,
+                                  key, spec.gate.slots));
+  }
+}
+
+void SetRope(Config& config, const RopeSettings& settings, int32_t dim, bool interleaved,
+             const FamilyOptions& options, ModelSpec& spec) {
+  if (dim % 2 != 0)
+    config.Refuse(absl::StrFormat("rotary embedding of %d columns, expected an even number", dim));
+  const int64_t bytes = int64_t{spec.context_limit} * dim * static_cast<int64_t>(sizeof(float));
+  if (bytes > options.limits.rope_bytes) {
+    config.Refuse(absl::StrFormat(
+        "max_position_embeddings %d needs a rotary table of %d bytes, the limit is %d: "
+        "lower the context limit",
+        spec.context_limit, bytes, options.limits.rope_bytes));
+  }
+  if (!config.status().ok()) return;
+  spec.rope = MakeRopeTable(settings, dim, interleaved, spec.context_limit);
+}
+
+void TensorTable::Add(const std::string& name, std::vector<int64_t> shape,
+                      Weight LayerWeights::*member, In in) {
+  rules_.push_back({name, std::move(shape), in,
+                    [member](LayerWeights& layer, size_t) -> Weight& { return layer.*member; }});
+}
+
+void TensorTable::Add(const std::string& name, std::vector<int64_t> shape,
+                      Weight AttentionWeights::*member) {
+  rules_.push_back(
+      {name, std::move(shape), In::kEveryLayer,
+       [member](LayerWeights& layer, size_t) -> Weight& { return layer.attention.*member; }});
+}
+
+void TensorTable::AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim,
+                         FfnWeights LayerWeights::*member, In in) {
+  AddFfn(
+      prefix, ffn_dim, dim,
+      [member](LayerWeights& layer, size_t) -> FfnWeights& { return layer.*member; }, in);
+}
+
+void TensorTable::AddExperts(const std::string& prefix, int64_t ffn_dim, int64_t dim) {
+  AddFfn(
+      prefix, ffn_dim, dim,
+      [](LayerWeights& layer, size_t slot) -> FfnWeights& { return layer.experts[slot]; },
+      In::kMoeLayers);
+}
+
+void TensorTable::AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim, const FfnOf& ffn,
+                         In in) {
+  const auto add = [&](const char* name, std::vector<int64_t> shape, Weight FfnWeights::*member) {
+    rules_.push_back({prefix + name, std::move(shape), in,
+                      [ffn, member](LayerWeights& layer, size_t slot) -> Weight& {
+                        return ffn(layer, slot).*member;
+                      }});
+  };
+  add(".gate_proj.weight", {ffn_dim, dim}, &FfnWeights::gate);
+  add(".up_proj.weight", {ffn_dim, dim}, &FfnWeights::up);
+  add(".down_proj.weight", {dim, ffn_dim}, &FfnWeights::down);
+}
+
+void TensorTable::AddNorms(int64_t dim) {
+  Add("model.layers.{L}.input_layernorm.weight", {dim}, &LayerWeights::attention_norm);
+  Add("model.layers.{L}.post_attention_layernorm.weight", {dim}, &LayerWeights::ffn_norm);
+}
+
+}  // namespace conclave::worker

@@ -1,0 +1,178 @@
+#include "worker/model/mapped_files.h"
+
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_format.h"
+#include "scheduler/check.h"
+#include "worker/model/json.h"
+#include "worker/status.h"
+
+namespace conclave::worker {
+namespace {
+
+constexpr char kIndexName[] = "model.safetensors.index.json";
+constexpr size_t kSampleBytes = 64;
+
+using WeightMap = std::unordered_map<std::string, std::string>;  // tensor -> file
+
+absl::StatusOr<WeightMap> ReadIndex(const std::string& path, size_t max_bytes) {
+  CONCLAVE_ASSIGN_OR_RETURN(const nlohmann::json index, ReadJsonFile(path, {.bytes = max_bytes}));
+  const auto map = index.is_object() ? index.find("weight_map") : index.end();
+  if (map == index.end() || !map->is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: weight_map is missing or no object", path));
+  }
+  WeightMap files;
+  for (const auto& [tensor, file] : map->items()) {
+    if (!file.is_string()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: weight_map[\"%s\"] is no file name", path, Printable(tensor)));
+    }
+    const auto& name = file.get_ref<const std::string&>();
+    if (name.empty() || name.find('/') != name.npos || name.find('\0') != name.npos ||
+        name.front() == '.') {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: weight_map[\"%s\"] = \"%s\" is no file of the directory", path,
+                          Printable(tensor), Printable(name)));
+    }
+    files.emplace(tensor, name);
+  }
+  return files;
+}
+
+absl::StatusOr<std::set<std::string>> ListSafetensors(const std::string& directory) {
+  std::set<std::string> names;
+  std::error_code error;
+  std::filesystem::directory_iterator at(directory, error);
+  for (; !error && at != std::filesystem::directory_iterator(); at.increment(error)) {
+    if (at->path().extension() == ".safetensors") names.insert(at->path().filename().string());
+  }
+  if (error)
+    return absl::InvalidArgumentError(absl::StrFormat("%s: %s", directory, error.message()));
+  return names;
+}
+
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new()) {
+    CONCLAVE_CHECK(context_ != nullptr && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1);
+  }
+  ~Sha256() { EVP_MD_CTX_free(context_); }
+  Sha256(const Sha256&) = delete;
+  Sha256& operator=(const Sha256&) = delete;
+
+  // With its length, so that no two sequences of fields are the same bytes.
+  void Add(std::string_view field) {
+    const uint64_t size = field.size();
+    CONCLAVE_CHECK(EVP_DigestUpdate(context_, &size, sizeof(size)) == 1);
+    CONCLAVE_CHECK(EVP_DigestUpdate(context_, field.data(), field.size()) == 1);
+  }
+  std::string Hex() {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int size = 0;
+    CONCLAVE_CHECK(EVP_DigestFinal_ex(context_, digest, &size) == 1);
+    return absl::BytesToHexString(std::string(reinterpret_cast<const char*>(digest), size));
+  }
+
+ private:
+  EVP_MD_CTX* const context_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const MappedFiles>> MappedFiles::Open(const std::string& directory,
+                                                                     const Limits& limits) {
+  const std::string index_path = directory + "/" + kIndexName;
+  std::error_code ignored;
+  const bool has_index = std::filesystem::exists(index_path, ignored);
+  WeightMap index;
+  std::set<std::string> names;
+  if (has_index) {
+    CONCLAVE_ASSIGN_OR_RETURN(index, ReadIndex(index_path, limits.index_bytes));
+    for (const auto& [tensor, file] : index) names.insert(file);
+  } else {
+    CONCLAVE_ASSIGN_OR_RETURN(names, ListSafetensors(directory));
+  }
+  if (names.empty() || names.size() > limits.files) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: has %d safetensors files, expected 1 to %d", directory, names.size(), limits.files));
+  }
+
+  auto files = std::make_shared<MappedFiles>();
+  files->directory_ = directory;
+  for (const std::string& name : names) CONCLAVE_RETURN_IF_ERROR(files->AddFile(name, limits));
+  CONCLAVE_RETURN_IF_ERROR(files->IndexTensors());
+  for (const auto& [name, file] : index) {
+    const Tensor tensor = files->Find(name);
+    if (tensor.file == nullptr || tensor.file->path() != directory + "/" + file) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: tensor \"%s\" is not in %s", index_path, Printable(name), Printable(file)));
+    }
+  }
+  return files;
+}
+
+absl::Status MappedFiles::AddFile(const std::string& name, const Limits& limits) {
+  File file;
+  file.name = name;
+  CONCLAVE_ASSIGN_OR_RETURN(file.mapped, MappedFile::Open(directory_ + "/" + name));
+  const std::string_view bytes(file.mapped->data(), file.mapped->size());
+  const std::string& path = file.mapped->path();
+  CONCLAVE_ASSIGN_OR_RETURN(const uint64_t length,
+                            SafetensorsHeaderBytes(bytes.substr(0, kSafetensorsLengthBytes),
+                                                   bytes.size(), path, limits.header));
+  file.header_end = kSafetensorsLengthBytes + length;
+  CONCLAVE_ASSIGN_OR_RETURN(file.tensors,
+                            ParseSafetensorsHeader(bytes.substr(kSafetensorsLengthBytes, length),
+                                                   bytes.size(), path, limits.header));
+  files_.push_back(std::move(file));
+  return absl::OkStatus();
+}
+
+absl::Status MappedFiles::IndexTensors() {
+  for (const File& file : files_) {
+    for (const TensorEntry& entry : file.tensors) {
+      const auto [other, added] = by_name_.emplace(entry.name, tensors_.size());
+      if (!added) {
+        return absl::InvalidArgumentError(
+            absl::StrFormat("tensor \"%s\" is in both %s and %s", Printable(entry.name),
+                            tensors_[other->second].file->path(), file.mapped->path()));
+      }
+      tensors_.push_back({file.mapped.get(), &entry});
+    }
+  }
+  return absl::OkStatus();
+}
+
+MappedFiles::Tensor MappedFiles::Find(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? Tensor() : tensors_[found->second];
+}
+
+absl::StatusOr<std::string> MappedFiles::Digest(std::string_view seed) const {
+  Sha256 hash;
+  hash.Add(seed);
+  for (const File& file : files_) {
+    CONCLAVE_RETURN_IF_ERROR(file.mapped->CheckSize());
+    hash.Add(file.name);
+    hash.Add(std::to_string(file.mapped->size()));
+    hash.Add({file.mapped->data(), file.header_end});
+  }
+  for (const Tensor& tensor : tensors_) {
+    const uint64_t size = tensor.entry->end - tensor.entry->begin;
+    const size_t count = static_cast<size_t>(std::min<uint64_t>(size, kSampleBytes));
+    char sample[kSampleBytes];
+    CONCLAVE_RETURN_IF_ERROR(
+        tensor.file->ReadAt(tensor.entry->begin + (size - count) / 2, count, sample));
+    hash.Add({sample, count});
+  }
+  return hash.Hex();
+}
+
+}  // namespace conclave::worker

@@ -1,0 +1,68 @@
+#pragma once
+// The safetensors files of one directory, mapped, and the tensors in them by name. Immutable after
+// Open; any thread.
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/model/mapped_file.h"
+#include "worker/model/safetensors.h"
+
+namespace conclave::worker {
+
+class MappedFiles {
+ public:
+  struct Limits {
+    size_t files = 1024;
+    size_t index_bytes = size_t{64} << 20;
+    SafetensorsLimits header;
+  };
+
+  // The files model.safetensors.index.json names, or without one every *.safetensors there is.
+  // INVALID_ARGUMENT: no or too many files, a file that is none, a tensor in two files, an index
+  // that disagrees with them. NOT_FOUND: a file that the index names.
+  static absl::StatusOr<std::shared_ptr<const MappedFiles>> Open(const std::string& directory,
+                                                                 const Limits& limits);
+  static absl::StatusOr<std::shared_ptr<const MappedFiles>> Open(const std::string& directory) {
+    return Open(directory, Limits());
+  }
+
+  struct Tensor {
+    const MappedFile* file = nullptr;
+    const TensorEntry* entry = nullptr;
+    const char* data() const { return file->data() + entry->begin; }
+  };
+  // The tensor of this name; file and entry are null if there is none.
+  Tensor Find(const std::string& name) const;
+
+  // Every tensor, by file and then in the order of bytes.
+  const std::vector<Tensor>& tensors() const { return tensors_; }
+  const std::string& directory() const { return directory_; }
+
+  // SHA-256, in hex, over the `seed` bytes and, of every file: name, size and header; and of every
+  // tensor the 64 bytes in its middle. It tells checkpoints apart, fine-tuned copies included,
+  // without reading them; it is no proof that no byte was changed. DATA_LOSS if a file shrank.
+  absl::StatusOr<std::string> Digest(std::string_view seed) const;
+
+ private:
+  struct File {
+    std::string name;
+    std::unique_ptr<const MappedFile> mapped;
+    uint64_t header_end = 0;
+    std::vector<TensorEntry> tensors;
+  };
+
+  absl::Status AddFile(const std::string& name, const Limits& limits);
+  absl::Status IndexTensors();
+
+  std::string directory_;
+  std::vector<File> files_;
+  std::vector<Tensor> tensors_;
+  std::unordered_map<std::string_view, size_t> by_name_;
+};
+
+}  // namespace conclave::worker
