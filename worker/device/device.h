@@ -226,6 +226,7 @@ struct CpuDeviceOptions {
   int32_t max_rows =
       512;  // rows of x in the largest call, for scratch memory (touched only as used)
   int32_t max_columns = 16384;  // widest input of a product
+  int32_t spin_us = 50;         // how long an idle compute thread watches for work before it sleeps
 };
 
 // Fails with FAILED_PRECONDITION, naming it, when the CPU lacks the level; INVALID_ARGUMENT for an

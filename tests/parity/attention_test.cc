@@ -1,0 +1,193 @@
+#include <cmath>
+
+#include "tests/parity/tensors.h"
+
+namespace conclave::worker::parity {
+namespace {
+
+// Two sequences in a shuffled cache, keys and values side by side as the step lays them out.
+class Attention : public testing::TestWithParam<LevelCase> {
+ protected:
+  static constexpr int64_t kPositions = 150;
+  static constexpr int32_t kBlockSize = 24;
+  static constexpr int64_t kCacheRows = 16 * kBlockSize;
+
+  void Fill(int64_t width) {
+    width_ = width;
+    const DType type = GetParam().activations;
+    const absl::StatusOr<void*> data =
+        device_->Allocate(static_cast<size_t>(kCacheRows * width) * SizeOf(type), "cache");
+    ASSERT_TRUE(data.ok());
+    cache_ = {*data, type, kCacheRows, width, kBlockSize};
+    for (const int32_t sequence : {0, 1}) {
+      std::vector<RowPlace> places;
+      for (int32_t p = 0; p < kPositions; ++p) places.push_back({p, sequence});
+      const Batch& from = sequence == 0 ? first_ : second_;
+      const_cast<Batch&>(from) =
+          Batch(kPositions, width, 11 + static_cast<uint64_t>(sequence), 0.7);
+      // In two pieces, at a column each.
+      const int64_t half = width / 2;
+      device_->StoreKv(from.rows().Columns(0, half), {places, tables_}, 0, cache_);
+      device_->StoreKv(from.rows().Columns(half, width - half), {places, tables_}, half, cache_);
+    }
+  }
+
+  double Cached(int32_t sequence, int64_t position, int64_t column) const {
+    const Batch& from = sequence == 0 ? first_ : second_;
+    return static_cast<double>(Rounded(from.at(position, column), GetParam().activations));
+  }
+
+  void Expect(const AttentionShape& shape, const std::vector<RowPlace>& places) {
+    const auto rows = static_cast<int64_t>(places.size());
+    const Batch q(rows, int64_t{shape.heads} * shape.key_dim, 13, 1.0);
+    Batch out(rows, int64_t{shape.heads} * shape.value_dim);
+    device_->Attention(q.rows(), shape, {places, tables_}, cache_, out.rows());
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int32_t h = 0; h < shape.heads; ++h)
+        ExpectHead(shape, places[static_cast<size_t>(r)], q, r, h, out);
+    }
+  }
+
+  void ExpectHead(const AttentionShape& shape, RowPlace place, const Batch& q, int64_t r, int32_t h,
+                  const Batch& out) {
+    const int32_t kv = h / (shape.heads / shape.kv_heads);
+    std::vector<double> weights;
+    double max = -1e300, sum = 0.0;
+    for (int32_t p = 0; p <= place.position; ++p) {
+      double score = 0.0;
+      for (int32_t c = 0; c < shape.key_dim; ++c) {
+        score += static_cast<double>(q.at(r, int64_t{h} * shape.key_dim + c)) *
+                 Cached(place.sequence, p, shape.key_offset + kv * shape.key_dim + c);
+      }
+      weights.push_back(score * static_cast<double>(shape.scale));
+      max = std::max(max, weights.back());
+    }
+    for (double& w : weights) {
+      w = std::exp(w - max);
+      sum += w;
+    }
+    for (int32_t c = 0; c < shape.value_dim; ++c) {
+      double expected = 0.0;
+      for (int32_t p = 0; p <= place.position; ++p) {
+        expected += weights[static_cast<size_t>(p)] / sum *
+                    Cached(place.sequence, p, shape.value_offset + kv * shape.value_dim + c);
+      }
+      ASSERT_NEAR(out.at(r, int64_t{h} * shape.value_dim + c), expected, 4e-6)
+          << "row " << r << " head " << h << " column " << c;
+    }
+  }
+
+  const std::vector<int32_t> blocks_[2] = {{7, 2, 11, 0, 14, 5, 9}, {1, 15, 3, 8, 6, 10, 4}};
+  const std::vector<std::span<const int32_t>> tables_ = {blocks_[0], blocks_[1]};
+  std::unique_ptr<Device> device_ = MakeDevice(GetParam(), 2);
+  Batch first_{0, 0}, second_{0, 0};
+  int64_t width_ = 0;
+  KvLayer cache_;
+};
+
+std::vector<RowPlace> Places(int32_t sequence, int32_t first, int32_t count) {
+  std::vector<RowPlace> places;
+  for (int32_t p = first; p < first + count; ++p) places.push_back({p, sequence});
+  return places;
+}
+
+std::vector<RowPlace> operator+(std::vector<RowPlace> a, const std::vector<RowPlace>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+TEST_P(Attention, GroupedQueryEqualsTheReference) {
+  const AttentionShape shape = {.heads = 6,
+                                .kv_heads = 2,
+                                .key_dim = 20,
+                                .value_dim = 20,
+                                .key_offset = 0,
+                                .value_offset = 40,
+                                .scale = 0.22f};
+  Fill(80);
+  Expect(shape, {});
+  Expect(shape, Places(0, 0, 1));
+  Expect(shape, Places(1, 63, 3));
+  Expect(shape, Places(0, 0, 150));
+  Expect(shape, Places(0, 149, 1) + Places(1, 30, 50));
+}
+
+TEST_P(Attention, LatentEqualsTheReference) {
+  const AttentionShape shape = {.heads = 10,
+                                .kv_heads = 1,
+                                .key_dim = 43,
+                                .value_dim = 35,
+                                .key_offset = 0,
+                                .value_offset = 0,
+                                .scale = 0.15f};
+  Fill(43);
+  Expect(shape, Places(1, 149, 1));
+  Expect(shape, Places(0, 120, 30) + Places(1, 0, 70));
+}
+
+TEST_P(Attention, LooksAtNothingBeyondARowsOwnPosition) {
+  const AttentionShape shape = {.heads = 2,
+                                .kv_heads = 1,
+                                .key_dim = 8,
+                                .value_dim = 8,
+                                .key_offset = 0,
+                                .value_offset = 8,
+                                .scale = 0.3f};
+  Fill(16);
+  Batch poison(1, 16);
+  for (int64_t c = 0; c < 16; ++c) poison.at(0, c) = NAN;
+  const std::vector<RowPlace> after = Places(0, 71, 1);
+  device_->StoreKv(poison.rows(), {after, tables_}, 0, cache_);
+  Expect(shape, Places(0, 60, 11));
+  // A row that does see it says so.
+  const Batch q(1, 16, 3, 1.0);
+  Batch out(1, 16);
+  device_->Attention(q.rows(), shape, {after, tables_}, cache_, out.rows());
+  EXPECT_TRUE(std::isnan(out.at(0, 0)));
+}
+
+TEST_P(Attention, RopeEqualsTheReferenceInBothLayouts) {
+  for (const bool interleaved : {false, true}) {
+    RopeTable table{.dim = 10, .interleaved = interleaved, .positions = 40};
+    for (int i = 0; i < 200; ++i) {
+      table.cos.push_back(static_cast<float>(std::cos(0.1 * i)));
+      table.sin.push_back(static_cast<float>(std::sin(0.1 * i)));
+    }
+    const std::vector<RowPlace> places = Places(0, 37, 3) + Places(1, 5, 2);
+    const Batch before(5, 60, 3, 1.0);
+    Batch x = before;
+    const Device::RopeColumns in_place = {3, 20, 4, 20, 4};
+    device_->Rope(x.rows(), in_place, {places, tables_}, table, x.rows());
+    Batch elsewhere(5, 33);
+    device_->Rope(before.rows(), {3, 20, 4, 11, 1}, {places, tables_}, table, elsewhere.rows());
+    for (int64_t r = 0; r < 5; ++r) {
+      for (int64_t h = 0; h < 3; ++h) {
+        EXPECT_EQ(elsewhere.at(r, h * 11), -77.0f);
+        for (int64_t c = 0; c < 10; ++c) {
+          EXPECT_EQ(elsewhere.at(r, h * 11 + 1 + c), x.at(r, h * 20 + 4 + c));
+        }
+      }
+    }
+    for (int64_t r = 0; r < 5; ++r) {
+      for (int64_t c = 0; c < 60; ++c) {
+        const int64_t i = c % 20 - 4;
+        double expected = static_cast<double>(before.at(r, c));
+        if (i >= 0 && i < 10) {
+          const int64_t pair = interleaved ? i / 2 : i % 5;
+          const bool is_second = interleaved ? i % 2 == 1 : i >= 5;
+          const int64_t other = interleaved ? (c ^ 1) : (is_second ? c - 5 : c + 5);
+          const double angle =
+              0.1 * static_cast<double>(places[static_cast<size_t>(r)].position * 5 + pair);
+          expected = expected * std::cos(angle) + static_cast<double>(before.at(r, other)) *
+                                                      std::sin(angle) * (is_second ? 1 : -1);
+        }
+        ASSERT_NEAR(x.at(r, c), expected, 1e-6) << interleaved << " " << r << "," << c;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, Attention, testing::ValuesIn(AllCases()), CaseName);
+
+}  // namespace
+}  // namespace conclave::worker::parity

@@ -1,0 +1,161 @@
+#pragma once
+// The device of CPU cores: weights are read where they are mapped, activations are rounded into
+// scratch memory, and work is cut into tasks of (rows of the batch) x (rows of weights) that the
+// pool's threads claim.
+//
+// Nothing is allocated after construction. Which task computes an output never changes it:
+// kernels.h fixes the order of every sum. One source file per group of operations.
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "worker/device/cpu/kernels.h"
+#include "worker/device/cpu/thread_pool.h"
+#include "worker/device/device.h"
+
+namespace conclave::worker {
+
+// Zeroed pages of the system, given back at the end; resident once touched.
+class Pages {
+ public:
+  Pages() = default;
+  Pages(void* data, size_t bytes) : data_(data), bytes_(bytes) {}
+  Pages(Pages&& other) noexcept;
+  Pages& operator=(Pages&& other) noexcept;
+  ~Pages();
+
+  // Aligned to a page; RESOURCE_EXHAUSTED, naming it, if the system has none.
+  static absl::StatusOr<Pages> Map(size_t bytes, std::string_view name);
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+class CpuDevice final : public Device {
+ public:
+  // `level` is the name of `kernels`, which the CPU can run. options.threads >= 1.
+  static absl::StatusOr<std::unique_ptr<Device>> Create(const CpuDeviceOptions& options,
+                                                        const char* level,
+                                                        const cpu::Kernels& kernels);
+
+  std::string numerics() const override;
+  DType activation_type() const override { return options_.activation_type; }
+
+  void Embed(Weight table, std::span<const int32_t> ids, Rows out) override;
+  void RmsNorm(ConstRows x, Weight weight, float eps, Rows out) override;
+  void MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) override;
+  void MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shape, Rows out) override;
+  void Clip(Rows x, float limit) override;
+  void Rope(ConstRows x, const RopeColumns& columns, const BatchPlaces& places,
+            const RopeTable& table, Rows out) override;
+  void StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) override;
+  void Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places, KvLayer cache,
+                 Rows out) override;
+  void Gate(ConstRows logits, const GateShape& shape, const float* bias, std::span<int32_t> slots,
+            std::span<float> weights) override;
+  void Experts(ConstRows x, std::span<const ExpertWork> work, Rows out) override;
+  void Combine(ConstRows outputs, std::span<const float> weights, int32_t top_k, ConstRows shared,
+               Rows hidden) override;
+  void Add(ConstRows y, Rows x) override;
+  void Gather(ConstRows x, std::span<const int32_t> rows, Rows out) override;
+  void Sample(ConstRows logits, std::span<const SampleRow> rows,
+              std::span<SampledToken> out) override;
+  absl::StatusOr<void*> Allocate(size_t bytes, std::string_view name) override;
+
+ private:
+  CpuDevice(const CpuDeviceOptions& options, const char* level, const cpu::Kernels& kernels);
+
+  // Activations as a product reads them: BF16 where the kernel multiplies BF16, else fp32 rounded
+  // to the activation type.
+  struct Operand {
+    const char* data = nullptr;
+    int64_t stride = 0;  // bytes
+    bool bf16 = false;
+    const void* row(int64_t r) const { return data + r * stride; }
+  };
+  bool MultipliesBf16(Weight weight) const;
+  void RoundRow(const float* x, int64_t cols, bool bf16, void* out) const;
+  cpu::Kernels::Dot DotFor(const Operand& x, Weight weight) const;
+  // Rows [first, first + count) of x as inputs of a product with `weight`, rounded into scratch
+  // memory if need be.
+  Operand Prepare(ConstRows x, int64_t first, int64_t count, Weight weight, Inputs inputs);
+  // out[i][j] = x row i * weight row j for i < rows, j in columns [first, first + count).
+  void DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight, int64_t first,
+               int64_t count, float* const* out) const;
+
+  bool GateUpInBf16(const FfnWeights& weights) const;
+
+  struct ExpertItem;
+  int64_t PackExperts(std::span<const ExpertWork> work, int64_t dim, size_t* next, int64_t* offset);
+  void GateUp(const ExpertItem& item, int64_t first, int64_t row, int thread);
+  void Down(const ExpertItem& item, int64_t first, int64_t row, Rows out);
+
+  struct RowBlock;
+  struct AttentionCall;
+  void AttendTask(const AttentionCall& call, int64_t task, int thread);
+
+  // body(first, count) over runs of rows, on several threads when a row's `work` (about: floats
+  // touched) is worth it.
+  template <typename Body>
+  void ForRows(int64_t rows, int64_t work, Body body);
+
+  const CpuDeviceOptions options_;
+  const char* const level_;
+  const cpu::Kernels& kernels_;
+  const int type_;  // of activations, as the kernels' tables are indexed
+  ThreadPool pool_;
+
+  Pages input_;    // operands of the current product: max_rows * max_columns floats
+  Pages hidden_;   // of the experts' second product: as many
+  Pages threads_;  // kThreadBytes for each thread
+  std::vector<ExpertItem> items_;
+  std::vector<RowBlock> blocks_;
+  std::vector<Pages> allocated_;
+};
+
+// Rows of the batch and rows of weights in one task of a product.
+inline constexpr int64_t kTaskRows = 64;
+inline constexpr int64_t kTaskColumns = 32;
+// Columns of an untransposed product in one task, and the most rows of weight it sums over.
+inline constexpr int64_t kMixColumns = 128;
+inline constexpr int64_t kMaxHeadDim = 1024;
+// Experts in one pass.
+inline constexpr int64_t kMaxExpertItems = 1024;
+// Scratch memory of a thread.
+inline constexpr int64_t kThreadBytes = 128 << 10;
+// Floats touched below which a second thread costs more than it brings.
+inline constexpr int64_t kWorthAThread = 16 << 10;
+
+struct CpuDevice::ExpertItem {
+  const FfnWeights* weights = nullptr;
+  const int32_t* inputs = nullptr;
+  const int32_t* outputs = nullptr;
+  int64_t rows = 0;
+  int64_t first_row = 0;   // in input_ and hidden_, counted over the pass
+  int64_t input_byte = 0;  // where its rows begin there
+  int64_t hidden_byte = 0;
+  int64_t gate_up_task = 0;  // its first task of each product
+  int64_t down_task = 0;
+};
+
+// Consecutive rows of one sequence.
+struct CpuDevice::RowBlock {
+  int32_t first = 0;
+  int32_t count = 0;
+};
+
+template <typename Body>
+void CpuDevice::ForRows(int64_t rows, int64_t work, Body body) {
+  const int64_t each = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, work));
+  const int64_t tasks = (rows + each - 1) / each;
+  pool_.For(tasks, [&](int, int64_t task) {
+    const int64_t first = task * each;
+    body(first, std::min(each, rows - first));
+  });
+}
+
+}  // namespace conclave::worker

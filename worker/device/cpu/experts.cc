@@ -1,0 +1,160 @@
+// Feed-forward nets of a batch, grouped by expert: rows are rounded into scratch memory expert
+// after expert, then one loop computes gate and up, one down. A pass takes as many experts as fit
+// the scratch memory.
+
+#include <algorithm>
+
+#include "scheduler/check.h"
+#include "worker/device/cpu/cpu_device.h"
+
+namespace conclave::worker {
+namespace {
+
+int64_t Tasks(int64_t rows, int64_t columns) {
+  return ((rows + kTaskRows - 1) / kTaskRows) * ((columns + kTaskColumns - 1) / kTaskColumns);
+}
+
+}  // namespace
+
+// Gate and up share their input.
+bool CpuDevice::GateUpInBf16(const FfnWeights& weights) const {
+  return MultipliesBf16(weights.gate) && MultipliesBf16(weights.up);
+}
+
+// Fills items_ from work item *next, of which *offset rows are done; returns how many, and moves
+// both on.
+int64_t CpuDevice::PackExperts(std::span<const ExpertWork> work, int64_t dim, size_t* next,
+                               int64_t* offset) {
+  const int64_t room = int64_t{options_.max_rows} * options_.max_columns * 4;
+  int64_t count = 0, rows = 0, input = 0, hidden = 0, gate_up = 0, down = 0;
+  while (*next < work.size() && count < kMaxExpertItems) {
+    const ExpertWork& from = work[*next];
+    const FfnWeights& w = *from.weights;
+    const int64_t ffn = w.gate.rows;
+    CONCLAVE_CHECK(from.inputs.size() == from.outputs.size());
+    CONCLAVE_CHECK(w.gate.cols == dim && w.up.cols == dim && w.up.rows == ffn);
+    CONCLAVE_CHECK(w.down.cols == ffn);
+    CONCLAVE_CHECK(std::max(dim, ffn) <= options_.max_columns);
+    const int64_t input_row = dim * (GateUpInBf16(w) ? 2 : 4);
+    const int64_t hidden_row = ffn * (MultipliesBf16(w.down) ? 2 : 4);
+    const int64_t fit = std::min((room - input) / input_row, (room - hidden) / hidden_row);
+    const int64_t left = static_cast<int64_t>(from.inputs.size()) - *offset;
+    const int64_t taken = std::min(left, fit);
+    if (taken < left && count > 0) break;  // the next pass has more room
+    if (taken > 0) {
+      items_[static_cast<size_t>(count++)] = {
+          .weights = &w,
+          .inputs = from.inputs.data() + *offset,
+          .outputs = from.outputs.data() + *offset,
+          .rows = taken,
+          .first_row = rows,
+          .input_byte = input,
+          .hidden_byte = hidden,
+          .gate_up_task = gate_up,
+          .down_task = down,
+      };
+      rows += taken;
+      input += taken * input_row;
+      hidden += taken * hidden_row;
+      gate_up += Tasks(taken, ffn);
+      down += Tasks(taken, w.down.rows);
+    }
+    *offset += taken;
+    if (taken < left) break;
+    *offset = 0;
+    ++*next;
+  }
+  items_[static_cast<size_t>(count)] = {
+      .first_row = rows, .gate_up_task = gate_up, .down_task = down};
+  return count;
+}
+
+void CpuDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out) {
+  size_t next = 0;
+  int64_t offset = 0;
+  while (next < work.size()) {
+    const int64_t count = PackExperts(work, x.cols, &next, &offset);
+    const ExpertItem* items = items_.data();
+    const ExpertItem& end = items[count];
+    // The item that owns number i of the kind `start` counts.
+    const auto find = [&](int64_t i, int64_t ExpertItem::*start) -> const ExpertItem& {
+      return *(std::upper_bound(
+                   items, items + count, i,
+                   [=](int64_t value, const ExpertItem& item) { return value < item.*start; }) -
+               1);
+    };
+    ForRows(end.first_row, x.cols, [&](int64_t first, int64_t n) {
+      for (int64_t r = first; r < first + n; ++r) {
+        const ExpertItem& item = find(r, &ExpertItem::first_row);
+        const bool bf16 = GateUpInBf16(*item.weights);
+        const int64_t row = r - item.first_row;
+        const int32_t from = item.inputs[row];
+        CONCLAVE_CHECK(from >= 0 && from < x.rows);
+        RoundRow(
+            x.row(from), x.cols, bf16,
+            static_cast<char*>(input_.data()) + item.input_byte + row * x.cols * (bf16 ? 2 : 4));
+      }
+    });
+    pool_.For(end.gate_up_task, [&](int thread, int64_t task) {
+      const ExpertItem& item = find(task, &ExpertItem::gate_up_task);
+      const int64_t row_tasks = (item.rows + kTaskRows - 1) / kTaskRows;
+      const int64_t own = task - item.gate_up_task;
+      GateUp(item, own / row_tasks * kTaskColumns, own % row_tasks * kTaskRows, thread);
+    });
+    pool_.For(end.down_task, [&](int, int64_t task) {
+      const ExpertItem& item = find(task, &ExpertItem::down_task);
+      const int64_t row_tasks = (item.rows + kTaskRows - 1) / kTaskRows;
+      const int64_t own = task - item.down_task;
+      Down(item, own / row_tasks * kTaskColumns, own % row_tasks * kTaskRows, out);
+    });
+  }
+}
+
+// hidden[row .., first ..] = round(silu(x gate^T) * x up^T) for one task's rows and columns.
+void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row, int thread) {
+  const FfnWeights& w = *item.weights;
+  const int64_t rows = std::min(kTaskRows, item.rows - row);
+  const int64_t columns = std::min(kTaskColumns, w.gate.rows - first);
+  const bool in_bf16 = GateUpInBf16(w);
+  const bool out_bf16 = MultipliesBf16(w.down);
+  const Operand x{static_cast<const char*>(input_.data()) + item.input_byte,
+                  w.gate.cols * (in_bf16 ? 2 : 4), in_bf16};
+  auto* scratch =
+      reinterpret_cast<float*>(static_cast<char*>(threads_.data()) + thread * kThreadBytes);
+  float* gate[kTaskRows];
+  float* up[kTaskRows];
+  for (int64_t i = 0; i < rows; ++i) {
+    gate[i] = scratch + i * kTaskColumns;
+    up[i] = scratch + (kTaskRows + i) * kTaskColumns;
+  }
+  DotRows(x, row, rows, w.gate, first, columns, gate);
+  DotRows(x, row, rows, w.up, first, columns, up);
+  const int64_t element = out_bf16 ? 2 : 4;
+  char* hidden =
+      static_cast<char*>(hidden_.data()) + item.hidden_byte + (row * w.gate.rows + first) * element;
+  for (int64_t i = 0; i < rows; ++i) {
+    kernels_.silu_mul(gate[i], up[i], columns, gate[i]);
+    RoundRow(gate[i], columns, out_bf16, hidden + i * w.gate.rows * element);
+  }
+}
+
+// out[outputs[row ..], first ..] = round(hidden down^T) for one task's rows and columns.
+void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row, Rows out) {
+  const Weight& down = item.weights->down;
+  CONCLAVE_CHECK(down.rows == out.cols);
+  const int64_t rows = std::min(kTaskRows, item.rows - row);
+  const int64_t columns = std::min(kTaskColumns, down.rows - first);
+  const bool bf16 = MultipliesBf16(down);
+  const Operand hidden{static_cast<const char*>(hidden_.data()) + item.hidden_byte,
+                       down.cols * (bf16 ? 2 : 4), bf16};
+  float* results[kTaskRows];
+  for (int64_t i = 0; i < rows; ++i) {
+    const int32_t to = item.outputs[row + i];
+    CONCLAVE_CHECK(to >= 0 && to < out.rows);
+    results[i] = out.row(to) + first;
+  }
+  DotRows(hidden, row, rows, down, first, columns, results);
+  for (int64_t i = 0; i < rows; ++i) kernels_.round[type_](results[i], columns, results[i]);
+}
+
+}  // namespace conclave::worker

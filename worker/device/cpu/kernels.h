@@ -1,0 +1,65 @@
+#pragma once
+// The inner loops of the CPU device, one table per dispatch level. kernels-inl.h writes them once
+// over the vectors of simd_LEVEL.h; kernels_LEVEL.cc compiles them with the level's instructions.
+//
+// Every output is computed in an order that depends on its own length alone: sums run over vectors
+// of the level's width in ascending order, the last one padded with zeros, and end in one fixed
+// tree over the lanes, in every tile shape.
+//
+// Only this header, <cstdint> and intrinsics are included where a level is compiled: an inline
+// function of anybody else's compiled there could be the copy the linker keeps, and would then run
+// on a CPU without the level.
+
+#include <cstdint>
+
+namespace conclave::worker::cpu {
+
+inline constexpr int kTypes = 3;  // tables below are indexed by DType: F32, BF16, F16
+
+struct Kernels {
+  // out[i][j] = sum over c < k of x[i][c] * w[j][c], for i < m, j < n. x in fp32, w of the type.
+  using Dot = void (*)(const void* const* x, int m, const void* const* w, int n, int64_t k,
+                       float* const* out);
+  Dot dot[kTypes];
+  Dot dot_bf16;  // x and w both BF16; null where the level has no instruction for it
+
+  // out[i][c] = (scale ? scale[i] * out[i][c] : 0) + sum over j < k ascending of p[i][j] * w[j][c],
+  // for i < m, c < n.
+  using Mix = void (*)(const float* const* p, int m, const void* const* w, int k, int64_t n,
+                       const float* scale, float* const* out);
+  Mix mix[kTypes];
+
+  // Between fp32 and the type; to nearest even, a NaN stays one. F32 copies. No overlap.
+  void (*widen[kTypes])(const void* x, int64_t n, float* out);
+  void (*narrow[kTypes])(const float* x, int64_t n, void* out);
+  void (*round[kTypes])(const float* x, int64_t n, float* out);  // out may be x
+
+  float (*sum_squares)(const float* x, int64_t n);
+  // out = x * by * w; out may be x.
+  void (*scale[kTypes])(const float* x, float by, const void* w, int64_t n, float* out);
+  // out = x / by; out may be x.
+  void (*divide)(const float* x, float by, int64_t n, float* out);
+  // out = gate / (1 + exp(-gate)) * up; out may be either.
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // out = 1 / (1 + exp(-x))
+  void (*sigmoid)(const float* x, int64_t n, float* out);
+  // out = exp((x - max) / temperature); returns their sum. out may be x.
+  float (*exp)(const float* x, int64_t n, float max, float temperature, float* out);
+  // The greatest x; *finite tells whether all are.
+  float (*max)(const float* x, int64_t n, bool* finite);
+
+  // One tile of an online softmax. s [kAttentionTile] holds `count` products of q and k and becomes
+  // exp(scale * s - max), zero from `count` on; max and sum are the running ones of the row, the
+  // return value what earlier sums shrink by.
+  float (*softmax_tile)(float* s, int count, float scale, float* max, float* sum);
+};
+
+// Positions in a tile of attention: part of what results depend on.
+inline constexpr int kAttentionTile = 64;
+
+extern const Kernels kKernelsPortable;
+extern const Kernels kKernelsAvx2;
+extern const Kernels kKernelsAvx512;
+extern const Kernels kKernelsAvx512Bf16;
+
+}  // namespace conclave::worker::cpu

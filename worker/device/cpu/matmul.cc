@@ -1,0 +1,124 @@
+// Products of activations with weights.
+
+#include <algorithm>
+
+#include "scheduler/check.h"
+#include "worker/device/cpu/cpu_device.h"
+
+namespace conclave::worker {
+
+// The level multiplies BF16 by BF16: then that is how such a weight's inputs are kept.
+bool CpuDevice::MultipliesBf16(Weight weight) const {
+  return kernels_.dot_bf16 != nullptr && options_.activation_type == DType::kBF16 &&
+         weight.type == DType::kBF16;
+}
+
+void CpuDevice::RoundRow(const float* x, int64_t cols, bool bf16, void* out) const {
+  if (bf16) {
+    kernels_.narrow[type_](x, cols, out);
+  } else {
+    kernels_.round[type_](x, cols, static_cast<float*>(out));
+  }
+}
+
+cpu::Kernels::Dot CpuDevice::DotFor(const Operand& x, Weight weight) const {
+  return x.bf16 ? kernels_.dot_bf16 : kernels_.dot[static_cast<int>(weight.type)];
+}
+
+CpuDevice::Operand CpuDevice::Prepare(ConstRows x, int64_t first, int64_t count, Weight weight,
+                                      Inputs inputs) {
+  if (inputs == Inputs::kFloat || options_.activation_type == DType::kF32) {
+    const int64_t stride = x.stride * static_cast<int64_t>(sizeof(float));
+    return {reinterpret_cast<const char*>(x.row(first)), stride, false};
+  }
+  const bool bf16 = MultipliesBf16(weight);
+  const int64_t stride = x.cols * (bf16 ? 2 : 4);
+  char* data = static_cast<char*>(input_.data());
+  ForRows(count, x.cols, [&](int64_t begin, int64_t n) {
+    for (int64_t r = begin; r < begin + n; ++r) {
+      RoundRow(x.row(first + r), x.cols, bf16, data + r * stride);
+    }
+  });
+  return {data, stride, bf16};
+}
+
+void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight,
+                        int64_t first, int64_t count, float* const* out) const {
+  CONCLAVE_CHECK(rows <= kTaskRows && count <= kTaskColumns);
+  const void* px[kTaskRows];
+  const void* pw[kTaskColumns];
+  for (int64_t r = 0; r < rows; ++r) px[r] = x.row(x_first + r);
+  for (int64_t c = 0; c < count; ++c) pw[c] = weight.Slice(first + c, 1).data;
+  DotFor(x, weight)(px, static_cast<int>(rows), pw, static_cast<int>(count), weight.cols, out);
+}
+
+void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) {
+  CONCLAVE_CHECK(x.cols == weight.cols && out.cols == weight.rows && out.rows == x.rows);
+  CONCLAVE_CHECK(!bias || bias.rows * bias.cols == weight.rows);
+  CONCLAVE_CHECK(x.cols <= options_.max_columns);
+  const int64_t at_once =
+      int64_t{options_.max_rows} * options_.max_columns / std::max<int64_t>(1, x.cols);
+  for (int64_t begin = 0; begin < x.rows; begin += at_once) {
+    const int64_t rows = std::min(at_once, x.rows - begin);
+    const Operand operand = Prepare(x, begin, rows, weight, inputs);
+    const int64_t row_tasks = (rows + kTaskRows - 1) / kTaskRows;
+    const int64_t column_tasks = (weight.rows + kTaskColumns - 1) / kTaskColumns;
+    pool_.For(row_tasks * column_tasks, [&](int, int64_t task) {
+      const int64_t row = task % row_tasks * kTaskRows;
+      const int64_t column = task / row_tasks * kTaskColumns;
+      const int64_t m = std::min(kTaskRows, rows - row);
+      const int64_t n = std::min(kTaskColumns, weight.rows - column);
+      float* results[kTaskRows];
+      for (int64_t i = 0; i < m; ++i) results[i] = out.row(begin + row + i) + column;
+      DotRows(operand, row, m, weight, column, n, results);
+      if (!bias) return;
+      float add[kTaskColumns];
+      const int64_t size = static_cast<int64_t>(SizeOf(bias.type));
+      kernels_.widen[static_cast<int>(bias.type)](
+          static_cast<const char*>(bias.data) + column * size, n, add);
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) results[i][j] += add[j];
+      }
+    });
+  }
+}
+
+void CpuDevice::MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shape, Rows out) {
+  const int64_t w_rows = shape.transposed ? shape.out_dim : shape.in_dim;
+  const int64_t w_cols = shape.transposed ? shape.in_dim : shape.out_dim;
+  CONCLAVE_CHECK(shape.heads >= 1 && weight.cols == w_cols && out.rows == x.rows);
+  CONCLAVE_CHECK(int64_t{shape.heads - 1} * shape.head_stride + shape.first + w_rows <=
+                 weight.rows);
+  CONCLAVE_CHECK(int64_t{shape.heads - 1} * shape.in_stride + shape.in_dim <= x.cols);
+  CONCLAVE_CHECK(int64_t{shape.heads - 1} * shape.out_stride + shape.out_dim <= out.cols);
+  CONCLAVE_CHECK(shape.transposed || shape.in_dim <= kMaxHeadDim);
+  const int64_t per_task = shape.transposed ? kTaskColumns : kMixColumns;
+  const int64_t column_tasks = (shape.out_dim + per_task - 1) / per_task;
+  const int64_t row_tasks = (x.rows + kTaskRows - 1) / kTaskRows;
+  const Operand operand = Prepare(x, 0, x.rows, weight, Inputs::kFloat);
+  pool_.For(shape.heads * column_tasks * row_tasks, [&](int, int64_t task) {
+    const int64_t row = task % row_tasks * kTaskRows;
+    const int64_t column = task / row_tasks % column_tasks * per_task;
+    const int64_t head = task / row_tasks / column_tasks;
+    const int64_t m = std::min(kTaskRows, x.rows - row);
+    const int64_t n = std::min(per_task, shape.out_dim - column);
+    const Weight own = weight.Slice(head * shape.head_stride + shape.first, w_rows);
+    Operand in = operand;
+    in.data += head * shape.in_stride * static_cast<int64_t>(sizeof(float));
+    float* results[kTaskRows];
+    for (int64_t i = 0; i < m; ++i)
+      results[i] = out.row(row + i) + head * shape.out_stride + column;
+    if (shape.transposed) return DotRows(in, row, m, own, column, n, results);
+    const float* factors[kTaskRows];
+    const void* mixed[kMaxHeadDim];
+    for (int64_t i = 0; i < m; ++i) factors[i] = static_cast<const float*>(in.row(row + i));
+    for (int64_t k = 0; k < w_rows; ++k) {
+      mixed[k] = static_cast<const char*>(own.Slice(k, 1).data) +
+                 column * static_cast<int64_t>(SizeOf(own.type));
+    }
+    kernels_.mix[static_cast<int>(own.type)](factors, static_cast<int>(m), mixed,
+                                             static_cast<int>(w_rows), n, nullptr, results);
+  });
+}
+
+}  // namespace conclave::worker

@@ -1,0 +1,113 @@
+#pragma once
+// Vectors of 16 floats in AVX-512 (F, BW, DQ, VL). See kernels-inl.h for what each function
+// promises.
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace conclave::worker::cpu {
+namespace {
+
+using F = __m512;
+constexpr int kLanes = 16;
+constexpr int kTileRows = 4;     // of x in a tile of a product
+constexpr int kTileColumns = 4;  // rows of w in it
+constexpr int kMixRows = 4;
+constexpr int kMixVectors = 4;
+
+inline __mmask16 First(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+
+inline F Zero() { return _mm512_setzero_ps(); }
+inline F Set(float x) { return _mm512_set1_ps(x); }
+inline F Add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+inline F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F Div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F Max(F a, F b) { return _mm512_max_ps(a, b); }
+inline F Min(F a, F b) { return _mm512_min_ps(a, b); }
+
+inline F Pow2(F n) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
+}
+
+inline F Load(const void* p) { return _mm512_loadu_ps(p); }
+inline F LoadPart(const void* p, int64_t n) { return _mm512_maskz_loadu_ps(First(n), p); }
+inline void Store(void* p, F x) { _mm512_storeu_ps(p, x); }
+inline void StorePart(void* p, int64_t n, F x) { _mm512_mask_storeu_ps(p, First(n), x); }
+
+inline F FromBf16(__m256i x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+inline __m256i ToBf16(F x) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(up, nan, quiet), 16));
+}
+inline F LoadBf16(const void* p) {
+  return FromBf16(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+}
+inline F LoadBf16Part(const void* p, int64_t n) {
+  return FromBf16(_mm256_maskz_loadu_epi16(First(n), p));
+}
+inline void StoreBf16(void* p, F x) { _mm256_storeu_si256(static_cast<__m256i*>(p), ToBf16(x)); }
+inline void StoreBf16Part(void* p, int64_t n, F x) {
+  _mm256_mask_storeu_epi16(p, First(n), ToBf16(x));
+}
+inline F RoundBf16(F x) { return FromBf16(ToBf16(x)); }
+
+inline __m256i ToF16(F x) {
+  return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline F LoadF16(const void* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+}
+inline F LoadF16Part(const void* p, int64_t n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(First(n), p));
+}
+inline void StoreF16(void* p, F x) { _mm256_storeu_si256(static_cast<__m256i*>(p), ToF16(x)); }
+inline void StoreF16Part(void* p, int64_t n, F x) {
+  _mm256_mask_storeu_epi16(p, First(n), ToF16(x));
+}
+inline F RoundF16(F x) { return _mm512_cvtph_ps(ToF16(x)); }
+
+// Lanes i and i + 8, then + 4, + 2, + 1.
+inline float Sum(F x) {
+  const __m256 by8 = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
+}
+
+inline float MaxLane(F x) {
+  const __m256 by8 = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m128 by4 = _mm_max_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_max_ss(by2, _mm_movehdup_ps(by2)));
+}
+
+// Sum() of each of n vectors; four share the steps of one tree.
+template <int N>
+inline void StoreSums(const F* x, float* out) {
+  if constexpr (N == 4) {
+    const F ab =
+        Add(_mm512_shuffle_f32x4(x[0], x[1], 0x44), _mm512_shuffle_f32x4(x[0], x[1], 0xee));
+    const F cd =
+        Add(_mm512_shuffle_f32x4(x[2], x[3], 0x44), _mm512_shuffle_f32x4(x[2], x[3], 0xee));
+    const F by4 = Add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    const F by2 = Add(by4, _mm512_permute_ps(by4, 0x4e));
+    const F by1 = Add(by2, _mm512_permute_ps(by2, 0xb1));
+    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, by1)));
+  } else {
+    for (int i = 0; i < N; ++i) out[i] = Sum(x[i]);
+  }
+}
+
+}  // namespace
+}  // namespace conclave::worker::cpu
