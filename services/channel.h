@@ -17,6 +17,8 @@ struct ChannelOptions {
   std::chrono::milliseconds keepalive{
       20'000};  // a silent connection is pinged after this, if calls are open
   std::chrono::milliseconds keepalive_wait{10'000};  // and given up after this without an answer
+  std::chrono::milliseconds connect_wait{5'000};     // for a peer that accepts but says nothing: a
+                                                     // busy machine is not a dead one
   std::chrono::milliseconds min_backoff{100};  // before a lost peer is tried again, growing to
   std::chrono::milliseconds max_backoff{2'000};
 };
