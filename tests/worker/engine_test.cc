@@ -78,7 +78,7 @@ class Collector final : public Link {
 
 enum class Family { kDeepSeekV2, kOlmoe };
 
-struct Setup {
+struct EngineUnderTest {
   Family family = Family::kDeepSeekV2;
   TinyOptions tiny;
   Engine::Options engine;
@@ -86,7 +86,7 @@ struct Setup {
   std::string level;
 };
 
-std::unique_ptr<Engine> MakeEngine(Setup setup = {}) {
+std::unique_ptr<Engine> MakeEngine(EngineUnderTest setup = {}) {
   const TempDir dir;
   if (setup.family == Family::kDeepSeekV2) {
     testing::WriteTinyDeepSeekV2(dir.path(), 7, setup.tiny);
@@ -218,13 +218,13 @@ class EngineExactness : public ::testing::TestWithParam<ExactCase> {};
 
 TEST_P(EngineExactness, AnswersDoNotDependOnTheCompanyTheChunkTheThreadsOrPreemption) {
   for (const std::string& level : CpuLevels()) {
-    const Setup base{
+    const EngineUnderTest base{
         .family = GetParam().family, .tiny = {.type = GetParam().type}, .level = level};
     const auto expected = AnswersOneByOne(*MakeEngine(base));
     ASSERT_EQ(expected.size(), 64u);
     for (const int chunk : {16, 64, 512}) {
       for (const int threads : {1, 2}) {
-        Setup setup = base;
+        EngineUnderTest setup = base;
         setup.threads = threads;
         setup.engine.planner.prefill_chunk = chunk;
         EXPECT_TRUE(AnswersTogether(*MakeEngine(setup)) == expected)
@@ -232,7 +232,7 @@ TEST_P(EngineExactness, AnswersDoNotDependOnTheCompanyTheChunkTheThreadsOrPreemp
       }
     }
     // A pool so small that sequences are preempted and recomputed.
-    Setup tight = base;
+    EngineUnderTest tight = base;
     const Engine::Stats roomy = MakeEngine(base)->stats();
     const int64_t position_bytes = roomy.kv_bytes / roomy.planner.blocks / roomy.kv_block_size;
     tight.engine.planner.block_size = 4;
