@@ -156,7 +156,7 @@ absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
     Config settings(document, name);
     if (settings.BoolOr("do_sample", false)) {
       defaults.temperature = static_cast<float>(settings.FloatOr("temperature", 1.0, {0.0, 100.0}));
-      defaults.top_p = static_cast<float>(settings.FloatOr("top_p", 1.0, {0.0, 1.0}));
+      defaults.top_p = static_cast<float>(settings.FloatOr("top_p", 1.0, {1e-6, 1.0}));
       // 50 is what Hugging Face's generate uses when the file does not say.
       defaults.top_k = settings.IntOr("top_k", 50, {0, limits.vocab});
     }

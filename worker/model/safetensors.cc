@@ -303,6 +303,18 @@ std::optional<DType> ComputeType(std::string_view type) {
   return std::nullopt;
 }
 
+const char* TypeName(DType type) {
+  switch (type) {
+    case DType::kF32:
+      return "F32";
+    case DType::kBF16:
+      return "BF16";
+    case DType::kF16:
+      return "F16";
+  }
+  return "";
+}
+
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return "[" + absl::StrJoin(shape, ", ") + "]";
 }

@@ -47,6 +47,8 @@ absl::StatusOr<std::vector<TensorEntry>> ParseSafetensorsHeader(
 
 // The type a kernel can read, or nothing: the format knows more types than we compute with.
 std::optional<DType> ComputeType(std::string_view type);
+// The other way round.
+const char* TypeName(DType type);
 
 // "[4, 32]".
 std::string ShapeText(const std::vector<int64_t>& shape);

@@ -45,8 +45,8 @@ absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<i
   }
   const bool small = shape.size() == 1 || name.ends_with(".gate.weight");
   if (model_type_ && *type != *model_type_ && !(small && *type == DType::kF32)) {
-    return Error(tensor,
-                 absl::StrFormat("is %s, the embedding has another type", tensor.entry->type));
+    return Error(tensor, absl::StrFormat("is %s, the embedding is %s", tensor.entry->type,
+                                         TypeName(*model_type_)));
   }
   used_.insert(tensor.entry);
   return Weight{tensor.data(), *type, shape.size() == 1 ? 1 : shape[0], shape.back()};

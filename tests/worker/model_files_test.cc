@@ -1,0 +1,157 @@
+// A directory's files: what is mapped, what is found in it, and what a digest notices.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "tests/worker/testing/tiny_checkpoint.h"
+#include "worker/model/mapped_file.h"
+#include "worker/model/mapped_files.h"
+
+namespace conclave::worker {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+using testing::SafetensorsBytes;
+using testing::TempDir;
+using testing::TinyTensor;
+using testing::WriteFileOrDie;
+
+TinyTensor Bytes(const std::string& name, const std::string& bytes) {
+  return {name, "U8", {static_cast<int64_t>(bytes.size())}, bytes};
+}
+
+std::string OpenError(const TempDir& dir, const MappedFiles::Limits& limits = {}) {
+  const auto files = MappedFiles::Open(dir.path(), limits);
+  return files.ok() ? "" : std::string(files.status().message());
+}
+
+TEST(MappedFile, RefusesWhatIsNoFile) {
+  TempDir dir;
+  WriteFileOrDie(dir.File("empty"), "");
+  EXPECT_EQ(MappedFile::Open(dir.File("none")).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(MappedFile::Open(dir.File("empty")).status().message()),
+              HasSubstr("empty: is empty"));
+  EXPECT_THAT(std::string(MappedFile::Open(dir.path()).status().message()),
+              HasSubstr("is not a regular file"));
+  ASSERT_EQ(mkfifo(dir.File("pipe").c_str(), 0600), 0);
+  EXPECT_THAT(std::string(MappedFile::Open(dir.File("pipe")).status().message()),
+              HasSubstr("is not a regular file"));
+}
+
+TEST(MappedFile, NoticesThatItsFileChangedItsSize) {
+  TempDir dir;
+  WriteFileOrDie(dir.File("a"), std::string(10000, 'a'));
+  const auto file = MappedFile::Open(dir.File("a"));
+  ASSERT_TRUE(file.ok());
+  char byte = 0;
+  EXPECT_TRUE((*file)->CheckSize().ok());
+  EXPECT_TRUE((*file)->ReadAt(9999, 1, &byte).ok());
+  EXPECT_EQ(byte, 'a');
+  ASSERT_EQ(truncate(dir.File("a").c_str(), 10), 0);
+  EXPECT_EQ((*file)->CheckSize().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ((*file)->ReadAt(9999, 1, &byte).code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(MappedFileDeathTest, DiesNamingTheFileThatShrankUnderIt) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        TempDir dir;
+        WriteFileOrDie(dir.File("shrunk"), std::string(10000, 'a'));
+        const auto file = MappedFile::Open(dir.File("shrunk"));
+        if (truncate(dir.File("shrunk").c_str(), 10) != 0) return;
+        [[maybe_unused]] const volatile char byte = (*file)->data()[9000];
+      },
+      AnyOf(HasSubstr("shrunk\n"), HasSubstr("Sanitizer")));
+}
+
+TEST(MappedFiles, FindsTensorsOfEveryFileOfTheDirectory) {
+  TempDir dir;
+  WriteFileOrDie(dir.File("b.safetensors"), SafetensorsBytes({Bytes("x", "12"), Bytes("y", "3")}));
+  WriteFileOrDie(dir.File("a.safetensors"), SafetensorsBytes({Bytes("z", "456")}));
+  WriteFileOrDie(dir.File("notes.txt"), "no checkpoint");
+  const auto files = MappedFiles::Open(dir.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ((*files)->tensors().size(), 3u);
+  EXPECT_EQ((*files)->tensors()[0].entry->name, "z");
+  EXPECT_EQ(std::string((*files)->Find("x").data(), 2), "12");
+  EXPECT_EQ((*files)->Find("w").entry, nullptr);
+}
+
+TEST(MappedFiles, FollowsAnIndexAndIgnoresOtherFiles) {
+  TempDir dir;
+  WriteFileOrDie(dir.File("a.safetensors"), SafetensorsBytes({Bytes("x", "12")}));
+  WriteFileOrDie(dir.File("old.safetensors"), "broken");
+  WriteFileOrDie(dir.File("model.safetensors.index.json"),
+                 R"({"weight_map": {"x": "a.safetensors"}})");
+  EXPECT_EQ(OpenError(dir), "");
+}
+
+TEST(MappedFiles, RefusesFilesThatDisagree) {
+  TempDir dir;
+  EXPECT_THAT(OpenError(dir), HasSubstr("has 0 safetensors files, expected 1 to 1024"));
+  WriteFileOrDie(dir.File("a.safetensors"), SafetensorsBytes({Bytes("x", "12")}));
+  WriteFileOrDie(dir.File("b.safetensors"), SafetensorsBytes({Bytes("x", "34")}));
+  EXPECT_THAT(OpenError(dir), AllOf(HasSubstr("tensor \"x\" is in both"),
+                                    HasSubstr("a.safetensors"), HasSubstr("b.safetensors")));
+  EXPECT_THAT(OpenError(dir, {.files = 1}), HasSubstr("has 2 safetensors files, expected 1 to 1"));
+  EXPECT_THAT(OpenError(TempDir()), HasSubstr("has 0 safetensors files"));
+}
+
+TEST(MappedFiles, RefusesAnIndexThatLies) {
+  TempDir dir;
+  const auto error = [&](const std::string& index) {
+    WriteFileOrDie(dir.File("model.safetensors.index.json"), index);
+    return OpenError(dir);
+  };
+  WriteFileOrDie(dir.File("a.safetensors"), SafetensorsBytes({Bytes("x", "12")}));
+  WriteFileOrDie(dir.File("b.safetensors"), SafetensorsBytes({Bytes("y", "34")}));
+  EXPECT_EQ(
+      error(
+          R"({"metadata": {"total_size": 4}, "weight_map": {"x": "a.safetensors", "y": "b.safetensors"}})"),
+      "");
+  EXPECT_THAT(error("{"), HasSubstr("model.safetensors.index.json: not JSON"));
+  EXPECT_THAT(error("[]"), HasSubstr("weight_map is missing"));
+  EXPECT_THAT(error("{}"), HasSubstr("weight_map is missing"));
+  EXPECT_THAT(error(R"({"weight_map": {}})"), HasSubstr("has 0 safetensors files"));
+  EXPECT_THAT(error(R"({"weight_map": {"x": 1}})"), HasSubstr("weight_map[\"x\"] is no file name"));
+  for (const char* outside :
+       {"../a.safetensors", "/etc/passwd", "", ".", "..", "sub/a.safetensors"}) {
+    EXPECT_THAT(error(nlohmann::json{{"weight_map", {{"x", outside}}}}.dump()),
+                HasSubstr("is no file of the directory"))
+        << outside;
+  }
+  EXPECT_THAT(error(R"({"weight_map": {"x": "a.safetensors\u0000.txt"}})"),
+              HasSubstr("is no file of the directory"));
+  EXPECT_THAT(error(R"({"weight_map": {"x": "c.safetensors"}})"),
+              HasSubstr("c.safetensors: No such file"));
+  EXPECT_THAT(error(R"({"weight_map": {"x": "b.safetensors", "y": "b.safetensors"}})"),
+              HasSubstr("tensor \"x\" is not in b.safetensors"));
+  EXPECT_THAT(error(R"({"weight_map": {"x": "a.safetensors", "x": "b.safetensors"}})"),
+              HasSubstr("key \"x\" appears twice"));
+}
+
+TEST(MappedFiles, DigestsTellCheckpointsApart) {
+  TempDir dir;
+  const auto digest = [&](const std::string& name, const std::string& bytes,
+                          const std::string& seed) {
+    WriteFileOrDie(dir.File("a.safetensors"),
+                   SafetensorsBytes({Bytes(name, bytes), Bytes("y", "12")}));
+    return *(*MappedFiles::Open(dir.path()))->Digest(seed);
+  };
+  const std::string first = digest("x", std::string(1000, 'a'), "s");
+  EXPECT_EQ(first.size(), 64u);
+  EXPECT_EQ(digest("x", std::string(1000, 'a'), "s"), first);
+  EXPECT_NE(digest("x", std::string(1000, 'b'), "s"), first);
+  EXPECT_NE(digest("w", std::string(1000, 'a'), "s"), first);
+  EXPECT_NE(digest("x", std::string(1001, 'a'), "s"), first);
+  EXPECT_NE(digest("x", std::string(1000, 'a'), "t"), first);
+}
+
+}  // namespace
+}  // namespace conclave::worker
