@@ -2,7 +2,8 @@
 export LC_ALL=C.UTF-8 HOME="${HOME:-/root}"
 export CCACHE_BASEDIR="$PWD"
 
-# step NAME COMMAND...: runs it; its status is the command's.
+# step NAME COMMAND...: runs it; its status is the command's. A function it runs is not stopped by
+# errexit (bash switches it off where a status is asked for) and must say `|| return 1` itself.
 step() {
   local name=$1 start=$SECONDS status=0
   shift

@@ -61,6 +61,7 @@ struct BatchPlanner::State {
   std::unordered_map<SequenceId, Entry*> index;
   std::map<std::pair<Micros, Arrival>, Entry*> deadlines;
   std::vector<SequenceId> cancels;  // since the last Plan; some may have ended meanwhile
+  int32_t cancelled = 0;            // of them, those that have not
   Arrival arrivals = 0;
   int64_t waiting_tokens = 0;  // of waiting and parked
   bool in_flight = false;      // a plan waits for its Commit
@@ -91,6 +92,7 @@ struct BatchPlanner::State {
   void Remove(Entry& entry) {
     Queue& queue = QueueOf(entry);
     if (&queue != &running) waiting_tokens -= entry.length();
+    if (entry.cancelled) --cancelled;
     GiveBackBlocks(entry);
     if (entry.sequence.deadline) deadlines.erase({*entry.sequence.deadline, entry.arrival});
     index.erase(entry.sequence.id);
@@ -273,6 +275,7 @@ void BatchPlanner::Cancel(SequenceId id) {
   if (entry == nullptr || entry->cancelled) return;
   entry->cancelled = true;
   state_->cancels.push_back(id);
+  ++state_->cancelled;
 }
 
 void BatchPlanner::SetPaused(SequenceId id, bool paused) {
@@ -349,7 +352,7 @@ BatchPlanner::Stats BatchPlanner::stats() const {
 }
 
 bool BatchPlanner::idle() const {
-  return state_->waiting.empty() && state_->cancels.empty() && state_->NothingRuns();
+  return state_->waiting.empty() && state_->cancelled == 0 && state_->NothingRuns();
 }
 
 std::optional<Micros> BatchPlanner::NextDeadline() const {
@@ -363,6 +366,7 @@ void BatchPlanner::CheckInvariants() const {
   std::vector<uint8_t> held(static_cast<size_t>(s.pool.size()), 0);
   int32_t blocks_held = 0;
   size_t with_deadline = 0;
+  int32_t cancelled = 0;
   const auto check_entry = [&](const Entry& entry) {
     const auto found = s.index.find(entry.sequence.id);
     CONCLAVE_CHECK(found != s.index.end() && found->second == &entry);
@@ -372,6 +376,7 @@ void BatchPlanner::CheckInvariants() const {
     CONCLAVE_CHECK(entry.computed + entry.planned <=
                    static_cast<int64_t>(entry.blocks.size()) * o.block_size);
     CONCLAVE_CHECK(entry.planned == 0 || s.in_flight);
+    cancelled += entry.cancelled;
     for (const BlockId block : entry.blocks) {
       CONCLAVE_CHECK(s.pool.taken(block));
       CONCLAVE_CHECK(held[static_cast<size_t>(block)]++ == 0);
@@ -404,6 +409,7 @@ void BatchPlanner::CheckInvariants() const {
   CONCLAVE_CHECK(tokens_waiting == s.waiting_tokens);
   CONCLAVE_CHECK(s.index.size() == s.running.size() + s.waiting.size() + s.parked.size());
   CONCLAVE_CHECK(s.deadlines.size() == with_deadline);
+  CONCLAVE_CHECK(s.cancelled == cancelled);
 }
 
 }  // namespace conclave::scheduler

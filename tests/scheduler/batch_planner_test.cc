@@ -332,8 +332,8 @@ TEST(BatchPlanner, CancelOfAnEndedSequenceDoesNotHitTheNextOneOfThatId) {
   batch.planner.Cancel(1);
   batch.Commit(plan);
   EXPECT_THAT(batch.ended, ElementsAre(1));
+  EXPECT_TRUE(batch.planner.idle());
   batch.Add(1, 4, 1);
-  EXPECT_FALSE(batch.planner.idle());
   const StepPlan next = batch.Step();
   EXPECT_THAT(next.dropped, IsEmpty());
   EXPECT_EQ(next.sequences.size(), 1u);

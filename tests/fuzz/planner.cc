@@ -1,0 +1,94 @@
+// Any order of calls that the planner's contract allows keeps its invariants.
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "scheduler/batch_planner.h"
+#include "scheduler/check.h"
+
+namespace {
+
+using conclave::scheduler::BatchPlanner;
+using conclave::scheduler::Micros;
+using conclave::scheduler::PlannedSequence;
+using conclave::scheduler::SequenceId;
+using conclave::scheduler::StepPlan;
+
+class Bytes {
+ public:
+  Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+  bool empty() const { return at_ >= size_; }
+  int32_t Next(int32_t low, int32_t high) {
+    const uint8_t byte = empty() ? 0 : data_[at_++];
+    return low + byte % (high - low + 1);
+  }
+
+ private:
+  const uint8_t* data_;
+  size_t size_;
+  size_t at_ = 0;
+};
+
+void Step(BatchPlanner& planner, Bytes& bytes, Micros now) {
+  const bool idle = planner.idle();
+  const StepPlan plan = planner.Plan(now);
+  planner.CheckInvariants();
+  CONCLAVE_CHECK(idle || !plan.sequences.empty() || !plan.dropped.empty());
+  if (plan.sequences.empty()) return;
+  std::vector<uint8_t> ends;
+  for (const PlannedSequence& planned : plan.sequences) {
+    if (planned.samples) ends.push_back(bytes.Next(0, 7) == 7);
+  }
+  if (bytes.Next(0, 15) == 15) planner.Drop(plan.sequences.front().id);
+  planner.Commit(plan, ends);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Bytes bytes(data, size);
+  BatchPlanner::Options options;
+  options.max_running = bytes.Next(1, 8);
+  options.step_tokens = options.max_running + bytes.Next(0, 31);
+  options.prefill_chunk = bytes.Next(1, 32);
+  options.max_waiting = bytes.Next(1, 8);
+  options.max_waiting_tokens = bytes.Next(1, 200);
+  options.kv_blocks = bytes.Next(1, 40);
+  options.block_size = bytes.Next(1, 8);
+  options.watermark_permille = 4 * bytes.Next(0, 250);
+  BatchPlanner planner(options);
+
+  SequenceId last = 0;
+  Micros now{0};
+  while (!bytes.empty()) {
+    const auto some = [&] { return static_cast<SequenceId>(bytes.Next(1, 255)) % (last + 2); };
+    switch (bytes.Next(0, 7)) {
+      case 0: {
+        BatchPlanner::Sequence sequence{.id = ++last};
+        sequence.prompt_tokens = bytes.Next(1, 100);
+        sequence.max_tokens = bytes.Next(0, 40);
+        if (bytes.Next(0, 3) == 0) sequence.deadline = now + Micros(bytes.Next(0, 100));
+        planner.Add(sequence);
+        break;
+      }
+      case 1:
+        planner.Cancel(some());
+        break;
+      case 2:
+        planner.SetPaused(some(), true);
+        break;
+      case 3:
+        planner.SetPaused(some(), false);
+        break;
+      case 4:
+        planner.Drop(some());
+        break;
+      default:
+        Step(planner, bytes, now);
+        now += Micros(1);
+    }
+    planner.CheckInvariants();
+  }
+  return 0;
+}
