@@ -1,1 +1,81 @@
 #pragma once
+// Text to token ids and back: byte-level byte-pair encoding, read from a Hugging Face
+// tokenizer.json. Immutable once loaded; any thread. The ids are those of Hugging Face's
+// tokenizers, and any bytes can be encoded: what is not UTF-8 becomes the tokens of its bytes.
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "router/added_tokens.h"
+#include "router/bpe.h"
+#include "router/pre_tokenizer.h"
+#include "router/tokenizer_file.h"
+#include "scheduler/types.h"
+
+namespace conclave::router {
+
+struct EncodeOptions {
+  // The texts of special tokens become these tokens; otherwise they are text like any other. Only
+  // for text that nobody from outside wrote, such as a chat template.
+  bool parse_special = false;
+  // The post_processor's tokens (a leading bos) are put around the text.
+  bool add_special = false;
+};
+
+// What an Encode() did, for tests and metrics.
+struct EncodeWork {
+  uint64_t words = 0;
+  uint64_t merge_candidates = 0;
+};
+
+class Tokenizer {
+ public:
+  // From the contents of tokenizer.json and of tokenizer_config.json, which may be empty.
+  // nullopt and *error: what is wrong with the file, or which part of it is not supported.
+  static std::optional<Tokenizer> Load(std::string_view tokenizer, std::string_view config,
+                                       std::string* error, const TokenizerLimits& limits = {});
+  // From a checkpoint directory; a missing tokenizer_config.json is not an error.
+  static std::optional<Tokenizer> LoadDirectory(const std::string& directory, std::string* error,
+                                                const TokenizerLimits& limits = {});
+
+  // nullopt and *error: text has more than text_bytes_max() bytes, or the tokenizer's pattern meets
+  // its match limit on it (never with GPT-2's own pattern). work, if given, is added to.
+  std::optional<std::vector<TokenId>> Encode(std::string_view text, const EncodeOptions& options,
+                                             std::string* error, EncodeWork* work = nullptr) const;
+  static constexpr size_t text_bytes_max() { return size_t{64} << 20; }
+
+  // The tokens' bytes one after another: a character may be cut at either end
+  // (StreamingDetokenizer, ReplaceInvalidUtf8). An id that is no token has no bytes.
+  std::string Decode(std::span<const TokenId> ids, bool skip_special) const;
+  std::string_view TokenBytes(TokenId id) const;
+
+  size_t vocab_size() const { return token_bytes_.size(); }
+  bool is_special(TokenId id) const { return special_.contains(id); }
+  std::optional<TokenId> bos() const { return bos_; }
+  std::optional<TokenId> eos() const { return eos_; }
+  // The added token with this text ("<|assistant|>").
+  std::optional<TokenId> FindAddedToken(std::string_view content) const;
+
+ private:
+  Tokenizer(TokenizerFile file, PreTokenizer pre_tokenizer);
+
+  std::vector<std::string> token_bytes_;  // by id
+  PreTokenizer pre_tokenizer_;
+  AddedTokens added_tokens_;
+  Bpe bpe_;
+  std::unordered_map<std::string, TokenId> whole_words_;  // if ignore_merges: by bytes
+  std::unordered_map<std::string, TokenId> added_ids_;
+  std::unordered_set<TokenId> special_;
+  std::vector<TokenId> prefix_;
+  std::vector<TokenId> suffix_;
+  std::optional<TokenId> bos_;
+  std::optional<TokenId> eos_;
+};
+
+}  // namespace conclave::router

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Strings from a seed and the ids that Hugging Face's tokenizers gives them, as JSON lines.
+
+tests/router/tokenizer_compare encodes the same strings and reports every difference:
+
+  tokenizer_oracle.py DIR --count 10000 --seed 7 --out strings.jsonl
+  tokenizer_compare DIR strings.jsonl
+
+Each line: {"text", "ids": special tokens' texts taken as text, nothing added,
+            "ids_special": special tokens parsed, the post_processor's tokens added,
+            "decoded": what ids decode to, only where that is not text}
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import sys
+
+WORDS = (
+    "the of and to in is was for that it with as his on be at by had not are but from or have an they "
+    "which one you were her all she there would their we him been has when who will more no if out so "
+    "Hello World tokenizer expert gate routing step worker placement résumé naïve café Straße "
+    "Ünïcödé größer año señor été cœur garçon łódź żółć příliš žluťoučký İstanbul ığdır "
+    "привет мир это не так быстро Ελλάδα φιλοσοφία שלום עולם مرحبا بالعالم नमस्ते दुनिया สวัสดีชาวโลก "
+    "你好 世界 機械学習 深層学習 こんにちは カタカナ 안녕하세요 세계 ﬁne ﬀ Ⅷ ½ ² ٣٤٥ १२३ ៥ ⅷ 𝟘𝟙 𝓗𝓮𝓵𝓵𝓸"
+).split()
+CONTRACTIONS = "I'm you're he's we've they'll I'd don't can't 'tis rock'n'roll O'Neil IT'S 'S 'Ll ''s 'd've ’s".split()
+EMOJI = "😀 🚀 👍🏽 👩‍👩‍👧‍👦 🇩🇪🇯🇵 ❤️ ☕ ✅ ™ © ☃️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿".split()
+CODE = (
+    "int main() { return 0; }", "for (auto& x : xs) sum += x;", "if x == 0:\n    return None\n",
+    "\t\t<div class=\"a-b_c\">&nbsp;</div>", "SELECT * FROM t WHERE a>=1 AND b!='x';", "#include <vector>",
+    "fn f<'a>(x: &'a str) -> usize { x.len() }", "a[i++] ^= ~(b << 3) | 0xFF;", "$HOME/bin:/usr/bin --flag=1",
+    "{\"k\": [1, 2.5e-3, null]}", "// TODO(x): ...\r\n", "x = y if z else -w  # why?",
+)
+SPACES = (" ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", " \n ", "\u00a0", "\u3000", "\u2003", "\u2028", "\u0085", "\u1680",
+          "\u180e", "\u200b", "\u200d", "\ufeff", "\x0b", "\x0c", "\x1c", "\x1f")
+
+
+class Strings:
+    def __init__(self, seed, added):
+        self.random = random.Random(seed)
+        self.added = added or ["<|none|>"]
+
+    def code_point(self):
+        while True:
+            limit = self.random.choice((0x80, 0x100, 0x800, 0x3000, 0x10000, 0x20000, 0x110000))
+            c = self.random.randrange(limit)
+            if not 0xD800 <= c <= 0xDFFF:
+                return chr(c)
+
+    def piece(self):
+        r = self.random
+        kind = r.randrange(13)
+        if kind <= 3:
+            return r.choice((" ", "", " ", "  ")) + r.choice(WORDS)
+        if kind == 4:
+            return r.choice(SPACES) * r.choice((1, 1, 2, 3, 17))
+        if kind == 5:
+            return r.choice((" ", "")) + str(r.randrange(10 ** r.randrange(1, 12)))
+        if kind == 6:
+            return r.choice(CONTRACTIONS)
+        if kind == 7:
+            return r.choice(EMOJI)
+        if kind == 8:
+            return r.choice(CODE)
+        if kind == 9:
+            return "".join(self.code_point() for _ in range(r.randrange(1, 8)))
+        if kind == 10:
+            return r.choice((" ", "")) + "".join(r.choice("!?.,;:-_=+*/\\'\"()[]{}<>|@#$%^&~`") for _ in range(r.randrange(1, 9)))
+        if kind == 11:
+            base = r.choice("aeiouAnñк가か")
+            return base + "".join(r.choice("\u0300\u0301\u0308\u0327\u0338\u3099\u200d\ufe0f\u0e31") for _ in range(r.randrange(1, 4)))
+        added = r.choice(self.added)
+        return r.choice((added, added, " " + added + " ", added[:-1], added.upper(), "\n" + added + added))
+
+    def string(self):
+        r = self.random
+        if r.randrange(50) == 0:
+            return r.choice(WORDS + list(SPACES) + list("aé你😀'")) * r.randrange(1, 400)
+        return "".join(self.piece() for _ in range(r.choice((0, 1, 1, 2, 3, 5, 8, 13, 30))))
+
+
+def encode(tokenizer, text, special):
+    tokenizer.encode_special_tokens = not special
+    return tokenizer.encode(text, add_special_tokens=special).ids
+
+
+def lines(tokenizer, added, count, seed):
+    strings = Strings(seed, added)
+    for _ in range(count):
+        text = strings.string()
+        line = {"text": text, "ids": encode(tokenizer, text, False), "ids_special": encode(tokenizer, text, True)}
+        decoded = tokenizer.decode(line["ids"], skip_special_tokens=False)
+        if decoded != text:
+            line["decoded"] = decoded
+        yield json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=pathlib.Path, help="with tokenizer.json")
+    parser.add_argument("--count", type=int, default=10000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", help="default: standard output")
+    arguments = parser.parse_args()
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from tokenizers import Tokenizer
+
+    path = arguments.directory / "tokenizer.json"
+    added = [token["content"] for token in json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])]
+    out = open(arguments.out, "w", encoding="utf-8") if arguments.out else sys.stdout
+    for line in lines(Tokenizer.from_file(str(path)), added, arguments.count, arguments.seed):
+        out.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,417 @@
+#include "router/tokenizer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "router/pattern_dialect.h"
+#include "router/streaming_detokenizer.h"
+#include "router/utf8.h"
+
+namespace conclave::router {
+namespace {
+
+using Json = nlohmann::json;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr size_t kMillion = 1'000'000;
+
+std::string FixtureText(const std::string& name) {
+  std::ifstream file(std::string(CONCLAVE_SOURCE_DIR) + "/tests/router/fixtures/" + name +
+                     "/tokenizer.json");
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+Tokenizer Fixture(const std::string& name) {
+  std::string error;
+  auto tokenizer = Tokenizer::LoadDirectory(
+      std::string(CONCLAVE_SOURCE_DIR) + "/tests/router/fixtures/" + name, &error);
+  EXPECT_TRUE(tokenizer) << error;
+  return std::move(*tokenizer);
+}
+
+std::vector<TokenId> Encode(const Tokenizer& tokenizer, std::string_view text,
+                            EncodeOptions options = {}, EncodeWork* work = nullptr) {
+  std::string error;
+  const auto ids = tokenizer.Encode(text, options, &error, work);
+  EXPECT_TRUE(ids) << error;
+  return ids.value_or(std::vector<TokenId>());
+}
+
+std::string RandomBytes(size_t length, unsigned seed) {
+  std::mt19937 random(seed);
+  std::string bytes(length, '\0');
+  for (char& byte : bytes) byte = static_cast<char>(random());
+  return bytes;
+}
+
+struct Change {
+  const char* path;   // JSON pointer into the gpt2 fixture's tokenizer.json
+  std::string value;  // JSON; empty: the thing is removed
+};
+
+// The gpt2 fixture's tokenizer.json after changes.
+std::string Changed(const std::vector<Change>& changes) {
+  Json root = Json::parse(FixtureText("gpt2"));
+  for (const Change& change : changes) {
+    const Json::json_pointer path(change.path);
+    if (change.value.empty()) {
+      root.at(path.parent_pointer()).erase(path.back());
+    } else {
+      root[path] = Json::parse(change.value);
+    }
+  }
+  return root.dump();
+}
+
+std::string LoadErrorAfter(const std::vector<Change>& changes, const std::string& config = "",
+                           const TokenizerLimits& limits = {}) {
+  std::string error;
+  EXPECT_FALSE(Tokenizer::Load(Changed(changes), config, &error, limits));
+  return error;
+}
+
+Tokenizer LoadedAfter(const std::vector<Change>& changes) {
+  std::string error;
+  auto tokenizer = Tokenizer::Load(Changed(changes), "", &error);
+  EXPECT_TRUE(tokenizer) << error;
+  return std::move(*tokenizer);
+}
+
+// The pre_tokenizer that splits by a regular expression, given as a JSON string without its quotes.
+Change SplitBy(const std::string& regex, const std::string& behavior = "Isolated") {
+  return {"/pre_tokenizer", R"({"type": "Sequence", "pretokenizers": [
+      {"type": "Split", "pattern": {"Regex": ")" +
+                                regex + R"("}, "behavior": ")" + behavior + R"("},
+      {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]})"};
+}
+
+TEST(Tokenizer, TakesTheTextOfASpecialTokenForTextUnlessAsked) {
+  const Tokenizer tokenizer = Fixture("gpt2");
+  const TokenId end = *tokenizer.FindAddedToken("<|endoftext|>");
+  const std::string text = "a<|endoftext|>b";
+  for (TokenId id : Encode(tokenizer, text)) EXPECT_FALSE(tokenizer.is_special(id));
+  EXPECT_EQ(tokenizer.Decode(Encode(tokenizer, text), false), text);
+  const auto parsed = Encode(tokenizer, text, {.parse_special = true});
+  ASSERT_EQ(parsed.size(), 3u);
+  EXPECT_EQ(parsed[1], end);
+  EXPECT_EQ(tokenizer.Decode(parsed, false), text);
+  EXPECT_EQ(tokenizer.Decode(parsed, true), "ab");
+}
+
+TEST(Tokenizer, PutsItsTemplateAroundATextOnlyIfAsked) {
+  const Tokenizer tokenizer = Fixture("split");
+  const auto plain = Encode(tokenizer, "hello");
+  auto expected = plain;
+  expected.insert(expected.begin(), *tokenizer.bos());
+  EXPECT_EQ(Encode(tokenizer, "hello", {.add_special = true}), expected);
+  EXPECT_THAT(Encode(tokenizer, "", {.add_special = true}), ElementsAre(*tokenizer.bos()));
+  EXPECT_THAT(Encode(tokenizer, ""), ElementsAre());
+}
+
+TEST(Tokenizer, AddsBosAndEosThatOnlyItsConfigAsksFor) {
+  std::string error;
+  const auto tokenizer = Tokenizer::Load(FixtureText("gpt2"), R"({"bos_token": "<|user|>",
+      "eos_token": {"content": "<|assistant|>"}, "add_bos_token": true, "add_eos_token": true})",
+                                         &error);
+  ASSERT_TRUE(tokenizer) << error;
+  EXPECT_EQ(Encode(*tokenizer, "", {.add_special = true}),
+            (std::vector<TokenId>{*tokenizer->bos(), *tokenizer->eos()}));
+  EXPECT_EQ(tokenizer->bos(), tokenizer->FindAddedToken("<|user|>"));
+  EXPECT_EQ(tokenizer->eos(), tokenizer->FindAddedToken("<|assistant|>"));
+}
+
+TEST(Tokenizer, StripsWhiteSpaceAroundTokensThatAskForIt) {
+  const Tokenizer tokenizer = Fixture("split");
+  const auto both = tokenizer.FindAddedToken("<both>");
+  ASSERT_TRUE(both);
+  const auto ids = Encode(tokenizer, "a \n<both>\t b", {.parse_special = true});
+  EXPECT_EQ(tokenizer.Decode(ids, false), "a<both>b");
+}
+
+TEST(Tokenizer, TakesTheLongerOfTwoAddedTokens) {
+  const Tokenizer tokenizer = Fixture("split");
+  EXPECT_THAT(Encode(tokenizer, "<tools><tool>"), ElementsAre(*tokenizer.FindAddedToken("<tools>"),
+                                                              *tokenizer.FindAddedToken("<tool>")));
+}
+
+TEST(Tokenizer, AcceptsAnyBytesAndGivesThemBack) {
+  for (const char* name : {"gpt2", "split"}) {
+    const Tokenizer tokenizer = Fixture(name);
+    for (unsigned seed = 0; seed < 50; ++seed) {
+      SCOPED_TRACE(seed);
+      const std::string bytes = RandomBytes(seed * 7, seed);
+      EXPECT_EQ(tokenizer.Decode(Encode(tokenizer, bytes), false), bytes);
+    }
+  }
+}
+
+TEST(Tokenizer, MakesTheByteTokensOfWhatIsNotUtf8) {
+  const Tokenizer tokenizer = Fixture("gpt2");
+  const auto ids = Encode(tokenizer,
+                          "a\xFF"
+                          "b\xE4\xBD");
+  ASSERT_EQ(ids.size(), 5u);
+  EXPECT_EQ(tokenizer.TokenBytes(ids[1]), "\xFF");
+  EXPECT_EQ(tokenizer.TokenBytes(ids[3]), "\xE4");
+  EXPECT_EQ(tokenizer.TokenBytes(ids[4]), "\xBD");
+}
+
+// Every symbol is a candidate once, and each merge makes at most two more.
+TEST(Tokenizer, TakesAMillionOfAnythingInLinearWork) {
+  std::mt19937 random(1);
+  std::string letters;
+  while (letters.size() < kMillion) letters += static_cast<char>('a' + random() % 4);
+  for (const char* name : {"gpt2", "split"}) {
+    const Tokenizer tokenizer = Fixture(name);
+    for (const std::string& text :
+         {std::string(kMillion, 'a'), std::string(kMillion, ' '), std::string(kMillion, ' ') + "a",
+          std::string(kMillion, '\n'), std::string(kMillion, '1'), std::string(kMillion, '\xFF'),
+          letters, RandomBytes(kMillion, 2)}) {
+      SCOPED_TRACE(testing::Message()
+                   << name << " " << Json(ReplaceInvalidUtf8(text.substr(0, 8))));
+      EncodeWork work;
+      const auto ids = Encode(tokenizer, text, {}, &work);
+      EXPECT_LE(work.merge_candidates, 3 * text.size());
+      EXPECT_LE(work.words, text.size());
+      EXPECT_EQ(tokenizer.Decode(ids, false), text);
+    }
+  }
+}
+
+TEST(Tokenizer, RefusesATextBeyondItsLimit) {
+  const Tokenizer tokenizer = Fixture("gpt2");
+  std::string error;
+  EXPECT_FALSE(tokenizer.Encode(std::string(Tokenizer::text_bytes_max() + 1, 'a'), {}, &error));
+  EXPECT_EQ(error, "the text has 67108865 bytes, the limit is 67108864");
+}
+
+TEST(Tokenizer, EndsAPatternThatBacktracksWithoutEnd) {
+  const Tokenizer tokenizer = LoadedAfter({SplitBy("^(?:a|a|aa)+$")});
+  std::string error;
+  EXPECT_FALSE(tokenizer.Encode(std::string(200, 'a') + "b", {}, &error));
+  EXPECT_THAT(error, HasSubstr("cannot be matched in this text: match limit exceeded"));
+}
+
+TEST(Tokenizer, KeepsWhatAPatternMatchesAndWhatItDoesNot) {
+  const Tokenizer tokenizer = LoadedAfter({SplitBy("[0-9]*")});
+  for (const char* text : {"", "12", "ab12cd", "é1ü"}) {
+    EXPECT_EQ(tokenizer.Decode(Encode(tokenizer, text), false), text);
+  }
+}
+
+TEST(Tokenizer, PutsASpaceBeforeTheFirstWordIfItsFileSaysSo) {
+  const Tokenizer tokenizer = LoadedAfter({{"/pre_tokenizer/add_prefix_space", "true"}});
+  EXPECT_EQ(Encode(tokenizer, "the gate"), Encode(Fixture("gpt2"), " the gate"));
+  EXPECT_EQ(Encode(tokenizer, " the gate"), Encode(tokenizer, "the gate"));
+}
+
+TEST(Tokenizer, ReadsBothFormsOfMerges) {
+  Json root = Json::parse(FixtureText("gpt2"));
+  for (Json& merge : root["model"]["merges"]) {
+    merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
+  }
+  std::string error;
+  const auto tokenizer = Tokenizer::Load(root.dump(), "", &error);
+  ASSERT_TRUE(tokenizer) << error;
+  const std::string text = "the expert routing step of a worker";
+  EXPECT_EQ(Encode(*tokenizer, text), Encode(Fixture("gpt2"), text));
+}
+
+TEST(Tokenizer, HasNoBytesForAnIdThatIsNoToken) {
+  const Tokenizer tokenizer = Fixture("gpt2");
+  EXPECT_EQ(tokenizer.TokenBytes(-1), "");
+  EXPECT_EQ(tokenizer.TokenBytes(static_cast<TokenId>(tokenizer.vocab_size())), "");
+  EXPECT_EQ(tokenizer.Decode(std::vector<TokenId>{-1, 1'000'000}, false), "");
+}
+
+TEST(Tokenizer, NamesWhatIsWrongWithItsFile) {
+  std::string error;
+  EXPECT_FALSE(Tokenizer::Load("[", "", &error));
+  EXPECT_EQ(error, "tokenizer.json is not a JSON object");
+  const std::vector<std::pair<std::vector<Change>, std::string>> cases = {
+      {{{"/model", ""}}, "tokenizer.json has no model"},
+      {{{"/model/vocab", "1"}}, "tokenizer.json: model has no vocab"},
+      {{{"/model/vocab/odd", "-3"}},
+       "tokenizer.json: token \"odd\" has the id -3, not a number below 1000000"},
+      {{{"/model/vocab/odd", "\"3\""}},
+       "tokenizer.json: token \"odd\" has the id \"3\", not a number below 1000000"},
+      {{{"/model/vocab/!", "4"}}, "tokenizer.json: the tokens \"!\" and \"\"\" both have the id 4"},
+      {{{"/model/vocab/odd", "2000"}}, "tokenizer.json: 1001 tokens, but none has the id 1000"},
+      {{{"/model/vocab/!", ""}, {"/model/vocab/odd", "3"}, {"/model/merges", "[]"}},
+       "tokenizer.json: the vocabulary has no token for the byte 33"},
+      {{{"/model/merges", ""}}, "tokenizer.json: model has no merges"},
+      {{{"/model/merges/7", R"(["zq", "!"])"}},
+       "tokenizer.json: merge 7 names \"zq\", which is not in the vocabulary"},
+      {{{"/model/merges/7", R"(["z", "!"])"}},
+       "tokenizer.json: merge 7 names \"z!\", which is not in the vocabulary"},
+      {{{"/model/merges/7", R"("a b c")"}}, "tokenizer.json: merge 7 is not two tokens"},
+      {{{"/model/merges", R"(["Ġ t", ["Ġ", "t"]])"}},
+       "tokenizer.json: merge 1, \"Ġ\" and \"t\", appears twice"},
+      {{{"/added_tokens/0/content", "\"\""}}, "tokenizer.json: an added token has no content"},
+      {{{"/added_tokens/0/id", ""}}, "tokenizer.json: the added token \"<|endoftext|>\" has no id"},
+      {{{"/added_tokens/0/id", "5"}},
+       "tokenizer.json: the added token \"<|endoftext|>\" has another id than in the vocabulary, "
+       "0"},
+      {{{"/added_tokens/1/content", "\"<|endoftext|>\""}},
+       "tokenizer.json: the added token \"<|endoftext|>\" appears twice"},
+      {{SplitBy("(a")},
+       "pre_tokenizer: the pattern \"(a\" does not compile: missing closing parenthesis at offset "
+       "2"},
+      {{SplitBy("[a&&[b]]")},
+       "pre_tokenizer: the pattern \"[a&&[b]]\" nests or intersects character classes, which is "
+       "not supported"},
+  };
+  for (const auto& [changes, expected] : cases) EXPECT_EQ(LoadErrorAfter(changes), expected);
+  EXPECT_EQ(LoadErrorAfter({}, R"({"eos_token": "</none>"})"),
+            "tokenizer_config.json: the eos_token \"</none>\" is not in the vocabulary");
+  EXPECT_EQ(LoadErrorAfter({}, "7"), "tokenizer_config.json is not a JSON object");
+}
+
+TEST(Tokenizer, NamesWhatItDoesNotSupport) {
+  const std::vector<std::pair<Change, std::string>> cases = {
+      {{"/normalizer", R"({"type": "NFC"})"}, "normalizer NFC"},
+      {{"/model/type", R"("Unigram")"}, "model \"Unigram\""},
+      {{"/model/byte_fallback", "true"}, "model byte_fallback"},
+      {{"/model/end_of_word_suffix", R"("</w>")"}, "model end_of_word_suffix"},
+      {{"/model/dropout", "0.1"}, "model dropout"},
+      {{"/pre_tokenizer", R"({"type": "Metaspace"})"},
+       "pre_tokenizer Metaspace in place of a last ByteLevel"},
+      {SplitBy("a", "Removed"), "pre_tokenizer Split behavior \"Removed\""},
+      {{"/pre_tokenizer", R"({"type": "Sequence", "pretokenizers":
+          [{"type": "Punctuation"}, {"type": "ByteLevel"}]})"},
+       "pre_tokenizer Punctuation in a Sequence"},
+      {{"/decoder", "null"}, "decoder null"},
+      {{"/post_processor", R"({"type": "BertProcessing"})"}, "post_processor BertProcessing"},
+      {{"/added_tokens/0/single_word", "true"}, "the added token \"<|endoftext|>\": single_word"},
+  };
+  for (const auto& [change, what] : cases) {
+    EXPECT_EQ(LoadErrorAfter({change}), "tokenizer.json: " + what + " is not supported");
+  }
+}
+
+TEST(Tokenizer, KeepsToItsLimits) {
+  EXPECT_THAT(LoadErrorAfter({}, "", {.file_bytes_max = 1000}), HasSubstr("the limit is 1000"));
+  EXPECT_THAT(LoadErrorAfter({}, "", {.tokens_max = 999}), HasSubstr("not a number below 999"));
+  EXPECT_THAT(LoadErrorAfter({}, "", {.merges_max = 3}), HasSubstr("merges, the limit is 3"));
+  EXPECT_EQ(LoadErrorAfter({}, "", {.added_tokens_max = 2}),
+            "tokenizer.json has 3 added tokens, the limit is 2");
+  EXPECT_EQ(LoadErrorAfter({}, "", {.added_token_bytes_max = 5}),
+            "tokenizer.json: the added token \"<|endoftext|>\" has 13 bytes, the limit is 5");
+  EXPECT_THAT(LoadErrorAfter({SplitBy("a")}, "", {.pre_tokenizers_max = 1}),
+              HasSubstr("has not 1 to 1 parts"));
+  std::string error;
+  EXPECT_FALSE(
+      Tokenizer::LoadDirectory(std::string(CONCLAVE_SOURCE_DIR) + "/tests/router/fixtures/gpt2",
+                               &error, {.file_bytes_max = 1000}));
+  EXPECT_THAT(error, HasSubstr("the limit is 1000"));
+}
+
+TEST(Tokenizer, SaysWhichFileCannotBeRead) {
+  std::string error;
+  EXPECT_FALSE(Tokenizer::LoadDirectory("/nonexistent", &error));
+  EXPECT_EQ(error, "/nonexistent/tokenizer.json cannot be read");
+}
+
+TEST(Tokenizer, SurvivesADamagedFile) {
+  const std::string text = FixtureText("split");
+  for (unsigned seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    std::string damaged = text;
+    if (seed % 4 == 0) damaged.resize(random() % damaged.size());
+    for (unsigned i = 0; i < 1 + seed % 5; ++i) {
+      // Mostly characters that keep it JSON, so that the damage gets past the parser.
+      damaged[random() % damaged.size()] = "0123456789ae\"{}[],:x"[random() % 20];
+    }
+    std::string error;
+    const auto tokenizer = Tokenizer::Load(damaged, "", &error);
+    if (!tokenizer) {
+      EXPECT_NE(error, "");
+    } else {
+      EXPECT_TRUE(tokenizer->Encode("some text, 123 <tool>", {.parse_special = true}, &error));
+    }
+  }
+}
+
+TEST(StreamingDetokenizer, GivesOutACharacterWhenItsLastTokenCame) {
+  const Tokenizer tokenizer = Fixture("gpt2");
+  StreamingDetokenizer detokenizer(tokenizer);
+  const auto ids = Encode(tokenizer, "\xF0\x9F");  // of U+1F600
+  const auto rest = Encode(tokenizer, "\x98\x80");
+  std::string text;
+  for (TokenId id : ids) text += detokenizer.Push(id);
+  EXPECT_EQ(text, "");
+  for (TokenId id : rest) text += detokenizer.Push(id);
+  EXPECT_EQ(text, "\xF0\x9F\x98\x80");
+  EXPECT_EQ(detokenizer.Flush(), "");
+}
+
+TEST(StreamingDetokenizer, ReplacesACharacterThatTheEndCuts) {
+  const Tokenizer tokenizer = Fixture("gpt2");
+  StreamingDetokenizer detokenizer(tokenizer);
+  std::string text;
+  for (TokenId id : Encode(tokenizer, "a\xE4\xBD")) text += detokenizer.Push(id);
+  EXPECT_EQ(text, "a");
+  EXPECT_EQ(detokenizer.Flush(), kReplacementCharacter);
+  EXPECT_EQ(detokenizer.Flush(), "");
+}
+
+TEST(StreamingDetokenizer, IsAlwaysValidAndJoinsToTheWholeText) {
+  const Tokenizer tokenizer = Fixture("gpt2");
+  for (unsigned seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    std::vector<TokenId> ids;
+    // Half of the ids are single bytes, so characters are cut everywhere.
+    for (unsigned i = 0; i < 60; ++i) {
+      const auto all = static_cast<unsigned>(tokenizer.vocab_size());
+      ids.push_back(static_cast<TokenId>(random() % (random() % 2 == 0 ? 259 : all)));
+    }
+    for (bool skip_special : {false, true}) {
+      StreamingDetokenizer detokenizer(tokenizer, skip_special);
+      std::string text;
+      for (TokenId id : ids) {
+        const std::string piece = detokenizer.Push(id);
+        EXPECT_TRUE(IsUtf8(piece));
+        text += piece;
+      }
+      text += detokenizer.Flush();
+      EXPECT_EQ(text, ReplaceInvalidUtf8(tokenizer.Decode(ids, skip_special)));
+    }
+  }
+}
+
+TEST(PatternDialect, LeavesWhatBothReadAlike) {
+  std::string error;
+  for (const char* pattern :
+       {"", "a|b", R"(\p{Lu}\d\\s[^\]]+)", "[[:alpha:]]", "[]a]x", R"(\[\()"}) {
+    EXPECT_EQ(ToPcre2(pattern, &error), pattern);
+  }
+}
+
+TEST(PatternDialect, RewritesSpacesInAndOutOfClasses) {
+  std::string error;
+  EXPECT_EQ(ToPcre2(R"(\s+(?!\S))", &error), R"([\t-\r\x{85}\p{Z}]+(?![^\t-\r\x{85}\p{Z}]))");
+  EXPECT_EQ(ToPcre2(R"([^\sx])", &error), R"([^\t-\r\x{85}\p{Z}x])");
+}
+
+TEST(PatternDialect, RefusesNestedClasses) {
+  std::string error;
+  EXPECT_EQ(ToPcre2("[a[b]]", &error), std::nullopt);
+  EXPECT_EQ(ToPcre2("[a-z&&b]", &error), std::nullopt);
+  EXPECT_THAT(error, HasSubstr("nests or intersects"));
+}
+
+}  // namespace
+}  // namespace conclave::router
