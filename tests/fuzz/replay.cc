@@ -1,5 +1,5 @@
 // Stands for libFuzzer where it is not: runs a fuzz target on every file of a corpus and on a fixed
-// number of simple mutations of each. fuzz_NAME DIR...
+// number of simple mutations of each. fuzz_NAME (DIR | FILE)...
 
 #include <algorithm>
 #include <cstdio>
@@ -47,6 +47,10 @@ std::string Mutate(std::string input, conclave::sim::Random& random) {
 int main(int argc, char** argv) {
   std::vector<std::filesystem::path> files;
   for (int i = 1; i < argc; ++i) {
+    if (!std::filesystem::is_directory(argv[i])) {
+      files.emplace_back(argv[i]);
+      continue;
+    }
     for (const auto& entry : std::filesystem::directory_iterator(argv[i])) files.push_back(entry);
   }
   std::sort(files.begin(), files.end());
