@@ -157,6 +157,16 @@ TEST(CpuDevice, RefusesAnUnknownLevelByName) {
   EXPECT_NE(device.status().message().find("sse9"), absl::string_view::npos);
 }
 
+TEST(CpuDevice, RefusesWhatIsBeyondItsLimits) {
+  EXPECT_TRUE(MakeCpuDevice({.threads = 1, .max_rows = 1, .max_columns = 1}).ok());
+  const CpuDeviceOptions bad[] = {{.threads = -1},    {.threads = 1025},
+                                  {.max_rows = 0},    {.max_rows = (1 << 20) + 1},
+                                  {.max_columns = 0}, {.max_columns = (1 << 20) + 1}};
+  for (const CpuDeviceOptions& options : bad) {
+    EXPECT_EQ(MakeCpuDevice(options).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
 TEST(CpuDevice, TakesTheBestLevelUnlessToldOtherwise) {
   const auto device = MakeCpuDevice({.threads = 1});
   ASSERT_TRUE(device.ok());

@@ -124,7 +124,7 @@ void CpuDevice::Attention(ConstRows q, const AttentionShape& shape, const BatchP
   const auto tasks_of = [&](int32_t heads) {
     return blocks * shape.kv_heads * ((group + heads - 1) / heads);
   };
-  while (task_heads > 4 && tasks_of(task_heads) < 2 * pool_.threads()) {
+  while (task_heads > 4 && tasks_of(task_heads) < pool_.threads()) {
     task_heads = (task_heads + 1) / 2;
   }
   const AttentionCall call{

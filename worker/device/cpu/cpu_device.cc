@@ -78,6 +78,22 @@ absl::StatusOr<const Level*> FindLevel(const std::string& name) {
       "unknown CPU level \"", name, "\"; there are avx512bf16, avx512, avx2 and portable"));
 }
 
+absl::Status CheckLimits(const CpuDeviceOptions& options) {
+  constexpr int kMaxThreads = 1024;
+  constexpr int32_t kMaxSide = 1 << 20;  // of the scratch memory's rows and columns
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("threads is ", options.threads, ", it may be 0 to ", kMaxThreads));
+  }
+  if (options.max_rows < 1 || options.max_rows > kMaxSide || options.max_columns < 1 ||
+      options.max_columns > kMaxSide) {
+    return absl::InvalidArgumentError(absl::StrCat("max_rows is ", options.max_rows,
+                                                   " and max_columns ", options.max_columns,
+                                                   ", each may be 1 to ", kMaxSide));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<std::string> CpuLevels() {
@@ -91,11 +107,7 @@ std::vector<std::string> CpuLevels() {
 absl::StatusOr<std::unique_ptr<Device>> MakeCpuDevice(const CpuDeviceOptions& options) {
   const absl::StatusOr<const Level*> level = FindLevel(options.level);
   if (!level.ok()) return level.status();
-  if (options.threads < 0 || options.max_rows < 1 || options.max_columns < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("threads ", options.threads, ", max_rows ", options.max_rows, ", max_columns ",
-                     options.max_columns, ": none may be negative and the last two not zero"));
-  }
+  if (const absl::Status status = CheckLimits(options); !status.ok()) return status;
   CpuDeviceOptions chosen = options;
   if (chosen.threads == 0) chosen.threads = CpusOfAffinityMask();
   return CpuDevice::Create(chosen, (*level)->name, *(*level)->kernels);

@@ -95,19 +95,24 @@ struct Widened {
   static F Step(F sum, X x, W w) { return Fma(x, w, sum); }
 };
 
-// M x N sums over the whole of k in one pass. The next tile's rows are fetched meanwhile when
-// memory is what limits.
+// M x N sums over the whole of k in one pass, while the next tile's rows of w are fetched: the rows
+// of a small expert are too short for the hardware to foresee.
 template <class Pair, int M, int N>
 inline void DotTile(const void* const* x, const void* const* w, const void* const* next, int64_t k,
                     int64_t column, float* const* out) {
   const char* px[M];
   const char* pw[N];
   const char* ahead[N];
+#pragma GCC unroll 8
   for (int i = 0; i < M; ++i) px[i] = static_cast<const char*>(x[i]);
+#pragma GCC unroll 8
   for (int j = 0; j < N; ++j) pw[j] = static_cast<const char*>(w[j]);
+#pragma GCC unroll 8
   for (int j = 0; j < N; ++j) ahead[j] = static_cast<const char*>(next[j]);
   F sum[M][N];
+#pragma GCC unroll 8
   for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
     for (int j = 0; j < N; ++j) sum[i][j] = Zero();
   }
   int64_t c = 0;
@@ -117,7 +122,7 @@ inline void DotTile(const void* const* x, const void* const* w, const void* cons
     for (int i = 0; i < M; ++i) vx[i] = Pair::ReadX(px[i] + c * Pair::kXBytes);
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
-      if constexpr (M == 1) __builtin_prefetch(ahead[j] + c * Pair::kWBytes);
+      __builtin_prefetch(ahead[j] + c * Pair::kWBytes);
       const typename Pair::W vw = Pair::ReadW(pw[j] + c * Pair::kWBytes);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) sum[i][j] = Pair::Step(sum[i][j], vx[i], vw);
@@ -134,7 +139,18 @@ inline void DotTile(const void* const* x, const void* const* w, const void* cons
       for (int i = 0; i < M; ++i) sum[i][j] = Pair::Step(sum[i][j], vx[i], vw);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < M; ++i) StoreSums<N>(sum[i], out[i] + column);
+}
+
+// Rows beyond whole tiles, m < M of them.
+template <class Pair, int M, int N>
+inline void DotRest(const void* const* x, int m, const void* const* w, const void* const* next,
+                    int64_t k, int64_t column, float* const* out) {
+  if constexpr (M > 1) {
+    if (m == M - 1) return DotTile<Pair, M - 1, N>(x, w, next, k, column, out);
+    DotRest<Pair, M - 1, N>(x, m, w, next, k, column, out);
+  }
 }
 
 template <class Pair, int N>
@@ -144,16 +160,7 @@ inline void DotColumns(const void* const* x, int m, const void* const* w, const 
   for (; i + kTileRows <= m; i += kTileRows) {
     DotTile<Pair, kTileRows, N>(x + i, w, next, k, column, out + i);
   }
-  switch (m - i) {
-    case 1:
-      return DotTile<Pair, 1, N>(x + i, w, next, k, column, out + i);
-    case 2:
-      return DotTile<Pair, 2, N>(x + i, w, next, k, column, out + i);
-    case 3:
-      return DotTile<Pair, 3, N>(x + i, w, next, k, column, out + i);
-    default:
-      return;
-  }
+  DotRest<Pair, kTileRows, N>(x + i, m - i, w, next, k, column, out + i);
 }
 
 template <class Pair>
@@ -170,7 +177,9 @@ template <class Row, int M, int V, class Part>
 inline void MixTile(const float* const* p, const void* const* w, int k, int64_t column,
                     const float* scale, Part part, float* const* out) {
   F sum[M][V];
+#pragma GCC unroll 8
   for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       sum[i][v] = scale
                       ? Mul(Set(scale[i]), part.template Read<RowF32>(out[i], column + v * kLanes))
@@ -188,7 +197,9 @@ inline void MixTile(const float* const* p, const void* const* w, int k, int64_t 
       for (int v = 0; v < V; ++v) sum[i][v] = Fma(vp, vw[v], sum[i][v]);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) part.template Write<RowF32>(out[i], column + v * kLanes, sum[i][v]);
   }
 }
