@@ -86,7 +86,7 @@ class Row {
     double mass = 0.0;
     int32_t last = 0;
     int32_t drawn = -1;
-    ForKept(kept, [&](int64_t id, float weight) {
+    ForKept(kept, kept.threshold, [&](int64_t id, float weight) {
       if (weight > 0.0f) last = static_cast<int32_t>(id);
       mass += static_cast<double>(weight);
       if (mass <= target) return true;
@@ -105,14 +105,18 @@ class Row {
                         weights);
   }
 
-  // body(id, weight) for what is kept, by ascending id, until it returns false.
+  // body(id, weight) for what is kept, by ascending id, until it returns false. Blocks whose keys
+  // are all below `at_least` are passed over.
   template <typename Body>
-  void ForKept(const Kept& kept, Body body) const {
+  void ForKept(const Kept& kept, uint32_t at_least, Body body) const {
     float weights[kBlock];
     int64_t equals = 0;
     for (int64_t b = 0; b < size_; b += kBlock) {
+      const int64_t end = std::min(b + kBlock, size_);
+      bool finite = true;
+      if (Ordered(kernels_.max(logits_ + b, end - b, &finite)) < at_least) continue;
       BlockSum(b, weights);
-      for (int64_t i = b; i < std::min(b + kBlock, size_); ++i) {
+      for (int64_t i = b; i < end; ++i) {
         const uint32_t key = Ordered(logits_[i]);
         if (key < kept.threshold) continue;
         if (key == kept.threshold && ++equals > kept.equals) continue;
@@ -123,7 +127,7 @@ class Row {
 
   double SumOver(const Kept& kept) const {
     double mass = 0.0;
-    ForKept(kept, [&](int64_t, float weight) {
+    ForKept(kept, kept.threshold, [&](int64_t, float weight) {
       mass += static_cast<double>(weight);
       return true;
     });
@@ -141,7 +145,7 @@ class Row {
       double mass[kDigits] = {};
       int64_t number[kDigits] = {};
       const uint32_t mask = shift == 32 - kDigitBits ? 0 : ~uint32_t{0} << (shift + kDigitBits);
-      ForKept(kept, [&](int64_t id, float weight) {
+      ForKept(kept, std::max(kept.threshold, prefix), [&](int64_t id, float weight) {
         const uint32_t key = Ordered(logits_[id]);
         if ((key & mask) != prefix) return true;
         const uint32_t digit = (key >> shift) & (kDigits - 1);
