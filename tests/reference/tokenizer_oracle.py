@@ -82,6 +82,33 @@ class Strings:
         return "".join(self.piece() for _ in range(r.choice((0, 1, 1, 2, 3, 5, 8, 13, 30))))
 
 
+def load(directory):
+    """The tokenizer, and the texts of its added tokens.
+
+    add_bos_token and add_eos_token of tokenizer_config.json count unless tokenizer.json has a template of
+    its own: transformers 4 does so for Llama's tokenizers, transformers 5 drops both keys.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from tokenizers import Tokenizer, processors
+
+    text = (directory / "tokenizer.json").read_text(encoding="utf-8")
+    tokenizer = Tokenizer.from_str(text)
+    config_file = directory / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
+    if '"TemplateProcessing"' not in text:
+        ends = {}
+        for end in ("bos", "eos"):
+            token = config.get(f"{end}_token")
+            token = token["content"] if isinstance(token, dict) else token
+            if token is not None and config.get(f"add_{end}_token"):
+                ends[end] = token
+        template = [*([ends["bos"]] if "bos" in ends else []), "$A", *([ends["eos"]] if "eos" in ends else [])]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[(token, tokenizer.token_to_id(token)) for token in set(ends.values())]
+        )
+    return tokenizer, [token["content"] for token in json.loads(text).get("added_tokens", [])]
+
+
 def encode(tokenizer, text, special):
     tokenizer.encode_special_tokens = not special
     return tokenizer.encode(text, add_special_tokens=special).ids
@@ -106,14 +133,10 @@ def main():
     parser.add_argument("--out", help="default: standard output")
     arguments = parser.parse_args()
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from tokenizers import Tokenizer
-
-    path = arguments.directory / "tokenizer.json"
-    added = [token["content"] for token in json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])]
-    out = open(arguments.out, "w", encoding="utf-8") if arguments.out else sys.stdout
-    for line in lines(Tokenizer.from_file(str(path)), added, arguments.count, arguments.seed):
-        out.write(line + "\n")
+    tokenizer, added = load(arguments.directory)
+    with open(arguments.out, "w", encoding="utf-8") if arguments.out else sys.stdout as out:
+        for line in lines(tokenizer, added, arguments.count, arguments.seed):
+            out.write(line + "\n")
 
 
 if __name__ == "__main__":
