@@ -1,0 +1,118 @@
+#pragma once
+// The scheduler's face (cluster.proto): hears the workers' heartbeats, keeps membership and epoch
+// on disk, and tells every watcher the view. A view is told only once it is saved, so nobody ever
+// knows more than the scheduler will after a crash. A slow watcher skips views and gets the latest;
+// nothing queues.
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "conclave/v1/cluster.grpc.pb.h"
+#include "scheduler/membership.h"
+#include "services/authorize.h"
+#include "services/failpoint.h"
+#include "services/state_store.h"
+
+namespace conclave::services {
+
+class ClusterService : public v1::Cluster::CallbackService {
+ public:
+  struct Options {
+    scheduler::Membership::Options membership;
+    int32_t max_watchers = 1024;
+    // How often silence is looked for; 0: no thread, a test calls Step.
+    std::chrono::milliseconds tick{100};
+    std::chrono::milliseconds save_retry{1000};  // after the state could not be written
+  };
+
+  // Failpoints outlive the service, the service its server. Starts from what the store holds.
+  static absl::StatusOr<std::unique_ptr<ClusterService>> Create(const Options& options,
+                                                                std::unique_ptr<StateStore> store,
+                                                                Authorize authorize,
+                                                                const Failpoints& failpoints,
+                                                                scheduler::Micros now);
+  ~ClusterService() override;
+
+  // Known once the server listens; told in Status.
+  void SetSelf(const v1::SchedulerStatus& self);
+
+  grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context,
+                                      const v1::HeartbeatRequest* request,
+                                      v1::HeartbeatResponse* response) override;
+  grpc::ServerWriteReactor<v1::ClusterView>* Watch(grpc::CallbackServerContext* context,
+                                                   const v1::WatchRequest* request) override;
+  grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
+                                   const v1::StatusRequest* request,
+                                   v1::StatusResponse* response) override;
+
+  // What follows from silence up to `now`; saves what could not be saved before.
+  void Step(scheduler::Micros now);
+  // A heartbeat, as the RPC takes it.
+  absl::Status Hear(const v1::WorkerInfo& info, scheduler::Micros now);
+  // The saved view.
+  std::shared_ptr<const v1::ClusterView> view() const;
+  // Ends every watch with UNAVAILABLE, so that watchers look for a scheduler again; refuses new
+  // ones.
+  void CloseWatches();
+
+  struct Stats {
+    uint64_t epoch = 0;
+    uint64_t version = 0;
+    std::map<std::string, int32_t> workers;  // by state
+    int32_t watchers = 0;
+    uint64_t heartbeats = 0;
+    uint64_t heartbeats_refused = 0;
+    uint64_t saves = 0;
+    uint64_t saves_failed = 0;
+  };
+  Stats stats() const;
+
+  // The clock of `now`.
+  static scheduler::Micros Now();
+
+ private:
+  class Watcher;
+
+  ClusterService(const Options& options, std::unique_ptr<StateStore> store,
+                 const StateStore::State& state, Authorize authorize, const Failpoints& failpoints,
+                 scheduler::Micros now);
+  // Under mutex_.
+  absl::Status MayJoin(const v1::WorkerInfo& info) const;
+  void SaveAndTell(scheduler::Micros now);
+  absl::Status Save();
+  std::shared_ptr<const v1::ClusterView> MakeView() const;
+  v1::WorkerInfo Describe(const scheduler::Membership::Worker& worker) const;
+
+  void Forget(const std::shared_ptr<Watcher>& watcher);
+  void TickThread();
+
+  const Options options_;
+  const Authorize authorize_;
+  const Failpoints& failpoints_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  const std::unique_ptr<StateStore> store_;
+  scheduler::Membership membership_;
+  std::map<std::string, v1::WorkerInfo> infos_;  // what each worker last said
+  std::shared_ptr<const v1::ClusterView> view_;  // as saved
+  scheduler::Micros save_after_{0};
+  v1::SchedulerStatus self_;
+  std::set<std::shared_ptr<Watcher>> watchers_;
+  Stats stats_;
+  bool closing_ = false;
+  bool stopping_ = false;
+  std::condition_variable wake_;
+  std::thread thread_;
+};
+
+}  // namespace conclave::services

@@ -1,0 +1,72 @@
+#pragma once
+// A worker's voice: tells the scheduler every period that it is there, how loaded it is, and
+// whether it drains. Serving does not depend on being heard; a scheduler that is away is tried
+// again for as long as it takes.
+
+#include <grpcpp/channel.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "conclave/v1/cluster.grpc.pb.h"
+#include "services/failpoint.h"
+
+namespace conclave::services {
+
+class Heartbeat {
+ public:
+  struct Options {
+    std::chrono::milliseconds period{500};    // 0: no thread, a test calls Step
+    std::chrono::milliseconds timeout{1000};  // of one beat
+  };
+  // What to say, asked before every beat.
+  using Describe = std::function<v1::WorkerInfo()>;
+  // Called once, on the beating thread, if the cluster will not have this worker: it is of another
+  // numerics, or a later incarnation of it was heard.
+  using OnRefused = std::function<void(const absl::Status&)>;
+
+  Heartbeat(const Options& options, std::shared_ptr<grpc::Channel> channel, Describe describe,
+            OnRefused on_refused, const Failpoints& failpoints);
+  ~Heartbeat();
+
+  // One beat. What the scheduler said, or why it could not be asked.
+  absl::Status Step();
+  // Beats now instead of at the end of the period; does not wait for it.
+  void BeatSoon();
+
+  struct Stats {
+    uint64_t epoch = 0;  // of the placement, as the scheduler last said
+    bool connected = false;
+    uint64_t beats = 0;
+    uint64_t missed = 0;
+  };
+  Stats stats() const;
+
+ private:
+  void Run();
+  void Note(const absl::Status& status);
+
+  const Options options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<v1::Cluster::Stub> stub_;
+  const Describe describe_;
+  const OnRefused on_refused_;
+  const Failpoints& failpoints_;
+  bool refused_ = false;  // beating thread
+
+  mutable std::mutex mutex_;  // guards what follows
+  Stats stats_;
+  bool soon_ = false;
+  bool stopping_ = false;
+  grpc::ClientContext* context_ = nullptr;  // of the beat in flight
+  std::condition_variable wake_;
+  std::thread thread_;
+};
+
+}  // namespace conclave::services

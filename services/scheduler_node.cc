@@ -1,0 +1,86 @@
+#include "services/scheduler_node.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "services/state_store.h"
+#include "worker/status.h"
+
+namespace conclave::services {
+namespace {
+
+void WriteMetrics(const ClusterService::Stats& stats, MetricsWriter& writer) {
+  for (const auto& [state, count] : stats.workers) {
+    writer.Gauge("conclave_workers", "Workers known, by state.", {{"state", state}}, count);
+  }
+  writer.Gauge("conclave_epoch", "Number of the placement.", {}, static_cast<double>(stats.epoch));
+  writer.Gauge("conclave_view_version", "Version of the view of the cluster.", {},
+               static_cast<double>(stats.version));
+  writer.Gauge("conclave_watchers", "Processes that watch the view.", {}, stats.watchers);
+  const auto counter = [&](const char* name, const char* help, uint64_t value) {
+    writer.Counter(name, help, {}, static_cast<double>(value));
+  };
+  counter("conclave_heartbeats_total", "Heartbeats heard.", stats.heartbeats);
+  counter("conclave_heartbeats_refused_total", "Heartbeats refused.", stats.heartbeats_refused);
+  counter("conclave_state_saves_total", "Times the state was written.", stats.saves);
+  counter("conclave_state_saves_failed_total", "Times it could not be.", stats.saves_failed);
+}
+
+}  // namespace
+
+void SchedulerNode::AddFlags(Flags& flags, Options& options) {
+  flags.Add({"listen", &options.server.listen, "HOST:PORT",
+             "where workers and routers connect; port 0: any free one"});
+  flags.Add({"advertise", &options.advertise, "HOST:PORT",
+             "address told to others, if not the one listened on"});
+  flags.Add({"state", &options.state, "DIR", "where membership and epoch are kept"});
+  flags.Add({"metrics", &options.metrics, "HOST:PORT", "where Prometheus scrapes; empty: nowhere"});
+  flags.Add({"max-workers", &options.service.membership.max_workers, "N",
+             "workers known, the dead included", 1, 1e6});
+  flags.Add({"max-watchers", &options.service.max_watchers, "N", "processes that watch the view", 1,
+             1e6});
+  flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",
+             "for tests: kill[@N], stop[@N], delay:MS[@N] or error[@N] at a named point"});
+  Credentials::AddFlags(flags, options.credentials);
+}
+
+absl::StatusOr<std::unique_ptr<SchedulerNode>> SchedulerNode::Start(const Options& options) {
+  if (options.state.empty())
+    return absl::InvalidArgumentError("--state: name a directory for the durable state");
+  std::unique_ptr<SchedulerNode> node(new SchedulerNode());
+  CONCLAVE_ASSIGN_OR_RETURN(node->failpoints_, Failpoints::Parse(options.failpoints));
+  CONCLAVE_ASSIGN_OR_RETURN(node->credentials_, Credentials::Load(options.credentials));
+  CONCLAVE_ASSIGN_OR_RETURN(std::unique_ptr<StateStore> store, StateStore::Open(options.state));
+  CONCLAVE_ASSIGN_OR_RETURN(
+      node->service_,
+      ClusterService::Create(options.service, std::move(store), SingleTenant(node->credentials_),
+                             node->failpoints_, ClusterService::Now()));
+  CONCLAVE_ASSIGN_OR_RETURN(
+      node->server_, Server::Start(options.server, node->credentials_,
+                                   {{v1::Cluster::service_full_name(), node->service_.get()}}));
+  CONCLAVE_ASSIGN_OR_RETURN(node->address_, AdvertisedAddress(options.advertise, *node->server_));
+  CONCLAVE_RETURN_IF_ERROR(node->StartMetrics(options));
+  v1::SchedulerStatus self;
+  self.set_pid(getpid());
+  self.set_address(node->address_);
+  self.set_metrics_address(node->metrics_address_);
+  node->service_->SetSelf(self);
+  return node;
+}
+
+absl::Status SchedulerNode::StartMetrics(const Options& options) {
+  if (options.metrics.empty()) return absl::OkStatus();
+  CONCLAVE_ASSIGN_OR_RETURN(metrics_, Metrics::Start(options.metrics, credentials_.insecure()));
+  metrics_address_ = metrics_->address().ToString();
+  metrics_->AddSource([this](MetricsWriter& writer) { WriteMetrics(service_->stats(), writer); });
+  return absl::OkStatus();
+}
+
+void SchedulerNode::Drain(std::chrono::milliseconds bound) {
+  server_->SetServing(false);
+  service_->CloseWatches();
+  server_->Shutdown(bound);
+}
+
+}  // namespace conclave::services

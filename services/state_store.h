@@ -1,0 +1,50 @@
+#pragma once
+// What a scheduler must not forget: the placement's epoch and the workers it knows, in one SQLite
+// file. A save is on disk when it returns (write-ahead log, synchronous FULL) and whole or not
+// there at all. One scheduler at a time has the file. One thread at a time.
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "scheduler/membership.h"
+
+struct sqlite3;
+
+namespace conclave::services {
+
+class StateStore {
+ public:
+  struct State {
+    scheduler::Membership::Stored membership;
+    std::map<std::string, std::string>
+        infos;  // worker id -> what it said of itself (a serialized v1::WorkerInfo)
+  };
+
+  // Opens or makes DIRECTORY/scheduler.db. FAILED_PRECONDITION: another scheduler has it, or a
+  // later version wrote it; DATA_LOSS: it is corrupt; INVALID_ARGUMENT: it is not ours;
+  // UNAVAILABLE: it cannot be opened. All name the file.
+  static absl::StatusOr<std::unique_ptr<StateStore>> Open(const std::string& directory);
+  ~StateStore();
+
+  absl::StatusOr<State> Load();
+  // UNAVAILABLE: nothing was changed (a full disk, say).
+  absl::Status Save(const State& state);
+
+ private:
+  class Statement;
+  StateStore(sqlite3* database, std::string path) : database_(database), path_(std::move(path)) {}
+
+  absl::Status Check();
+  absl::Status Prepare();
+  absl::Status Execute(const char* sql);
+  absl::StatusOr<int64_t> Number(const char* sql);
+  absl::Status Error() const;
+
+  sqlite3* const database_;
+  const std::string path_;
+};
+
+}  // namespace conclave::services

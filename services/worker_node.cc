@@ -1,0 +1,164 @@
+#include "services/worker_node.h"
+
+#include <unistd.h>
+
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "services/channel.h"
+#include "services/convert_worker.h"
+#include "services/identity.h"
+#include "services/log.h"
+#include "services/worker_metrics.h"
+#include "worker/status.h"
+
+namespace conclave::services {
+namespace {
+
+constexpr std::chrono::milliseconds kDrainPoll{5};
+
+// Waits for `done` until `end`. A drain takes seconds and happens once; nobody needs to be woken
+// sooner.
+template <typename Done>
+bool WaitUntil(std::chrono::steady_clock::time_point end, Done done) {
+  while (!done()) {
+    if (std::chrono::steady_clock::now() >= end) return false;
+    std::this_thread::sleep_for(kDrainPoll);
+  }
+  return true;
+}
+
+}  // namespace
+
+void WorkerNode::AddFlags(Flags& flags, Options& options) {
+  flags.Add({"model", &options.model, "DIR", "checkpoint to serve, a Hugging Face directory"});
+  flags.Add({"listen", &options.server.listen, "HOST:PORT",
+             "where routers connect; port 0: any free one"});
+  flags.Add({"advertise", &options.advertise, "HOST:PORT",
+             "address told to others, if not the one listened on"});
+  flags.Add({"scheduler", &options.scheduler, "HOST:PORT", "scheduler to report to; empty: none"});
+  flags.Add({"id", &options.id, "NAME", "stable name of this worker; empty: the machine's"});
+  flags.Add({"state", &options.state, "DIR",
+             "where the incarnation is remembered; empty: the clock has to do"});
+  flags.Add({"metrics", &options.metrics, "HOST:PORT", "where Prometheus scrapes; empty: nowhere"});
+  flags.Add({"threads", &options.threads, "N", "compute threads; 0: one per CPU", 0, 1024});
+  flags.Add({"numerics", &options.numerics, "LEVEL",
+             "dispatch level: avx512bf16, avx512, avx2 or portable; empty: the best this CPU has"});
+  scheduler::BatchPlanner::Options& planner = options.engine.planner;
+  flags.Add({"step-tokens", &planner.step_tokens, "N", "tokens of one step", 1, 1 << 16});
+  flags.Add({"prefill-chunk", &planner.prefill_chunk, "N", "tokens of one prompt in one step", 1,
+             1 << 16});
+  flags.Add({"max-running", &planner.max_running, "N", "sequences computed at once", 1, 1 << 14});
+  flags.Add({"max-waiting", &planner.max_waiting, "N", "sequences that wait", 0, 1 << 20});
+  flags.Add({"max-waiting-tokens", &planner.max_waiting_tokens, "N", "prompt tokens that wait", 1,
+             1 << 30});
+  flags.Add({"block-size", &planner.block_size, "N", "positions of a KV block", 1, 1 << 12});
+  flags.Add({"kv-bytes", &options.engine.kv_bytes, "BYTES", "size of the KV pool", 1, 1e15});
+  flags.Add({"context-limit", &options.engine.context_limit, "N",
+             "tokens of a sequence; 0: the model's", 0, 1 << 24});
+  flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",
+             "for tests: kill[@N], stop[@N], delay:MS[@N] or error[@N] at a named point"});
+  Credentials::AddFlags(flags, options.credentials);
+}
+
+absl::StatusOr<std::unique_ptr<WorkerNode>> WorkerNode::Start(const Options& options,
+                                                              Heartbeat::OnRefused on_refused) {
+  std::unique_ptr<WorkerNode> node(new WorkerNode(options));
+  if (node->options_.id.empty()) node->options_.id = DefaultId();
+  CONCLAVE_RETURN_IF_ERROR(ValidateId(node->options_.id));
+  CONCLAVE_ASSIGN_OR_RETURN(node->failpoints_, Failpoints::Parse(options.failpoints));
+  CONCLAVE_ASSIGN_OR_RETURN(node->credentials_, Credentials::Load(options.credentials));
+  CONCLAVE_RETURN_IF_ERROR(node->StartEngine());
+  CONCLAVE_RETURN_IF_ERROR(node->StartService());
+  CONCLAVE_RETURN_IF_ERROR(node->StartReporting(std::move(on_refused)));
+  return node;
+}
+
+absl::Status WorkerNode::StartEngine() {
+  if (options_.model.empty())
+    return absl::InvalidArgumentError("--model: name a checkpoint directory");
+  CONCLAVE_ASSIGN_OR_RETURN(std::shared_ptr<const worker::Model> model,
+                            worker::Model::Load(options_.model));
+  worker::CpuDeviceOptions device_options =
+      worker::CpuDeviceOptionsFor(model->spec, options_.engine);
+  device_options.threads = options_.threads;
+  device_options.level = options_.numerics;
+  CONCLAVE_ASSIGN_OR_RETURN(std::unique_ptr<worker::Device> device,
+                            worker::MakeCpuDevice(device_options));
+  worker::Engine::Options engine_options = options_.engine;
+  if (!failpoints_.empty()) {
+    engine_options.at = [this](std::string_view point) { failpoints_.Hit(point).IgnoreError(); };
+  }
+  CONCLAVE_ASSIGN_OR_RETURN(
+      engine_, worker::Engine::Create(engine_options, std::move(model), std::move(device)));
+  return absl::OkStatus();
+}
+
+absl::Status WorkerNode::StartService() {
+  CONCLAVE_ASSIGN_OR_RETURN(options_.service.incarnation, NextIncarnation(options_.state));
+  options_.service.worker_id = options_.id;
+  service_ = std::make_unique<WorkerService>(options_.service, *engine_, SingleTenant(credentials_),
+                                             failpoints_);
+  CONCLAVE_ASSIGN_OR_RETURN(server_,
+                            Server::Start(options_.server, credentials_,
+                                          {{v1::Worker::service_full_name(), service_.get()}}));
+  CONCLAVE_ASSIGN_OR_RETURN(address_, AdvertisedAddress(options_.advertise, *server_));
+  return absl::OkStatus();
+}
+
+absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
+  if (!options_.metrics.empty()) {
+    CONCLAVE_ASSIGN_OR_RETURN(metrics_, Metrics::Start(options_.metrics, credentials_.insecure()));
+    metrics_address_ = metrics_->address().ToString();
+  }
+  if (!options_.scheduler.empty()) {
+    CONCLAVE_RETURN_IF_ERROR(Address::Parse(options_.scheduler).status());
+    heartbeat_ = std::make_unique<Heartbeat>(
+        options_.heartbeat, MakeChannel(options_.scheduler, credentials_),
+        [this] { return Describe(); }, std::move(on_refused), failpoints_);
+  }
+  if (metrics_) {
+    metrics_->AddSource([this](MetricsWriter& writer) {
+      const Heartbeat::Stats heartbeat = heartbeat_ ? heartbeat_->stats() : Heartbeat::Stats{};
+      WriteWorkerMetrics(*engine_, service_->stats(), heartbeat, writer);
+    });
+  }
+  return absl::OkStatus();
+}
+
+v1::WorkerInfo WorkerNode::Describe() const {
+  v1::WorkerInfo info;
+  info.set_id(options_.id);
+  info.set_incarnation(options_.service.incarnation);
+  info.set_address(address_);
+  info.set_state(draining_ ? v1::WORKER_STATE_DRAINING : v1::WORKER_STATE_READY);
+  info.set_pid(getpid());
+  info.set_metrics_address(metrics_address());
+  *info.mutable_model() = ToProto(*engine_);
+  *info.mutable_load() = ToProto(engine_->stats());
+  info.set_experts(info.model().moe_layers() * info.model().experts());
+  return info;
+}
+
+absl::Status WorkerNode::Drain(std::chrono::milliseconds bound) {
+  const auto end = std::chrono::steady_clock::now() + bound;
+  server_->SetServing(false);
+  engine_->Drain();
+  draining_ = true;
+  if (heartbeat_) heartbeat_->BeatSoon();
+  service_->Step();  // routers hear of it without the scheduler
+  if (!WaitUntil(end, [this] { return engine_->drained(); })) {
+    const scheduler::BatchPlanner::Stats left = engine_->stats().planner;
+    return absl::DeadlineExceededError(absl::StrFormat("%d sequences were left after %d ms",
+                                                       left.running + left.waiting, bound.count()));
+  }
+  service_->CloseLinks();
+  if (!WaitUntil(end, [this] { return service_->stats().links == 0; })) {
+    return absl::DeadlineExceededError(absl::StrFormat(
+        "%d routers had not read everything after %d ms", service_->stats().links, bound.count()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace conclave::services

@@ -1,0 +1,82 @@
+#pragma once
+// A whole worker: engine, its gRPC face, heartbeat, metrics, wired together. What conclave-worker
+// runs, and what tests run many of in one process.
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "services/credentials.h"
+#include "services/failpoint.h"
+#include "services/flags.h"
+#include "services/heartbeat.h"
+#include "services/metrics.h"
+#include "services/server.h"
+#include "services/worker_service.h"
+#include "worker/engine.h"
+
+namespace conclave::services {
+
+class WorkerNode {
+ public:
+  struct Options {
+    std::string model;                    // directory of the checkpoint
+    std::string id;                       // empty: this machine's name
+    std::string state;                    // directory that remembers the incarnation; empty: none
+    std::string advertise;                // HOST:PORT told to others; empty: where it listens
+    std::string scheduler;                // HOST:PORT; empty: none
+    std::string metrics = "127.0.0.1:0";  // empty: none
+    int32_t threads = 0;                  // that compute; 0: one per CPU
+    std::string numerics;                 // dispatch level; empty: the best this CPU has
+    worker::Engine::Options engine;
+    Server::Options server{.receive_bytes = 16 << 20};
+    WorkerService::Options service;
+    Heartbeat::Options heartbeat;
+    Credentials::Options credentials;
+    std::vector<std::string> failpoints;
+  };
+  static void AddFlags(Flags& flags, Options& options);
+
+  // Loads the model and serves it. Fails with what went wrong, by name.
+  static absl::StatusOr<std::unique_ptr<WorkerNode>> Start(const Options& options,
+                                                           Heartbeat::OnRefused on_refused);
+
+  const std::string& address() const { return address_; }
+  const std::string& metrics_address() const { return metrics_address_; }  // "-": none
+  const std::string& id() const { return options_.id; }
+
+  // Accepts nothing new, tells everybody, finishes what it has and ends its streams.
+  // DEADLINE_EXCEEDED if that takes longer than `bound`; what is left is then cancelled by the
+  // destructor.
+  absl::Status Drain(std::chrono::milliseconds bound);
+
+  worker::Engine& engine() { return *engine_; }
+  WorkerService& service() { return *service_; }
+  Heartbeat* heartbeat() { return heartbeat_.get(); }  // null without a scheduler
+
+ private:
+  explicit WorkerNode(const Options& options) : options_(options) {}
+  absl::Status StartEngine();
+  absl::Status StartService();
+  absl::Status StartReporting(Heartbeat::OnRefused on_refused);
+  v1::WorkerInfo Describe() const;
+
+  Options options_;
+  Failpoints failpoints_;
+  Credentials credentials_;
+  std::string address_;
+  std::string metrics_address_ = "-";
+  std::atomic<bool> draining_{false};
+  // Each uses those before it, and ends before them.
+  std::unique_ptr<worker::Engine> engine_;
+  std::unique_ptr<WorkerService> service_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<Heartbeat> heartbeat_;
+  std::unique_ptr<Metrics> metrics_;
+};
+
+}  // namespace conclave::services

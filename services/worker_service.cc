@@ -1,0 +1,296 @@
+#include "services/worker_service.h"
+
+#include <atomic>
+#include <deque>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "services/convert_worker.h"
+#include "services/grpc_status.h"
+#include "services/log.h"
+
+namespace conclave::services {
+namespace {
+
+using worker::SequenceEvent;
+
+constexpr char kServe[] = "/conclave.v1.Worker/Serve";
+constexpr size_t kMessageBytes =
+    1 << 20;  // of events in one message, so that none waits long behind another
+
+// A stream that ends before it begins.
+class RefusedStream : public grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker> {
+ public:
+  explicit RefusedStream(const absl::Status& status) { Finish(ToGrpc(status)); }
+  void OnDone() override { delete this; }
+};
+
+v1::FromWorker MakeHello(const WorkerService::Options& options, const worker::Engine& engine) {
+  v1::FromWorker message;
+  v1::WorkerHello& hello = *message.mutable_hello();
+  hello.set_worker_id(options.worker_id);
+  hello.set_incarnation(options.incarnation);
+  *hello.mutable_model() = ToProto(engine);
+  const scheduler::BatchPlanner::Options& planner = engine.options().planner;
+  hello.set_max_sequences_waiting(static_cast<uint32_t>(planner.max_waiting));
+  hello.set_kv_blocks(static_cast<uint32_t>(planner.kv_blocks));
+  hello.set_kv_block_size(static_cast<uint32_t>(planner.block_size));
+  return message;
+}
+
+}  // namespace
+
+// One router's stream, shared by gRPC (until OnDone) and the engine (while it has sequences of it).
+// gRPC reacts to a write on its own threads, so starting one under mutex_ is safe.
+class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker>,
+                                  public worker::Link,
+                                  public std::enable_shared_from_this<RouterLink> {
+ public:
+  RouterLink(WorkerService& service, grpc::CallbackServerContext& context)
+      : service_(service), context_(context), peer_(context.peer()) {}
+
+  void Start() {
+    const std::lock_guard lock(mutex_);
+    outgoing_ = service_.hello_;
+    *outgoing_.mutable_load() = ToProto(service_.engine_.stats());
+    writing_ = true;
+    StartWrite(&outgoing_);
+    StartRead(&incoming_);
+  }
+
+  // Engine thread.
+  void OnStep(std::vector<SequenceEvent> events) override {
+    const std::lock_guard lock(mutex_);
+    for (SequenceEvent& event : events) {
+      pending_bytes_ += BytesOf(event);
+      pending_.push_back(std::move(event));
+    }
+    CutOrWrite();
+  }
+
+  void SendLoad(const v1::WorkerLoad& load) {
+    const std::lock_guard lock(mutex_);
+    load_ = load;
+    CutOrWrite();
+  }
+
+  // Ends the stream well once everything is written.
+  void CloseWhenWritten() {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+    CutOrWrite();
+  }
+
+ private:
+  void OnReadDone(bool ok) override {
+    if (!ok) return End(grpc::Status::OK);
+    TakeMessage();
+    const std::lock_guard lock(mutex_);
+    if (!finished_) StartRead(&incoming_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return End(grpc::Status(grpc::UNAVAILABLE, "the router is gone"));
+    const std::lock_guard lock(mutex_);
+    service_.messages_.fetch_add(1, std::memory_order_relaxed);
+    writing_ = false;
+    CutOrWrite();
+  }
+
+  void OnCancel() override { End(grpc::Status::CANCELLED); }
+
+  // Last, when all reactions have returned: nothing can be submitted any more.
+  void OnDone() override {
+    service_.engine_.CloseLink(this);
+    service_.Forget(shared_from_this());
+  }
+
+  void TakeMessage() {
+    const scheduler::Micros now = worker::Engine::Now();
+    for (const v1::Submit& submit : incoming_.submit()) {
+      service_.submitted_.fetch_add(1, std::memory_order_relaxed);
+      const absl::Status status = Submit(submit, now);
+      if (!status.ok()) Refuse(submit.sequence(), status);
+    }
+    for (const uint64_t id : incoming_.cancel()) service_.engine_.Cancel(this, id);
+    for (const uint64_t id : incoming_.pause()) service_.engine_.SetPaused(this, id, true);
+    for (const uint64_t id : incoming_.resume()) service_.engine_.SetPaused(this, id, false);
+  }
+
+  absl::Status Submit(const v1::Submit& submit, scheduler::Micros now) {
+    if (const absl::Status failed = service_.failpoints_.Hit("worker.submit"); !failed.ok())
+      return failed;
+    absl::StatusOr<worker::SequenceRequest> request = ToSequenceRequest(submit, now);
+    if (!request.ok()) return request.status();
+    return service_.engine_.Submit(shared_from_this(), *std::move(request));
+  }
+
+  void Refuse(uint64_t sequence, const absl::Status& status) {
+    service_.refused_.fetch_add(1, std::memory_order_relaxed);
+    SequenceEvent event{.id = sequence};
+    event.end = worker::SequenceEnd{.status = status};
+    OnStep({std::move(event)});
+  }
+
+  // Under mutex_. Writes what waits if the stream is free; cuts the stream if too much waits.
+  void CutOrWrite() {
+    if (finished_ || cut_) {
+      pending_.clear();
+      return;
+    }
+    if (pending_bytes_ > service_.options_.outbound_bytes) return Cut();
+    if (writing_) return;
+    if (!pending_.empty() || load_) {
+      FillMessage();
+      writing_ = true;
+      StartWrite(&outgoing_);
+    } else if (closing_) {
+      finished_ = true;
+      Finish(grpc::Status::OK);
+    }
+  }
+
+  // Under mutex_, maybe on the engine's thread, which must not be called back: gRPC's cancellation
+  // tells the engine.
+  void Cut() {
+    cut_ = true;
+    pending_.clear();
+    service_.links_cut_.fetch_add(1, std::memory_order_relaxed);
+    LogWarning("router %s does not read: cut after %d bytes waited", peer_, pending_bytes_);
+    context_.TryCancel();
+  }
+
+  // Under mutex_. A sequence's events of several steps become one.
+  void FillMessage() {
+    outgoing_.Clear();
+    std::map<uint64_t, v1::SequenceEvent*> open;
+    for (size_t bytes = 0; !pending_.empty() && bytes < kMessageBytes; pending_.pop_front()) {
+      const SequenceEvent& event = pending_.front();
+      bytes += BytesOf(event);
+      pending_bytes_ -= BytesOf(event);
+      v1::SequenceEvent*& proto = open[event.id];
+      if (proto == nullptr || proto->has_end()) proto = outgoing_.add_events();
+      ToProto(event, service_.engine_.model(), *proto);
+    }
+    if (load_) *outgoing_.mutable_load() = *std::exchange(load_, std::nullopt);
+  }
+
+  // The stream is over: the router left, or was cut. gRPC's threads.
+  void End(const grpc::Status& status) {
+    service_.engine_.CloseLink(this);
+    const std::lock_guard lock(mutex_);
+    if (finished_) return;
+    finished_ = true;
+    pending_.clear();
+    // A write the peer never reads would hold back the status, and this object, for ever.
+    if (writing_) context_.TryCancel();
+    Finish(status);
+  }
+
+  WorkerService& service_;
+  grpc::CallbackServerContext& context_;  // lives until OnDone
+  const std::string peer_;
+  v1::ToWorker incoming_;  // gRPC's while a read is in flight
+
+  std::mutex mutex_;
+  v1::FromWorker outgoing_;  // gRPC's while a write is in flight
+  std::deque<SequenceEvent> pending_;
+  size_t pending_bytes_ = 0;  // of pending_
+  std::optional<v1::WorkerLoad> load_;
+  bool writing_ = false;
+  bool cut_ = false;       // cancelled for not reading; nothing is written any more
+  bool closing_ = false;   // finish once nothing waits
+  bool finished_ = false;  // Finish was called; no operation may follow
+};
+
+WorkerService::WorkerService(const Options& options, worker::Engine& engine, Authorize authorize,
+                             const Failpoints& failpoints)
+    : options_(options),
+      engine_(engine),
+      authorize_(std::move(authorize)),
+      failpoints_(failpoints),
+      hello_(MakeHello(options, engine)) {
+  if (options_.load_period.count() > 0) thread_ = std::thread([this] { LoadThread(); });
+}
+
+WorkerService::~WorkerService() {
+  std::unique_lock lock(mutex_);
+  stopping_ = true;
+  wake_.notify_all();
+  wake_.wait(lock, [this] { return links_.empty(); });
+  lock.unlock();
+  if (thread_.joinable()) thread_.join();
+}
+
+grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker>* WorkerService::Serve(
+    grpc::CallbackServerContext* context) {
+  if (const auto tenant = authorize_(kServe, PeerOf(*context)); !tenant.ok()) {
+    return new RefusedStream(tenant.status());
+  }
+  std::shared_ptr<RouterLink> link;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closing_) return new RefusedStream(absl::UnavailableError("the worker is going away"));
+    if (links_.size() >= static_cast<size_t>(options_.max_links)) {
+      return new RefusedStream(absl::ResourceExhaustedError(
+          absl::StrFormat("the worker has %d routers, its limit", options_.max_links)));
+    }
+    link = std::make_shared<RouterLink>(*this, *context);
+    links_.insert(link);
+  }
+  LogInfo("router %s connected", context->peer());
+  link->Start();
+  return link.get();
+}
+
+void WorkerService::Forget(const std::shared_ptr<RouterLink>& link) {
+  const std::lock_guard lock(mutex_);
+  links_.erase(link);
+  wake_.notify_all();
+}
+
+std::vector<std::shared_ptr<WorkerService::RouterLink>> WorkerService::Links() const {
+  const std::lock_guard lock(mutex_);
+  return {links_.begin(), links_.end()};
+}
+
+void WorkerService::Step() {
+  const v1::WorkerLoad load = ToProto(engine_.stats());
+  std::string bytes = load.SerializeAsString();
+  {
+    const std::lock_guard lock(mutex_);
+    if (bytes == last_load_) return;
+    last_load_ = std::move(bytes);
+  }
+  for (const std::shared_ptr<RouterLink>& link : Links()) link->SendLoad(load);
+}
+
+void WorkerService::CloseLinks() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  for (const std::shared_ptr<RouterLink>& link : Links()) link->CloseWhenWritten();
+}
+
+WorkerService::Stats WorkerService::stats() const {
+  const std::lock_guard lock(mutex_);
+  return {.links = static_cast<int32_t>(links_.size()),
+          .links_cut = links_cut_.load(),
+          .messages = messages_.load(),
+          .submitted = submitted_.load(),
+          .refused = refused_.load()};
+}
+
+void WorkerService::LoadThread() {
+  std::unique_lock lock(mutex_);
+  while (!wake_.wait_for(lock, options_.load_period, [this] { return stopping_; })) {
+    lock.unlock();
+    Step();
+    lock.lock();
+  }
+}
+
+}  // namespace conclave::services

@@ -1,0 +1,83 @@
+#pragma once
+// A worker's engine over gRPC: one stream per router carries all its sequences (worker.proto). A
+// step's events travel in one message; while a write is in flight the next ones gather and go
+// together. A router that does not read loses its stream once `outbound_bytes` wait for it, and its
+// sequences end; the others notice nothing.
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "conclave/v1/worker.grpc.pb.h"
+#include "services/authorize.h"
+#include "services/failpoint.h"
+#include "worker/engine.h"
+
+namespace conclave::services {
+
+class WorkerService : public v1::Worker::CallbackService {
+ public:
+  struct Options {
+    std::string worker_id;
+    uint64_t incarnation = 0;
+    size_t outbound_bytes = 8 << 20;  // waiting for one router
+    int32_t max_links = 64;           // routers at once
+    // How often links are told the worker's load when it changed; 0: no thread, a test calls Step.
+    std::chrono::milliseconds load_period{100};
+  };
+
+  // Engine and failpoints outlive the service; the service outlives its server.
+  WorkerService(const Options& options, worker::Engine& engine, Authorize authorize,
+                const Failpoints& failpoints);
+  ~WorkerService() override;
+
+  grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker>* Serve(
+      grpc::CallbackServerContext* context) override;
+
+  // Tells every link the load if it changed.
+  void Step();
+  // Ends every stream once what waits for it is written. After the engine has drained; new streams
+  // are refused.
+  void CloseLinks();
+
+  struct Stats {
+    int32_t links = 0;
+    uint64_t links_cut = 0;  // for not reading
+    uint64_t messages = 0;   // written
+    uint64_t submitted = 0;  // sequences, the refused included
+    uint64_t refused = 0;
+  };
+  Stats stats() const;
+
+ private:
+  class RouterLink;
+
+  void LoadThread();
+  void Forget(const std::shared_ptr<RouterLink>& link);
+  std::vector<std::shared_ptr<RouterLink>> Links() const;
+
+  const Options options_;
+  worker::Engine& engine_;
+  const Authorize authorize_;
+  const Failpoints& failpoints_;
+  const v1::FromWorker hello_;
+
+  std::atomic<uint64_t> links_cut_{0}, messages_{0}, submitted_{0}, refused_{0};
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::set<std::shared_ptr<RouterLink>> links_;
+  std::string last_load_;  // serialized
+  bool closing_ = false;
+  bool stopping_ = false;
+  std::condition_variable wake_;
+  std::thread thread_;
+};
+
+}  // namespace conclave::services
