@@ -518,10 +518,14 @@ void Engine::Impl::Publish(double seconds) {
       if (ended) live_.erase(id);
     }
     AddStats(seconds);
+    publishing_ = !by_link.empty();
   }
   events_.clear();
   event_index_.clear();
+  if (by_link.empty()) return;
   for (auto& [link, events] : by_link) link->OnStep(std::move(events));
+  absl::MutexLock lock(&mutex_);
+  publishing_ = false;
 }
 
 void Engine::Impl::AddStats(double seconds) {

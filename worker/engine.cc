@@ -242,7 +242,7 @@ void Engine::Impl::Drain() {
 
 bool Engine::Impl::drained() const {
   absl::MutexLock lock(&mutex_);
-  return draining_ && ids_.empty();
+  return draining_ && ids_.empty() && !publishing_;
 }
 
 Engine::Stats Engine::Impl::stats() const {

@@ -104,7 +104,8 @@ class Engine {
   // Ends every sequence of the link; it is not called again after the current step.
   void CloseLink(const Link* link);
 
-  // Accept nothing new, finish what runs and waits; drained() becomes true.
+  // Accept nothing new, finish what runs and waits; drained() becomes true once the links have been
+  // handed the last events.
   void Drain();
   bool drained() const;
 

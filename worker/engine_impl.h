@@ -157,6 +157,8 @@ class Engine::Impl {
   int64_t arrival_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // Events are being handed to links: who has drained has told its links everything.
+  bool publishing_ ABSL_GUARDED_BY(mutex_) = false;
   Stats stats_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };

@@ -1,0 +1,156 @@
+// Stories of workers and their scheduler.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "services/channel.h"
+#include "services/grpc_status.h"
+#include "tests/cluster/fake_cluster.h"
+#include "tests/cluster/test_link.h"
+#include "tests/cluster/test_watch.h"
+
+namespace conclave::services::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+FakeCluster::Options Quick(int workers) {
+  FakeCluster::Options options{.workers = workers};
+  options.model.eos = -1;
+  options.worker.heartbeat.period = std::chrono::milliseconds(20);
+  options.scheduling.service.tick = std::chrono::milliseconds(10);
+  options.scheduling.service.membership.suspect_after = std::chrono::milliseconds(200);
+  options.scheduling.service.membership.dead_after = std::chrono::milliseconds(600);
+  return options;
+}
+
+v1::StatusResponse AskStatus(const FakeCluster& cluster) {
+  const auto stub = v1::Cluster::NewStub(MakeChannel(cluster.scheduler_address(), Credentials()));
+  grpc::ClientContext context;
+  v1::StatusResponse response;
+  const grpc::Status status = stub->Status(&context, {}, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response;
+}
+
+TEST(Scheduler, TellsWatchersOfWorkersThatJoin) {
+  FakeCluster cluster(Quick(1));
+  TestWatch watch(cluster.scheduler_address());
+  auto view = watch.WaitForState("worker-0", v1::WORKER_STATE_READY);
+  ASSERT_TRUE(view.has_value());
+  cluster.AddWorker();
+  view = watch.WaitForState("worker-1", v1::WORKER_STATE_READY);
+  ASSERT_TRUE(view.has_value());
+  EXPECT_EQ(view->workers_size(), 2);
+  EXPECT_EQ(view->workers(1).address(), cluster.worker(1).address());
+  EXPECT_EQ(view->workers(1).model().numerics(), cluster.worker(1).engine().numerics());
+  EXPECT_EQ(view->workers(1).experts(), 16u);
+}
+
+TEST(Scheduler, TellsLoadsInItsStatus) {
+  FakeCluster cluster(Quick(1));
+  TestWatch watch(cluster.scheduler_address());
+  ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
+  const v1::StatusResponse status = AskStatus(cluster);
+  EXPECT_EQ(status.scheduler().pid(), getpid());
+  EXPECT_EQ(status.scheduler().address(), cluster.scheduler_address());
+  ASSERT_EQ(status.workers_size(), 1);
+  EXPECT_GT(status.workers(0).load().kv_blocks(), 0u);
+}
+
+TEST(Scheduler, NoticesADeadWorker) {
+  FakeCluster cluster(Quick(2));
+  TestWatch watch(cluster.scheduler_address());
+  ASSERT_TRUE(watch.WaitForState("worker-1", v1::WORKER_STATE_READY).has_value());
+  cluster.KillWorker(1);
+  EXPECT_TRUE(watch.WaitForState("worker-1", v1::WORKER_STATE_SUSPECT).has_value());
+  const auto view = watch.WaitForState("worker-1", v1::WORKER_STATE_DEAD);
+  ASSERT_TRUE(view.has_value());
+  EXPECT_EQ(view->workers(0).state(), v1::WORKER_STATE_READY);
+}
+
+TEST(Scheduler, HearsOfADrainingWorkerAtOnce) {
+  FakeCluster::Options options = Quick(1);
+  options.worker.heartbeat.period = std::chrono::minutes(10);
+  options.scheduling.service.membership.suspect_after = std::chrono::minutes(20);
+  options.scheduling.service.membership.dead_after = std::chrono::minutes(30);
+  options.scheduling.service.membership.forget_after = std::chrono::minutes(40);
+  FakeCluster cluster(options);
+  TestWatch watch(cluster.scheduler_address());
+  ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
+  EXPECT_TRUE(cluster.worker(0).Drain(std::chrono::seconds(10)).ok());
+  EXPECT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_DRAINING).has_value());
+}
+
+TEST(Scheduler, IsNotMissedByAWorkerThatServesAndIsJoinedAgainAfterARestart) {
+  FakeCluster cluster(Quick(1));
+  uint64_t version = 0;
+  {
+    TestWatch watch(cluster.scheduler_address());
+    const auto view = watch.WaitForState("worker-0", v1::WORKER_STATE_READY);
+    ASSERT_TRUE(view.has_value());
+    version = view->version();
+  }
+  TestLink link(cluster.worker(0).address());
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 8, 300)));
+  link.WaitForTokens(1, 1);
+  cluster.KillScheduler();
+  ASSERT_TRUE(link.Submit(MakeSubmit(2, 8, 300)));
+  EXPECT_EQ(link.WaitForEnd(1).tokens.size(), 300u);
+  EXPECT_EQ(link.WaitForEnd(2).tokens.size(), 300u);
+  EXPECT_FALSE(cluster.worker(0).heartbeat()->Step().ok());
+
+  cluster.StartScheduler();
+  TestWatch watch(cluster.scheduler_address());
+  const auto restored = watch.WaitFor([](const v1::ClusterView&) { return true; });
+  ASSERT_TRUE(restored.has_value());
+  EXPECT_GE(restored->version(), version);
+  ASSERT_EQ(restored->workers_size(), 1);
+  EXPECT_EQ(restored->workers(0).model().vocab_size(), 260u);
+  cluster.AddWorker();
+  EXPECT_TRUE(watch.WaitForState("worker-1", v1::WORKER_STATE_READY).has_value());
+  EXPECT_EQ(AskStatus(cluster).workers(0).state(), v1::WORKER_STATE_READY);
+}
+
+TEST(Scheduler, EndsItsWatchesWhenDraining) {
+  FakeCluster cluster(Quick(0));
+  TestWatch watch(cluster.scheduler_address());
+  ASSERT_TRUE(watch.WaitFor([](const v1::ClusterView&) { return true; }).has_value());
+  cluster.scheduler().Drain(std::chrono::seconds(5));
+  EXPECT_EQ(watch.WaitForStatus().error_code(), grpc::UNAVAILABLE);
+}
+
+TEST(Scheduler, RefusesAWorkerOfOtherNumericsWhichThenSaysSo) {
+  FakeCluster::Options options = Quick(1);
+  options.worker.numerics = "portable";
+  FakeCluster cluster(options);
+  TestWatch watch(cluster.scheduler_address());
+  ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
+  if (worker::CpuLevels().front() == "portable") GTEST_SKIP() << "this CPU has one level only";
+
+  WorkerNode::Options other{.model = cluster.model(),
+                            .id = "other",
+                            .scheduler = cluster.scheduler_address(),
+                            .metrics = "",
+                            .threads = 1,
+                            .numerics = worker::CpuLevels().front(),
+                            .heartbeat = {.period = std::chrono::milliseconds(0)}};
+  absl::Status refused;
+  auto node = WorkerNode::Start(other, [&](const absl::Status& status) { refused = status; });
+  ASSERT_TRUE(node.ok()) << node.status();
+  EXPECT_EQ((*node)->heartbeat()->Step().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("worker other computes as"));
+}
+
+TEST(Scheduler, IsAskedInVainForMoreWatchesThanItsLimit) {
+  FakeCluster::Options options = Quick(0);
+  options.scheduling.service.max_watchers = 1;
+  FakeCluster cluster(options);
+  TestWatch first(cluster.scheduler_address());
+  ASSERT_TRUE(first.WaitFor([](const v1::ClusterView&) { return true; }).has_value());
+  TestWatch second(cluster.scheduler_address());
+  EXPECT_EQ(second.WaitForStatus().error_code(), grpc::RESOURCE_EXHAUSTED);
+}
+
+}  // namespace
+}  // namespace conclave::services::testing

@@ -1,0 +1,264 @@
+// Stories of one worker and its routers.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "services/channel.h"
+#include "services/grpc_status.h"
+#include "tests/cluster/fake_cluster.h"
+#include "tests/cluster/test_link.h"
+
+namespace conclave::services::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+FakeCluster::Options Alone() {
+  FakeCluster::Options options{.scheduler = false};
+  options.model.eos = -1;  // random weights would stop at random places
+  return options;
+}
+
+TEST(Worker, SaysWhoItIsBeforeAnythingElse) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  const v1::WorkerHello hello = link.Hello();
+  EXPECT_EQ(hello.worker_id(), "worker-0");
+  EXPECT_GT(hello.incarnation(), 0u);
+  EXPECT_EQ(hello.model().vocab_size(), 260u);
+  EXPECT_EQ(hello.model().moe_layers(), 2u);
+  EXPECT_EQ(hello.model().numerics(), cluster.worker(0).engine().numerics());
+  EXPECT_GT(hello.kv_blocks(), 0u);
+}
+
+TEST(Worker, StreamsASequenceToItsEnd) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  v1::Submit submit = MakeSubmit(7, 20, 12);
+  submit.set_logprobs(0);
+  submit.set_prompt_logprobs(true);
+  submit.set_routing(true);
+  ASSERT_TRUE(link.Submit(submit));
+  const TestLink::Sequence sequence = link.WaitForEnd(7);
+  EXPECT_EQ(sequence.end.reason(), v1::End::LENGTH) << sequence.end.message();
+  EXPECT_EQ(sequence.tokens.size(), 12u);
+  EXPECT_EQ(sequence.logprobs.size(), 12u);
+  EXPECT_EQ(sequence.prompt_logprobs, 19);
+  // uint16 [tokens, 2 layers, top 2], for every token that was computed: all but the last.
+  EXPECT_EQ(sequence.routing_slots.size(), (20u + 12u - 1u) * 2u * 2u * 2u);
+  EXPECT_TRUE(link.Close().ok());
+}
+
+TEST(Worker, ScoresAPromptWithoutGenerating) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  v1::Submit submit = MakeSubmit(1, 40, 0);
+  submit.set_prompt_logprobs(true);
+  ASSERT_TRUE(link.Submit(submit));
+  const TestLink::Sequence sequence = link.WaitForEnd(1);
+  EXPECT_EQ(sequence.end.reason(), v1::End::SCORED);
+  EXPECT_EQ(sequence.prompt_logprobs, 39);
+  EXPECT_TRUE(sequence.tokens.empty());
+}
+
+TEST(Worker, SendsAStepOfManySequencesInOneMessage) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  link.Hello();
+  v1::ToWorker message;
+  for (uint64_t id = 1; id <= 32; ++id) *message.add_submit() = MakeSubmit(id, 8, 32);
+  ASSERT_TRUE(link.Send(message));
+  size_t tokens = 0;
+  for (uint64_t id = 1; id <= 32; ++id) tokens += link.WaitForEnd(id).tokens.size();
+  EXPECT_EQ(tokens, 32u * 32u);
+  EXPECT_LT(cluster.worker(0).service().stats().messages, tokens / 4);
+}
+
+TEST(Worker, GivesTheSameTokensInAnyCompany) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 30, 20)));
+  const TestLink::Sequence alone = link.WaitForEnd(1);
+  TestLink other(cluster.worker(0).address());
+  for (uint64_t id = 1; id <= 10; ++id) {
+    ASSERT_TRUE(other.Submit(MakeSubmit(id, static_cast<uint32_t>(5 * id), 20)));
+  }
+  ASSERT_TRUE(link.Submit(MakeSubmit(2, 30, 20)));
+  EXPECT_EQ(link.WaitForEnd(2).tokens, alone.tokens);
+  EXPECT_EQ(other.WaitForEnd(6).tokens, alone.tokens);
+}
+
+TEST(Worker, FreesTheBlocksOfACancelledSequence) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 8, 1000)));
+  EXPECT_GE(link.WaitForTokens(1, 3).tokens.size(), 3u);
+  ASSERT_TRUE(link.Cancel(1));
+  const TestLink::Sequence sequence = link.WaitForEnd(1);
+  EXPECT_EQ(sequence.end.reason(), v1::End::ERROR);
+  EXPECT_EQ(sequence.end.code(), grpc::CANCELLED);
+  EXPECT_EQ(cluster.worker(0).engine().stats().planner.blocks_used, 0);
+}
+
+TEST(Worker, KeepsAPausedSequenceUntilItIsResumed) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  v1::ToWorker message;
+  *message.add_submit() = MakeSubmit(1, 8, 64);
+  *message.add_submit() = MakeSubmit(2, 8, 64);
+  message.add_pause(1);
+  ASSERT_TRUE(link.Send(message));
+  EXPECT_EQ(link.WaitForEnd(2).tokens.size(), 64u);
+  const TestLink::Sequence paused = link.WaitForTokens(1, 0);
+  EXPECT_LT(paused.tokens.size(), 64u);
+  EXPECT_EQ(paused.end.reason(), v1::End::REASON_UNSPECIFIED);
+  message.Clear();
+  message.add_resume(1);
+  ASSERT_TRUE(link.Send(message));
+  EXPECT_EQ(link.WaitForEnd(1).tokens.size(), 64u);
+}
+
+TEST(Worker, EndsASequenceWhoseTimeIsUp) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  v1::Submit submit = MakeSubmit(1, 8, 1000);
+  submit.set_timeout_us(1);
+  ASSERT_TRUE(link.Submit(submit));
+  const TestLink::Sequence sequence = link.WaitForEnd(1);
+  EXPECT_EQ(sequence.end.code(), grpc::DEADLINE_EXCEEDED);
+  EXPECT_EQ(cluster.worker(0).engine().stats().planner.blocks_used, 0);
+}
+
+TEST(Worker, RefusesWhatCanNeverWorkByName) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  v1::Submit outside = MakeSubmit(1, 8, 8);
+  outside.set_prompt(3, 260);
+  v1::Submit huge = MakeSubmit(2, 8, 8);
+  huge.set_prompt(0, 0xffffffffu);
+  v1::Submit adapter = MakeSubmit(3, 8, 8);
+  adapter.set_adapter("nobody");
+  v1::ToWorker message;
+  for (const v1::Submit& submit :
+       {outside, huge, adapter, MakeSubmit(4, 0, 8), MakeSubmit(5, 8, 100'000)}) {
+    *message.add_submit() = submit;
+  }
+  ASSERT_TRUE(link.Send(message));
+  EXPECT_EQ(link.WaitForEnd(1).end.code(), grpc::INVALID_ARGUMENT);
+  EXPECT_THAT(link.WaitForEnd(1).end.message(), HasSubstr("260"));
+  EXPECT_EQ(link.WaitForEnd(2).end.code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(link.WaitForEnd(3).end.code(), grpc::NOT_FOUND);
+  EXPECT_EQ(link.WaitForEnd(4).end.code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(link.WaitForEnd(5).end.code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(cluster.worker(0).service().stats().refused, 5u);
+}
+
+TEST(Worker, RefusesMoreThanItsQueueHolds) {
+  FakeCluster::Options options = Alone();
+  options.worker.engine.planner.max_running = 1;
+  options.worker.engine.planner.max_waiting = 1;
+  FakeCluster cluster(options);
+  TestLink link(cluster.worker(0).address());
+  v1::ToWorker message;
+  for (uint64_t id = 1; id <= 3; ++id) *message.add_submit() = MakeSubmit(id, 8, 200);
+  ASSERT_TRUE(link.Send(message));
+  EXPECT_EQ(link.WaitForEnd(3).end.code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(link.WaitForEnd(1).tokens.size(), 200u);
+  EXPECT_EQ(link.WaitForEnd(2).tokens.size(), 200u);
+}
+
+TEST(Worker, EndsTheSequencesOfARouterThatLeaves) {
+  FakeCluster cluster(Alone());
+  TestLink stays(cluster.worker(0).address());
+  {
+    TestLink leaves(cluster.worker(0).address());
+    for (uint64_t id = 1; id <= 4; ++id) ASSERT_TRUE(leaves.Submit(MakeSubmit(id, 8, 1000)));
+    leaves.WaitForTokens(4, 1);
+  }
+  ASSERT_TRUE(stays.Submit(MakeSubmit(1, 8, 64)));
+  EXPECT_EQ(stays.WaitForEnd(1).tokens.size(), 64u);
+  // Cancellation reaches the worker on its own time; draining waits for all of them.
+  EXPECT_TRUE(cluster.worker(0).Drain(std::chrono::seconds(10)).ok());
+  EXPECT_EQ(cluster.worker(0).engine().stats().planner.blocks_used, 0);
+}
+
+TEST(Worker, CutsOffARouterThatDoesNotReadAndServesTheOthers) {
+  FakeCluster::Options options = Alone();
+  options.worker.service.outbound_bytes = 64 << 10;
+  FakeCluster cluster(options);
+  TestLink hangs(cluster.worker(0).address(), /*reads=*/false);
+  TestLink reads(cluster.worker(0).address());
+  v1::Submit loud = MakeSubmit(0, 64, 900);
+  loud.set_logprobs(20);
+  for (uint64_t id = 1; id <= 8; ++id) {
+    loud.set_sequence(id);
+    ASSERT_TRUE(hangs.Submit(loud));
+  }
+  for (uint64_t id = 1; cluster.worker(0).service().stats().links_cut == 0; ++id) {
+    ASSERT_TRUE(reads.Submit(MakeSubmit(id, 8, 50)));
+    EXPECT_EQ(reads.WaitForEnd(id).tokens.size(), 50u);
+  }
+  hangs.StartReading();
+  EXPECT_EQ(hangs.WaitForStatus().error_code(), grpc::CANCELLED);
+  EXPECT_TRUE(cluster.worker(0).Drain(std::chrono::seconds(10)).ok());
+  EXPECT_EQ(cluster.worker(0).engine().stats().planner.blocks_used, 0);
+}
+
+TEST(Worker, FinishesWhatItHasWhenDraining) {
+  FakeCluster cluster(Alone());
+  TestLink link(cluster.worker(0).address());
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 8, 500)));
+  link.WaitForTokens(1, 1);
+  std::thread drain([&] { EXPECT_TRUE(cluster.worker(0).Drain(std::chrono::seconds(30)).ok()); });
+  EXPECT_TRUE(link.WaitForDraining());
+  ASSERT_TRUE(link.Submit(MakeSubmit(2, 8, 8)));
+  EXPECT_EQ(link.WaitForEnd(2).end.code(), grpc::UNAVAILABLE);
+  EXPECT_EQ(link.WaitForEnd(1).tokens.size(), 500u);
+  EXPECT_TRUE(link.WaitForStatus().ok());
+  drain.join();
+}
+
+TEST(Worker, GivesUpDrainingAfterItsBound) {
+  FakeCluster::Options options = Alone();
+  options.worker.failpoints = {"step.begin=delay:20"};
+  FakeCluster cluster(options);
+  TestLink link(cluster.worker(0).address());
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 8, 1000)));
+  link.WaitForTokens(1, 1);
+  const absl::Status drained = cluster.worker(0).Drain(std::chrono::milliseconds(30));
+  EXPECT_EQ(drained.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(drained.message()), HasSubstr("1 sequences"));
+  cluster.KillWorker(0);
+  EXPECT_NE(link.WaitForEnd(1).end.reason(), v1::End::LENGTH);
+}
+
+TEST(Worker, TakesNoMoreRoutersThanItsLimit) {
+  FakeCluster::Options options = Alone();
+  options.worker.service.max_links = 1;
+  FakeCluster cluster(options);
+  TestLink first(cluster.worker(0).address());
+  EXPECT_EQ(first.Hello().worker_id(), "worker-0");
+  TestLink second(cluster.worker(0).address());
+  EXPECT_EQ(second.WaitForStatus().error_code(), grpc::RESOURCE_EXHAUSTED);
+}
+
+TEST(Worker, FailsToStartNamingWhatIsWrong) {
+  FakeCluster cluster({.workers = 0, .scheduler = false});
+  const auto error = [&](auto&& change) {
+    WorkerNode::Options options{.model = cluster.model(), .id = "w", .metrics = ""};
+    change(options);
+    return std::string(cluster.TryWorker(options).message());
+  };
+  EXPECT_THAT(error([](auto& o) { o.model = ""; }), HasSubstr("--model"));
+  EXPECT_THAT(error([](auto& o) { o.model = "/nonexistent"; }), HasSubstr("/nonexistent"));
+  EXPECT_THAT(error([](auto& o) { o.id = "a b"; }), HasSubstr("a b"));
+  EXPECT_THAT(error([](auto& o) { o.numerics = "abacus"; }), HasSubstr("abacus"));
+  EXPECT_THAT(error([](auto& o) { o.failpoints = {"nowhere=kill"}; }), HasSubstr("nowhere"));
+  EXPECT_THAT(error([](auto& o) { o.scheduler = "nowhere"; }), HasSubstr("nowhere"));
+  EXPECT_THAT(error([](auto& o) { o.engine.kv_bytes = 1; }), HasSubstr("KV"));
+}
+
+}  // namespace
+}  // namespace conclave::services::testing

@@ -1,0 +1,148 @@
+// The scheduler's decisions with virtual time and no network.
+
+#include "services/cluster_service.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/worker/testing/tiny_checkpoint.h"
+
+namespace conclave::services {
+namespace {
+
+using scheduler::Micros;
+using ::testing::HasSubstr;
+using worker::testing::TempDir;
+
+v1::WorkerInfo Info(const std::string& id, uint64_t incarnation = 1) {
+  v1::WorkerInfo info;
+  info.set_id(id);
+  info.set_incarnation(incarnation);
+  info.set_address("127.0.0.1:5000");
+  info.set_state(v1::WORKER_STATE_READY);
+  info.mutable_model()->set_digest("d");
+  info.mutable_model()->set_numerics("cpu-1");
+  info.mutable_load()->set_running(3);
+  return info;
+}
+
+class ClusterServiceTest : public ::testing::Test {
+ protected:
+  ClusterServiceTest() {
+    options_.tick = std::chrono::milliseconds(0);
+    options_.membership.max_workers = 3;
+    Restart({});
+  }
+
+  void Restart(const std::vector<std::string>& failpoints) {
+    service_.reset();
+    failpoints_ = *Failpoints::Parse(failpoints);
+    auto store = StateStore::Open(directory_.path());
+    ASSERT_TRUE(store.ok()) << store.status();
+    auto service = ClusterService::Create(options_, *std::move(store), SingleTenant(Credentials()),
+                                          failpoints_, now_);
+    ASSERT_TRUE(service.ok()) << service.status();
+    service_ = *std::move(service);
+  }
+  absl::Status Hear(const v1::WorkerInfo& info) { return service_->Hear(info, now_); }
+  void Pass(std::chrono::milliseconds time) {
+    now_ += time;
+    service_->Step(now_);
+  }
+
+  ClusterService::Options options_;
+  TempDir directory_;
+  Failpoints failpoints_;
+  Micros now_{1'000'000};
+  std::unique_ptr<ClusterService> service_;
+};
+
+TEST_F(ClusterServiceTest, ShowsAWorkerAfterItsFirstBeat) {
+  EXPECT_EQ(service_->view()->workers_size(), 0);
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  ASSERT_EQ(service_->view()->workers_size(), 1);
+  EXPECT_EQ(service_->view()->workers(0).state(), v1::WORKER_STATE_READY);
+  EXPECT_FALSE(service_->view()->workers(0).has_load());
+}
+
+TEST_F(ClusterServiceTest, DoesNotTellTheSameViewTwice) {
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  const auto view = service_->view();
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  Pass(std::chrono::milliseconds(100));
+  EXPECT_EQ(service_->view(), view);
+  EXPECT_EQ(service_->stats().saves, 1u);
+}
+
+TEST_F(ClusterServiceTest, FollowsAWorkerIntoSilence) {
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  Pass(std::chrono::milliseconds(1500));
+  EXPECT_EQ(service_->view()->workers(0).state(), v1::WORKER_STATE_SUSPECT);
+  Pass(std::chrono::milliseconds(3500));
+  EXPECT_EQ(service_->view()->workers(0).state(), v1::WORKER_STATE_DEAD);
+  EXPECT_EQ(service_->stats().workers.at("dead"), 1);
+  Pass(std::chrono::minutes(10));
+  EXPECT_EQ(service_->view()->workers_size(), 0);
+}
+
+TEST_F(ClusterServiceTest, ComesBackFromARestartAsItWas) {
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  ASSERT_TRUE(Hear(Info("b", 7)).ok());
+  const auto before = service_->view();
+  Restart({});
+  EXPECT_EQ(service_->view()->SerializeAsString(), before->SerializeAsString());
+  EXPECT_EQ(Hear(Info("b", 6)).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(Hear(Info("b", 7)).ok());
+}
+
+TEST_F(ClusterServiceTest, TellsNothingItCouldNotSaveAndTriesAgain) {
+  Restart({"scheduler.save=error@1"});
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  EXPECT_EQ(service_->view()->workers_size(), 0);
+  EXPECT_EQ(service_->stats().saves_failed, 1u);
+  Pass(std::chrono::milliseconds(999));
+  EXPECT_EQ(service_->view()->workers_size(), 0);
+  Pass(std::chrono::milliseconds(1));
+  EXPECT_EQ(service_->view()->workers_size(), 1);
+}
+
+TEST_F(ClusterServiceTest, RefusesAnotherModelOrNumericsByName) {
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  v1::WorkerInfo other = Info("b");
+  other.mutable_model()->set_numerics("cpu-2");
+  EXPECT_EQ(Hear(other).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(Hear(other).message()), HasSubstr("worker b computes as cpu-2"));
+  other = Info("b");
+  other.mutable_model()->set_digest("e");
+  EXPECT_EQ(Hear(other).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(service_->view()->workers_size(), 1);
+  // Once nobody alive disagrees it may join.
+  Pass(std::chrono::seconds(5));
+  EXPECT_TRUE(Hear(other).ok());
+}
+
+TEST_F(ClusterServiceTest, RefusesMoreWorkersThanItsLimit) {
+  for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(Hear(Info(id)).ok());
+  EXPECT_EQ(Hear(Info("d")).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Hear(Info("c")).ok());
+}
+
+TEST_F(ClusterServiceTest, RefusesABeatThatMakesNoSense) {
+  const auto refused = [&](auto&& change) {
+    v1::WorkerInfo info = Info("a");
+    change(info);
+    return Hear(info).code() == absl::StatusCode::kInvalidArgument;
+  };
+  EXPECT_TRUE(refused([](v1::WorkerInfo& info) { info.set_id(""); }));
+  EXPECT_TRUE(refused([](v1::WorkerInfo& info) { info.set_id(std::string(65, 'a')); }));
+  EXPECT_TRUE(refused([](v1::WorkerInfo& info) { info.set_incarnation(0); }));
+  EXPECT_TRUE(refused([](v1::WorkerInfo& info) { info.set_address("here"); }));
+  EXPECT_TRUE(refused([](v1::WorkerInfo& info) { info.set_address("127.0.0.1:0"); }));
+  EXPECT_TRUE(refused([](v1::WorkerInfo& info) { info.set_address("0.0.0.0:80"); }));
+  EXPECT_TRUE(refused(
+      [](v1::WorkerInfo& info) { info.mutable_model()->set_name(std::string(65 << 10, 'x')); }));
+  EXPECT_EQ(service_->stats().heartbeats_refused, 7u);
+}
+
+}  // namespace
+}  // namespace conclave::services
