@@ -389,8 +389,9 @@ class Simulation {
   }
 
   uint64_t& At(const Request& r, int32_t position) {
-    const auto block = planner_.Blocks(r.id)[static_cast<size_t>(position / options_.block_size)];
-    return kv_[static_cast<size_t>(block * options_.block_size + position % options_.block_size)];
+    const auto p = static_cast<size_t>(position);
+    const auto size = static_cast<size_t>(options_.block_size);
+    return kv_[static_cast<size_t>(planner_.Blocks(r.id)[p / size]) * size + p % size];
   }
 
   // What the model says of the prompt alone, with no batch, blocks or preemption.
