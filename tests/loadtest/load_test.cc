@@ -179,7 +179,7 @@ TEST_F(Load, ArrivalsBeyondTheLimitAreReportedNotSent) {
   server_.generate = FakeRouter::GenerateOneThenHang;
   options_.requests = 10;
   options_.in_flight_limit = 4;
-  options_.timeout = std::chrono::milliseconds(300);
+  options_.timeout = std::chrono::seconds(1);
   const Results results = Run();
   EXPECT_EQ(results.sent, 4U);
   EXPECT_EQ(results.unsent, 6U);

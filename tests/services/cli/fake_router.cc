@@ -97,10 +97,10 @@ class FakeRouter::Cluster : public v1::Cluster::Service {
   FakeRouter& fake_;
 };
 
-FakeRouter::FakeRouter()
+FakeRouter::FakeRouter(const std::string& listen)
     : inference_(std::make_unique<Inference>(*this)), cluster_(std::make_unique<Cluster>(*this)) {
   grpc::ServerBuilder builder;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port_);
   builder.RegisterService(inference_.get());
   builder.RegisterService(cluster_.get());
   server_ = builder.BuildAndStart();

@@ -36,7 +36,7 @@ class FakeRouter {
   using Score =
       std::function<grpc::Status(grpc::ServerContext&, const v1::ScoreRequest&, ScoreWriter&)>;
 
-  FakeRouter();
+  explicit FakeRouter(const std::string& listen = "127.0.0.1:0");
   ~FakeRouter();
   FakeRouter(const FakeRouter&) = delete;
   FakeRouter& operator=(const FakeRouter&) = delete;

@@ -1,0 +1,206 @@
+// conclave generate: the text as it arrives, or one JSON document when it is complete.
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "services/cli/client.h"
+#include "services/cli/command.h"
+#include "services/cli/input.h"
+#include "services/cli/json.h"
+#include "services/cli/terminal.h"
+#include "worker/status.h"
+
+namespace conclave::services::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr char kName[] = "generate";
+
+struct Options {
+  Client::Options client;
+  Input input;
+  std::string adapter, request_id;
+  uint32_t max_tokens = 0, top_k = 0, logprobs = 0;
+  double temperature = 0, top_p = 0;
+  uint64_t seed = 0;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+};
+
+void Bind(Flags& flags, Options& options) {
+  Client::AddFlags(flags, options.client);
+  options.input.AddFlags(flags, "prompt", "prompt-file");
+  flags.Add({"adapter", &options.adapter, "NAME", "instead of the base model"});
+  flags.Add({"max-tokens", &options.max_tokens, "N", "without it the server's default", 1, 1e9});
+  flags.Add({"temperature", &options.temperature, "X",
+             "0 is greedy; without it the model's generation_config.json"});
+  flags.Add({"top-p", &options.top_p, "P", "keep the likeliest tokens of this mass, (0, 1]"});
+  flags.Add({"top-k", &options.top_k, "K", "keep so many of the likeliest tokens; 0: off"});
+  flags.Add({"seed", &options.seed, "S", "without it the router draws one and reports it"});
+  flags.Add({"stop", &options.stop, "TEXT", "end before this text; may be repeated"});
+  flags.Add({"logprobs", &options.logprobs, "N",
+             "report log-probabilities of the tokens, and of the N likeliest", 0, 20});
+  flags.Add({"ignore-eos", &options.ignore_eos, "", "go on after an end-of-sequence token"});
+  flags.Add({"request-id", &options.request_id, "ID", "unique among live requests"});
+}
+
+// What a flag does not say is left to the server, and so is the judgement of values.
+absl::StatusOr<v1::GenerateRequest> MakeRequest(const Flags& flags, const Options& options) {
+  v1::GenerateRequest request;
+  CONCLAVE_ASSIGN_OR_RETURN(*request.mutable_prompt(), options.input.Read(flags));
+  request.set_request_id(options.request_id);
+  request.set_adapter(options.adapter);
+  v1::Sampling& sampling = *request.mutable_sampling();
+  if (flags.Given("temperature")) {
+    sampling.set_temperature(static_cast<float>(options.temperature));
+  }
+  if (flags.Given("top-p")) sampling.set_top_p(static_cast<float>(options.top_p));
+  if (flags.Given("top-k")) sampling.set_top_k(options.top_k);
+  if (flags.Given("seed")) sampling.set_seed(options.seed);
+  v1::Stopping& stopping = *request.mutable_stopping();
+  if (flags.Given("max-tokens")) stopping.set_max_tokens(options.max_tokens);
+  stopping.mutable_stop()->Add(options.stop.begin(), options.stop.end());
+  stopping.set_ignore_eos(options.ignore_eos);
+  if (flags.Given("logprobs")) request.set_logprobs(options.logprobs);
+  return request;
+}
+
+// The stream so far.
+struct Generation {
+  std::string text;
+  v1::GenerateResponse all;  // merged: lists appended, the rest as last said
+  Clock::time_point sent, first_token, last_token;
+
+  void Add(const v1::GenerateResponse& part) {
+    const Clock::time_point now = Clock::now();
+    text += part.text();
+    if (part.token_ids_size() > 0) {
+      if (all.token_ids_size() == 0) first_token = now;
+      last_token = now;
+    }
+    all.MergeFrom(part);
+  }
+  bool complete() const { return all.finish_reason() != v1::FINISH_REASON_UNSPECIFIED; }
+};
+
+// Text as it comes, ending in a line break.
+class TextPrinter {
+ public:
+  explicit TextPrinter(Io& io) : io_(io) {}
+
+  void Add(const std::string& text) {
+    if (text.empty()) return;
+    Put(io_.terminal ? terminal_.Add(text) : text);
+  }
+  void End() {
+    if (io_.terminal) Put(terminal_.End());
+    if (in_line_) Put("\n");
+  }
+
+ private:
+  void Put(const std::string& text) {
+    if (text.empty()) return;
+    io_.out << text << std::flush;
+    in_line_ = text.back() != '\n';
+  }
+
+  Io& io_;
+  TerminalText terminal_;
+  bool in_line_ = false;
+};
+
+double Milliseconds(Clock::duration time) {
+  return std::chrono::duration<double, std::milli>(time).count();
+}
+
+const char* NameOf(v1::FinishReason reason) {
+  return reason == v1::FINISH_REASON_STOP ? "stop" : "length";
+}
+
+Json LogprobsOf(const v1::GenerateResponse& all) {
+  Json logprobs = Json::array();
+  for (const v1::TokenLogprob& token : all.logprobs()) logprobs.push_back(Number(token.logprob()));
+  return logprobs;
+}
+
+Json TopLogprobsOf(const v1::GenerateResponse& all) {
+  Json tops = Json::array();
+  for (const v1::TokenLogprob& token : all.logprobs()) {
+    Json top = Json::array();
+    for (const v1::TokenLogprob::Candidate& candidate : token.top()) {
+      top.push_back({{"token_id", candidate.token_id()}, {"logprob", Number(candidate.logprob())}});
+    }
+    tops.push_back(std::move(top));
+  }
+  return tops;
+}
+
+Json TimingOf(const Generation& generation) {
+  const int tokens = generation.all.token_ids_size();
+  Json timing = {{"ttft_ms", nullptr}, {"tpot_ms", nullptr}};
+  if (tokens > 0) timing["ttft_ms"] = Milliseconds(generation.first_token - generation.sent);
+  if (tokens > 1) {
+    timing["tpot_ms"] = Milliseconds(generation.last_token - generation.first_token) / (tokens - 1);
+  }
+  return timing;
+}
+
+Json ToJson(const Generation& generation, const v1::GenerateRequest& request) {
+  const v1::GenerateResponse& all = generation.all;
+  const uint32_t prompt_tokens = all.usage().prompt_tokens();
+  const uint32_t completion_tokens = all.usage().completion_tokens();
+  Json json = {{"text", generation.text},
+               {"token_ids", all.token_ids()},
+               {"logprobs", request.has_logprobs() ? LogprobsOf(all) : Json(nullptr)},
+               {"finish_reason", NameOf(all.finish_reason())},
+               {"usage",
+                {{"prompt_tokens", prompt_tokens},
+                 {"completion_tokens", completion_tokens},
+                 {"total_tokens", prompt_tokens + completion_tokens}}},
+               {"timing", TimingOf(generation)},
+               {"seed", all.has_seed() ? Json(all.seed()) : Json(nullptr)},
+               {"request_id", all.request_id()}};
+  if (request.logprobs() > 0) json["top_logprobs"] = TopLogprobsOf(all);
+  if (all.has_stop_token_id()) json["stop_token_id"] = all.stop_token_id();
+  if (!all.stop_string().empty()) json["stop_string"] = all.stop_string();
+  return json;
+}
+
+absl::Status Generate(Client& client, const v1::GenerateRequest& request, bool json, Io& io) {
+  Client::Call call(client);
+  Generation generation = {.sent = Clock::now()};
+  const auto reader = client.inference().Generate(call.context(), request);
+  TextPrinter printer(io);
+  for (v1::GenerateResponse part; reader->Read(&part); part.Clear()) {
+    generation.Add(part);
+    if (!json) printer.Add(part.text());
+  }
+  if (!json) printer.End();
+  CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(reader->Finish(), *call.context()));
+  if (!generation.complete()) {
+    return absl::DataLossError("the stream ended without a finish reason: it is incomplete");
+  }
+  if (json) Print(ToJson(generation, request), io);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int RunGenerate(const Arguments& arguments, Io& io) {
+  Options options;
+  Flags flags("conclave generate", "Continues a prompt.");
+  Bind(flags, options);
+  if (const auto code = Parse(kName, flags, arguments, io)) return *code;
+  const absl::StatusOr<v1::GenerateRequest> request = MakeRequest(flags, options);
+  if (!request.ok()) return UsageError(kName, request.status(), io);
+  const auto client = Client::Make(options.client);
+  if (!client.ok()) return UsageError(kName, client.status(), io);
+  return (*client)->Finish(kName, Generate(**client, *request, options.client.json, io), io);
+}
+
+}  // namespace conclave::services::cli

@@ -1,0 +1,160 @@
+// conclave status and models: what a cluster consists of and what it serves.
+
+#include "worker/status.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <string>
+
+#include "absl/strings/str_format.h"
+#include "services/cli/client.h"
+#include "services/cli/command.h"
+#include "services/cli/json.h"
+#include "services/cli/terminal.h"
+
+namespace conclave::services::cli {
+namespace {
+
+const char* NameOf(v1::WorkerState state) {
+  switch (state) {
+    case v1::WORKER_STATE_READY:
+      return "ready";
+    case v1::WORKER_STATE_DRAINING:
+      return "draining";
+    case v1::WORKER_STATE_SUSPECT:
+      return "suspect";
+    case v1::WORKER_STATE_DEAD:
+      return "dead";
+    default:
+      return "unknown";
+  }
+}
+
+Json ToJson(const v1::WorkerInfo& worker) {
+  const v1::WorkerLoad& load = worker.load();
+  return {{"id", worker.id()},
+          {"incarnation", worker.incarnation()},
+          {"pid", worker.pid()},
+          {"address", worker.address()},
+          {"metrics_address", worker.metrics_address()},
+          {"state", NameOf(worker.state())},
+          {"experts", worker.experts()},
+          {"sequences", load.running() + load.waiting()},
+          {"running", load.running()},
+          {"waiting", load.waiting()},
+          {"kv_blocks_used", load.kv_blocks_used()},
+          {"kv_blocks", load.kv_blocks()},
+          {"model", worker.model().name()},
+          {"numerics", worker.model().numerics()}};
+}
+
+// A scheduler that is out of reach is null: serving goes on without it.
+Json ToJson(const v1::StatusResponse& status) {
+  const v1::RouterStatus& router = status.router();
+  Json workers = Json::array();
+  for (const v1::WorkerInfo& worker : status.workers()) workers.push_back(ToJson(worker));
+  Json json = {{"epoch", status.epoch()},
+               {"router",
+                {{"pid", router.pid()},
+                 {"address", router.address()},
+                 {"metrics_address", router.metrics_address()},
+                 {"live_requests", router.live_requests()},
+                 {"draining", router.draining()}}},
+               {"scheduler", nullptr},
+               {"workers", std::move(workers)},
+               {"adapters", Json::array()}};
+  if (status.has_scheduler()) {
+    json["scheduler"] = {{"pid", status.scheduler().pid()},
+                         {"address", status.scheduler().address()},
+                         {"metrics_address", status.scheduler().metrics_address()}};
+  }
+  return json;
+}
+
+std::string ToTable(const v1::StatusResponse& status) {
+  const v1::RouterStatus& router = status.router();
+  std::string text = absl::StrFormat("epoch      %d\n", status.epoch());
+  absl::StrAppendFormat(&text, "router     %s  pid %d  %s, live requests %d\n", router.address(),
+                        router.pid(), router.draining() ? "draining" : "serving",
+                        router.live_requests());
+  if (status.has_scheduler()) {
+    absl::StrAppendFormat(&text, "scheduler  %s  pid %d\n", status.scheduler().address(),
+                          status.scheduler().pid());
+  } else {
+    text += "scheduler  out of reach\n";
+  }
+  for (const v1::WorkerInfo& worker : status.workers()) {
+    const v1::WorkerLoad& load = worker.load();
+    absl::StrAppendFormat(
+        &text,
+        "worker     %s  %s  pid %d  %s, sequences %d + %d waiting, kv blocks %d/%d, %d experts\n",
+        worker.id(), worker.address(), worker.pid(), NameOf(worker.state()), load.running(),
+        load.waiting(), load.kv_blocks_used(), load.kv_blocks(), worker.experts());
+  }
+  if (status.workers().empty()) text += "worker     none\n";
+  return text;
+}
+
+absl::Status ShowStatus(Client& client, bool json, Io& io) {
+  v1::StatusResponse response;
+  Client::Call call(client);
+  const grpc::Status status = client.cluster().Status(call.context(), {}, &response);
+  CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(status, *call.context()));
+  if (json) {
+    Print(ToJson(response), io);
+  } else {
+    io.out << Printable(ToTable(response));
+  }
+  return absl::OkStatus();
+}
+
+Json ToJson(const v1::Model& model) {
+  return {{"name", model.name()},
+          {"family", model.family()},
+          {"context_limit", model.context_limit()},
+          {"vocab_size", model.vocab_size()},
+          {"numerics", model.numerics()},
+          {"parent", model.parent().empty() ? Json(nullptr) : Json(model.parent())}};
+}
+
+absl::Status ShowModels(Client& client, bool json, Io& io) {
+  v1::ListModelsResponse response;
+  Client::Call call(client);
+  const grpc::Status status = client.inference().ListModels(call.context(), {}, &response);
+  CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(status, *call.context()));
+  Json models = Json::array();
+  for (const v1::Model& model : response.models()) {
+    models.push_back(ToJson(model));
+    if (json) continue;
+    io.out << Printable(
+        absl::StrFormat("%s  %s, context %d, vocabulary %d, numerics %s%s\n", model.name(),
+                        model.family(), model.context_limit(), model.vocab_size(), model.numerics(),
+                        model.parent().empty() ? "" : ", adapter of " + model.parent()));
+  }
+  if (json) Print({{"models", std::move(models)}}, io);
+  return absl::OkStatus();
+}
+
+// Both commands: one call without arguments.
+int RunCall(const std::string& name, const std::string& summary,
+            absl::Status (*call)(Client&, bool, Io&), const Arguments& arguments, Io& io) {
+  Client::Options options = {.timeout = 30};
+  Flags flags("conclave " + name, summary);
+  Client::AddFlags(flags, options);
+  if (const auto code = Parse(name, flags, arguments, io)) return *code;
+  const auto client = Client::Make(options);
+  if (!client.ok()) return UsageError(name, client.status(), io);
+  return (*client)->Finish(name, call(**client, options.json, io), io);
+}
+
+}  // namespace
+
+int RunStatus(const Arguments& arguments, Io& io) {
+  return RunCall("status", "Processes, epoch and load of a cluster.", ShowStatus, arguments, io);
+}
+
+int RunModels(const Arguments& arguments, Io& io) {
+  return RunCall("models", "The models that are served.", ShowModels, arguments, io);
+}
+
+}  // namespace conclave::services::cli

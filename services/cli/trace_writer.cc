@@ -1,0 +1,244 @@
+#include "services/cli/trace_writer.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "scheduler/check.h"
+#include "services/cli/json.h"
+#include "worker/status.h"
+
+namespace conclave::services::cli {
+namespace {
+
+constexpr uint32_t kMostExperts = 65536;  // slots are uint16
+constexpr size_t kNpyHeaderBytes = 128;   // room for any shape; a multiple of 64, as NumPy asks
+
+template <typename T>
+void PutLittleEndian(T value, std::string* bytes) {
+  for (size_t i = 0; i < sizeof(T); ++i) {
+    bytes->push_back(static_cast<char>(value >> (8 * i) & 0xFF));
+  }
+}
+
+template <typename T>
+T GetLittleEndian(const std::string& bytes, size_t index) {
+  T value = 0;
+  for (size_t i = 0; i < sizeof(T); ++i) {
+    const auto byte = static_cast<uint8_t>(bytes[index * sizeof(T) + i]);
+    value = static_cast<T>(value | static_cast<T>(byte) << (8 * i));
+  }
+  return value;
+}
+
+bool IsFileName(const std::string& name) {
+  constexpr size_t kMaxBytes = 128;
+  if (name.empty() || name.size() > kMaxBytes || name[0] == '.') return false;
+  return name.find_first_not_of(
+             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+             "._-") == std::string::npos;
+}
+
+}  // namespace
+
+absl::StatusOr<NpyFile> NpyFile::Create(const std::string& path, const std::string& type,
+                                        const std::vector<size_t>& row_shape) {
+  NpyFile file(path, type, row_shape);
+  if (!file.file_) return absl::UnavailableError(absl::StrFormat("cannot create \"%s\"", path));
+  file.file_ << file.Header(0);
+  return file;
+}
+
+NpyFile::NpyFile(const std::string& path, const std::string& type,
+                 const std::vector<size_t>& row_shape)
+    : path_(path), type_(type), row_shape_(row_shape), file_(path, std::ios::binary) {}
+
+absl::Status NpyFile::Finish(size_t rows) {
+  file_.seekp(0);
+  file_ << Header(rows);
+  file_.close();
+  if (file_) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrFormat("cannot write \"%s\"", path_));
+}
+
+std::string NpyFile::Header(size_t rows) const {
+  std::string shape = absl::StrFormat("(%d,", rows);
+  for (const size_t length : row_shape_) absl::StrAppendFormat(&shape, " %d,", length);
+  std::string text =
+      absl::StrFormat("{'descr': '%s', 'fortran_order': False, 'shape': %s), }", type_, shape);
+  std::string header("\x93NUMPY\x01\x00", 8);
+  PutLittleEndian(static_cast<uint16_t>(kNpyHeaderBytes - 10), &header);
+  CONCLAVE_CHECK(header.size() + text.size() < kNpyHeaderBytes);
+  text.resize(kNpyHeaderBytes - header.size() - 1, ' ');
+  return header + text + "\n";
+}
+
+absl::StatusOr<TraceWriter> TraceWriter::Create(const std::string& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrFormat("cannot make the directory \"%s\": %s", directory, error.message()));
+  }
+  if (std::filesystem::exists(directory + "/trace.json", error)) {
+    return absl::AlreadyExistsError(
+        absl::StrFormat("\"%s\" holds a trace already: choose another --out", directory));
+  }
+  return TraceWriter(directory);
+}
+
+absl::Status TraceWriter::BeginMix(const std::string& name, const std::string& adapter) {
+  if (!IsFileName(name) || name == "trace") {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("mix \"%s\": a name is made of letters, digits, '.', '_' and '-'", name));
+  }
+  if (!mixes_.emplace(name, adapter).second) {
+    return absl::InvalidArgumentError(absl::StrFormat("mix \"%s\" is given twice", name));
+  }
+  name_ = name;
+  experts_.reset();
+  weights_.reset();
+  lengths_.clear();
+  tokens_ = 0;
+  sequence_tokens_ = 0;
+  return absl::OkStatus();
+}
+
+absl::Status TraceWriter::Add(const v1::Routing& routing) {
+  size_t tokens = 0;
+  CONCLAVE_RETURN_IF_ERROR(CheckRouting(routing, &tokens));
+  if (shape_.layers == 0) {
+    shape_ = {routing.layers(),
+              routing.top_k(),
+              routing.experts(),
+              {routing.layer_indices().begin(), routing.layer_indices().end()}};
+  }
+  if (experts_ == nullptr) CONCLAVE_RETURN_IF_ERROR(OpenFiles());
+  const size_t count = tokens * shape_.layers * shape_.top_k;
+  std::string experts, weights;
+  for (size_t i = 0; i < count; ++i) {
+    const auto slot = GetLittleEndian<uint16_t>(routing.slots(), i);
+    const auto weight = std::bit_cast<float>(GetLittleEndian<uint32_t>(routing.weights(), i));
+    if (slot >= shape_.experts || !std::isfinite(weight)) {
+      return absl::DataLossError(
+          absl::StrFormat("routing: expert %d of %d with weight %g", slot, shape_.experts, weight));
+    }
+    if (shape_.experts <= 256) {
+      experts.push_back(static_cast<char>(slot));
+    } else {
+      PutLittleEndian(slot, &experts);
+    }
+    PutLittleEndian(ToHalf(weight), &weights);
+  }
+  experts_->Append(experts);
+  weights_->Append(weights);
+  sequence_tokens_ += tokens;
+  return absl::OkStatus();
+}
+
+absl::Status TraceWriter::CheckRouting(const v1::Routing& routing, size_t* tokens) const {
+  const Shape shape = {routing.layers(),
+                       routing.top_k(),
+                       routing.experts(),
+                       {routing.layer_indices().begin(), routing.layer_indices().end()}};
+  const size_t per_token = size_t{shape.layers} * shape.top_k;
+  if (per_token == 0 || shape.experts == 0 || shape.experts > kMostExperts ||
+      shape.layer_indices.size() != shape.layers) {
+    return absl::DataLossError(absl::StrFormat("routing: %d layers (%d named), %d experts, top %d",
+                                               shape.layers, shape.layer_indices.size(),
+                                               shape.experts, shape.top_k));
+  }
+  if (shape_.layers != 0 && shape != shape_) {
+    return absl::DataLossError("routing: the model's layers or experts changed on the way");
+  }
+  *tokens = routing.slots().size() / (per_token * sizeof(uint16_t));
+  if (routing.slots().size() != *tokens * per_token * sizeof(uint16_t) ||
+      routing.weights().size() != *tokens * per_token * sizeof(float)) {
+    return absl::DataLossError(
+        absl::StrFormat("routing: %d bytes of slots and %d of weights are no whole tokens",
+                        routing.slots().size(), routing.weights().size()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TraceWriter::OpenFiles() {
+  const std::vector<size_t> row_shape = {shape_.layers, shape_.top_k};
+  const std::string prefix = directory_ + "/" + name_;
+  CONCLAVE_ASSIGN_OR_RETURN(
+      NpyFile experts,
+      NpyFile::Create(prefix + ".experts.npy", shape_.experts <= 256 ? "|u1" : "<u2", row_shape));
+  CONCLAVE_ASSIGN_OR_RETURN(NpyFile weights,
+                            NpyFile::Create(prefix + ".weights.npy", "<f2", row_shape));
+  experts_ = std::make_unique<NpyFile>(std::move(experts));
+  weights_ = std::make_unique<NpyFile>(std::move(weights));
+  return absl::OkStatus();
+}
+
+absl::Status TraceWriter::EndSequence(size_t tokens) {
+  if (sequence_tokens_ != tokens) {
+    return absl::DataLossError(
+        absl::StrFormat("sequence of %d tokens came with routing of %d", tokens, sequence_tokens_));
+  }
+  lengths_.push_back(static_cast<int32_t>(tokens));
+  tokens_ += tokens;
+  sequence_tokens_ = 0;
+  return absl::OkStatus();
+}
+
+absl::Status TraceWriter::EndMix() {
+  if (tokens_ == 0) {
+    return absl::FailedPreconditionError(absl::StrFormat("mix \"%s\" has no tokens", name_));
+  }
+  CONCLAVE_RETURN_IF_ERROR(experts_->Finish(tokens_));
+  CONCLAVE_RETURN_IF_ERROR(weights_->Finish(tokens_));
+  CONCLAVE_ASSIGN_OR_RETURN(NpyFile lengths,
+                            NpyFile::Create(directory_ + "/" + name_ + ".lengths.npy", "<i4", {}));
+  std::string bytes;
+  for (const int32_t length : lengths_) PutLittleEndian(static_cast<uint32_t>(length), &bytes);
+  lengths.Append(bytes);
+  return lengths.Finish(lengths_.size());
+}
+
+absl::Status TraceWriter::Finish() {
+  if (shape_.layers == 0) return absl::FailedPreconditionError("nothing was recorded");
+  Json mixes = Json::object();
+  for (const auto& [name, adapter] : mixes_) mixes[name] = {{"adapter", adapter}};
+  const Json json = {{"experts", shape_.experts},
+                     {"top_k", shape_.top_k},
+                     {"layers", shape_.layer_indices},
+                     {"mixes", std::move(mixes)}};
+  std::ofstream file(directory_ + "/trace.json", std::ios::binary);
+  file << json.dump() << "\n";
+  file.close();
+  if (file) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrFormat("cannot write \"%s/trace.json\"", directory_));
+}
+
+uint16_t ToHalf(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  const uint32_t magnitude = bits & 0x7FFFFFFF;
+  if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);   // not a number
+  if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | 0x7C00);  // 65536 and up
+  uint32_t half = 0, rest = 0, tie = 0;
+  if (magnitude >= 0x38800000) {  // normal from 2^-14
+    half = (magnitude - 0x38000000) >> 13;
+    rest = magnitude & 0x1FFF;
+    tie = 0x1000;
+  } else {  // subnormal: units of 2^-24
+    const uint32_t shift = 126 - (magnitude >> 23);
+    if (shift > 24) return sign;
+    const uint32_t mantissa = (magnitude & 0x7FFFFF) | 0x800000;
+    half = mantissa >> shift;
+    rest = mantissa & ((1U << shift) - 1);
+    tie = 1U << (shift - 1);
+  }
+  if (rest > tie || (rest == tie && (half & 1U))) ++half;  // may carry into the exponent: right
+  return static_cast<uint16_t>(sign | half);
+}
+
+}  // namespace conclave::services::cli

@@ -1,0 +1,85 @@
+#pragma once
+// Writes a trace directory: per named mix NAME.experts.npy (uint8 up to 256 experts, else uint16;
+// [tokens, layers, k]), NAME.weights.npy (float16, same shape) and NAME.lengths.npy (int32, tokens
+// per sequence), and at the end trace.json, which makes it a trace. Routing goes to disk as it
+// comes; memory does not grow with it. One thread.
+
+#include <cstdint>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "conclave/v1/inference.pb.h"
+
+namespace conclave::services::cli {
+
+// A .npy file (NumPy's format 1.0) of rows, little-endian, whose number is known at the end.
+class NpyFile {
+ public:
+  // `type` in NumPy's words, "|u1" say; a row has `row_shape` elements. UNAVAILABLE.
+  static absl::StatusOr<NpyFile> Create(const std::string& path, const std::string& type,
+                                        const std::vector<size_t>& row_shape);
+
+  void Append(const std::string& bytes) { file_ << bytes; }
+  // UNAVAILABLE if anything could not be written.
+  absl::Status Finish(size_t rows);
+
+ private:
+  NpyFile(const std::string& path, const std::string& type, const std::vector<size_t>& row_shape);
+  std::string Header(size_t rows) const;
+
+  std::string path_;
+  std::string type_;
+  std::vector<size_t> row_shape_;
+  std::ofstream file_;
+};
+
+class TraceWriter {
+ public:
+  // Makes the directory if need be. ALREADY_EXISTS if a trace is there.
+  static absl::StatusOr<TraceWriter> Create(const std::string& directory);
+
+  // Mixes come one after the other, and so do the sequences of one. INVALID_ARGUMENT: a name that
+  // is no plain file name, or is taken.
+  absl::Status BeginMix(const std::string& name, const std::string& adapter);
+  // Routing of the next tokens of the running sequence. DATA_LOSS if it contradicts itself or what
+  // came before.
+  absl::Status Add(const v1::Routing& routing);
+  // DATA_LOSS unless routing of exactly `tokens` tokens was added.
+  absl::Status EndSequence(size_t tokens);
+  absl::Status EndMix();
+  // Writes trace.json. FAILED_PRECONDITION if no token was ever recorded.
+  absl::Status Finish();
+
+  size_t tokens() const { return tokens_; }  // of the running mix
+
+ private:
+  struct Shape {
+    uint32_t layers = 0, top_k = 0, experts = 0;
+    std::vector<uint32_t> layer_indices;
+    bool operator==(const Shape&) const = default;
+  };
+
+  explicit TraceWriter(const std::string& directory) : directory_(directory) {}
+  absl::Status CheckRouting(const v1::Routing& routing, size_t* tokens) const;
+  absl::Status OpenFiles();
+
+  std::string directory_;
+  Shape shape_;                               // of all mixes; layers 0: not yet known
+  std::map<std::string, std::string> mixes_;  // to their adapters
+  std::string name_;                          // of the running mix
+  std::unique_ptr<NpyFile> experts_, weights_;
+  std::vector<int32_t> lengths_;
+  size_t tokens_ = 0;
+  size_t sequence_tokens_ = 0;
+};
+
+// To the nearest, ties to even; too large is infinity (IEEE 754 binary16).
+uint16_t ToHalf(float value);
+
+}  // namespace conclave::services::cli

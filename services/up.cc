@@ -1,0 +1,381 @@
+#include "services/up.h"
+
+#include <fcntl.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "conclave/v1/cluster.grpc.pb.h"
+#include "services/channel.h"
+#include "worker/status.h"
+
+namespace conclave::services {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kProbePause(20);       // between two looks at a router that is not ready
+constexpr milliseconds kProbeDeadline(1000);  // of one look
+
+// The value of `key` in "listening grpc=HOST:PORT metrics=HOST:PORT".
+std::optional<std::string> ValueOf(const std::string& key, const std::string& line) {
+  if (line.rfind("listening ", 0) != 0) return std::nullopt;
+  const size_t at = line.find(" " + key + "=");
+  if (at == std::string::npos) return std::nullopt;
+  const size_t begin = at + key.size() + 2;
+  return line.substr(begin, line.find(' ', begin) - begin);
+}
+
+// The standard health check of the whole server. Its two messages are too small to need their
+// proto: an empty request, and field 1 = SERVING (1) in the answer.
+bool IsServing(const std::shared_ptr<grpc::Channel>& channel) {
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kProbeDeadline);
+  grpc::CompletionQueue queue;
+  const grpc::Slice nothing;
+  const auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check",
+                                          grpc::ByteBuffer(&nothing, 1), &queue);
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  call->StartCall();
+  call->Finish(&response, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  grpc::Slice bytes;
+  if (!status.ok() || !response.DumpToSingleSlice(&bytes).ok()) return false;
+  return std::string(bytes.begin(), bytes.end()) == std::string("\x08\x01");
+}
+
+bool HasReadyWorker(const std::shared_ptr<grpc::Channel>& channel) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kProbeDeadline);
+  v1::StatusResponse response;
+  if (!v1::Cluster::NewStub(channel)->Status(&context, {}, &response).ok()) return false;
+  return std::any_of(
+      response.workers().begin(), response.workers().end(),
+      [](const v1::WorkerInfo& worker) { return worker.state() == v1::WORKER_STATE_READY; });
+}
+
+milliseconds Left(std::chrono::steady_clock::time_point until) {
+  const auto left = std::chrono::ceil<milliseconds>(until - std::chrono::steady_clock::now());
+  return std::clamp(left, milliseconds(0), milliseconds(60'000));
+}
+
+}  // namespace
+
+// A directory that one supervisor at a time may use.
+class Up::StateDirectory {
+ public:
+  static absl::StatusOr<std::unique_ptr<StateDirectory>> Open(const std::string& path) {
+    auto state = std::unique_ptr<StateDirectory>(new StateDirectory);
+    CONCLAVE_RETURN_IF_ERROR(path.empty() ? state->MakeTemporary() : state->Make(path));
+    CONCLAVE_RETURN_IF_ERROR(state->Lock());
+    return state;
+  }
+  ~StateDirectory() {
+    if (lock_ >= 0) close(lock_);
+    std::error_code ignored;
+    if (temporary_) std::filesystem::remove_all(path_, ignored);
+  }
+  StateDirectory(const StateDirectory&) = delete;
+  StateDirectory& operator=(const StateDirectory&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  StateDirectory() = default;
+
+  absl::Status MakeTemporary() {
+    std::string path = std::filesystem::temp_directory_path().string() + "/conclave-up-XXXXXX";
+    if (mkdtemp(path.data()) == nullptr) {
+      return absl::UnavailableError(
+          absl::StrFormat("cannot make a temporary directory: %s", std::strerror(errno)));
+    }
+    path_ = path;
+    temporary_ = true;
+    return absl::OkStatus();
+  }
+
+  absl::Status Make(const std::string& path) {
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrFormat("--state: cannot make \"%s\": %s", path, error.message()));
+    }
+    path_ = path;
+    return absl::OkStatus();
+  }
+
+  // The lock goes with the process, however it ends; the file stays.
+  absl::Status Lock() {
+    const std::string file = path_ + "/up.lock";
+    lock_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (lock_ < 0) {
+      return absl::UnavailableError(
+          absl::StrFormat("cannot open \"%s\": %s", file, std::strerror(errno)));
+    }
+    if (flock(lock_, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "state directory \"%s\" is in use by another `conclave up`: stop it, or choose another "
+        "--state",
+        path_));
+  }
+
+  std::string path_;
+  bool temporary_ = false;
+  int lock_ = -1;
+};
+
+struct Up::Process {
+  std::string name;
+  std::string program;
+  bool restart = false;
+  std::unique_ptr<Child> child;  // null: not running
+  std::string grpc;              // where it listens, once it has said so
+  std::string metrics;
+  Clock::time_point started;
+  milliseconds backoff{0};                 // of the last restart
+  std::optional<Clock::time_point> again;  // when it is to be restarted
+};
+
+Up::Up(const Options& options, std::ostream& out, std::ostream& err)
+    : options_(options),
+      out_(out),
+      err_(err),
+      scheduler_(
+          new Process{.name = "scheduler", .program = "conclave-scheduler", .restart = true}),
+      worker_(new Process{
+          .name = "worker-0", .program = "conclave-worker", .restart = options.restart_workers}),
+      router_(new Process{.name = "router", .program = "conclave-router", .restart = true}) {}
+
+Up::~Up() = default;
+
+absl::Status Up::Run(Shutdown& shutdown) {
+  shutdown_ = &shutdown;
+  CONCLAVE_ASSIGN_OR_RETURN(state_, StateDirectory::Open(options_.state));
+  absl::Status status = StartAll();
+  if (status.ok()) status = WaitUntilReady();
+  if (status.ok()) {
+    ready_ = true;
+    out_ << absl::StrFormat("ready grpc=%s http=- metrics=%s\n", router_->grpc, router_->metrics)
+         << std::flush;
+    Supervise();
+  }
+  const absl::Status drained = Drain();
+  // Asked to stop before it was ready: that is no failure.
+  return status.ok() || absl::IsCancelled(status) ? drained : status;
+}
+
+absl::Status Up::StartAll() {
+  CONCLAVE_RETURN_IF_ERROR(Launch(*scheduler_));
+  CONCLAVE_RETURN_IF_ERROR(AwaitListening(*scheduler_));
+  CONCLAVE_RETURN_IF_ERROR(Launch(*worker_));
+  CONCLAVE_RETURN_IF_ERROR(Launch(*router_));
+  CONCLAVE_RETURN_IF_ERROR(AwaitListening(*worker_));
+  return AwaitListening(*router_);
+}
+
+absl::Status Up::AwaitListening(Process& process) {
+  const Clock::time_point deadline = Clock::now() + options_.ready_wait;
+  while (process.grpc.empty()) {
+    CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
+    Pump(Left(deadline));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Up::WaitUntilReady() {
+  const Clock::time_point deadline = Clock::now() + options_.ready_wait;
+  const std::shared_ptr<grpc::Channel> channel = MakeChannel(router_->grpc, Credentials());
+  while (!IsServing(channel) || !HasReadyWorker(channel)) {
+    CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
+    Pump(kProbePause);
+  }
+  return absl::OkStatus();
+}
+
+// Until it is ready the cluster is all or nothing: who dies now would die again.
+absl::Status Up::StillStarting(Clock::time_point deadline) const {
+  if (stopping()) return absl::CancelledError("stopped before it was ready");
+  for (const Process* const process : {scheduler_.get(), worker_.get(), router_.get()}) {
+    if (process->started != Clock::time_point() && process->child == nullptr) {
+      return absl::UnavailableError(absl::StrFormat(
+          "%s ended before the cluster was ready; its own words are above", process->name));
+    }
+  }
+  if (Clock::now() < deadline) return absl::OkStatus();
+  return absl::DeadlineExceededError(
+      absl::StrFormat("the cluster was not ready after %d s", options_.ready_wait.count() / 1000));
+}
+
+void Up::Supervise() {
+  while (!stopping()) {
+    milliseconds longest(60'000);
+    for (const Process* const process : {scheduler_.get(), worker_.get(), router_.get()}) {
+      if (!process->again) continue;
+      longest = std::min(longest, Left(*process->again));
+    }
+    Pump(longest);
+    RestartWhatIsDue();
+  }
+}
+
+absl::Status Up::Drain() {
+  draining_ = true;
+  absl::Status first;
+  for (Process* const process : {router_.get(), worker_.get(), scheduler_.get()}) {
+    first.Update(DrainOne(*process));
+  }
+  return first;
+}
+
+absl::Status Up::DrainOne(Process& process) {
+  process.again.reset();
+  if (process.child == nullptr) return absl::OkStatus();
+  process.child->Signal(SIGTERM);
+  const Clock::time_point deadline = Clock::now() + options_.drain_wait;
+  while (!process.child->Reap() && Clock::now() < deadline) Pump(Left(deadline));
+  const std::optional<int> end = process.child->Reap();
+  Forward(process);
+  process.child.reset();
+  // A process that was still starting has no handler yet and ends by the signal itself.
+  if (end && (*end == 0 || (WIFSIGNALED(*end) && WTERMSIG(*end) == SIGTERM))) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError(
+      end ? absl::StrFormat("%s ended with %s", process.name, DescribeEnd(*end))
+          : absl::StrFormat("%s did not end in %d s and was killed", process.name,
+                            options_.drain_wait.count() / 1000));
+}
+
+absl::Status Up::Launch(Process& process) {
+  process.again.reset();
+  process.started = Clock::now();
+  CONCLAVE_ASSIGN_OR_RETURN(
+      process.child, Child::Start(options_.binaries + "/" + process.program, ArgumentsOf(process)));
+  return absl::OkStatus();
+}
+
+std::vector<std::string> Up::ArgumentsOf(const Process& process) const {
+  const auto or_any = [](const std::string& known) {
+    return known.empty() ? std::string("127.0.0.1:0") : known;
+  };
+  std::vector<std::string> arguments;
+  const std::vector<std::string>* more = nullptr;
+  if (&process == scheduler_.get()) {
+    arguments = {"--listen=" + or_any(process.grpc), "--metrics=" + or_any(process.metrics),
+                 "--state=" + state_->path() + "/scheduler"};
+    more = &options_.scheduler_flags;
+  } else if (&process == worker_.get()) {
+    arguments = {"--listen=127.0.0.1:0",
+                 "--metrics=127.0.0.1:0",
+                 "--model=" + options_.model,
+                 "--id=" + process.name,
+                 "--state=" + state_->path() + "/" + process.name,
+                 "--scheduler=" + scheduler_->grpc};
+    more = &options_.worker_flags;
+  } else {
+    arguments = {"--listen=" + (process.grpc.empty() ? options_.grpc : process.grpc),
+                 "--metrics=" + (process.metrics.empty() ? options_.metrics : process.metrics),
+                 "--model=" + options_.model, "--scheduler=" + scheduler_->grpc};
+    more = &options_.router_flags;
+  }
+  arguments.insert(arguments.end(), more->begin(), more->end());
+  return arguments;
+}
+
+void Up::Pump(milliseconds longest) {
+  Process* const processes[] = {scheduler_.get(), worker_.get(), router_.get()};
+  std::vector<pollfd> fds;
+  // Once the supervisor is stopping, the signal has been noticed and would only keep it awake.
+  if (!draining_) fds.push_back({.fd = shutdown_->fd(), .events = POLLIN});
+  for (Process* const process : processes) {
+    if (process->child == nullptr) continue;
+    Child& child = *process->child;
+    const int exit_fd = child.Reap() ? -1 : child.exit_fd();  // it stays readable
+    for (const int fd : {exit_fd, child.out().fd(), child.err().fd()}) {
+      if (fd >= 0) fds.push_back({.fd = fd, .events = POLLIN});
+    }
+  }
+  poll(fds.data(), fds.size(), static_cast<int>(longest.count()));
+  for (Process* const process : processes) {
+    if (process->child == nullptr) continue;
+    Forward(*process);
+    if (!draining_ && process->child->Reap()) NoticeEnd(*process);
+  }
+}
+
+void Up::Forward(Process& process) {
+  for (const std::string& line : process.child->out().Take()) {
+    if (const auto grpc = ValueOf("grpc", line)) {
+      process.grpc = *grpc;
+      process.metrics = ValueOf("metrics", line).value_or("-");
+      Say(absl::StrFormat("%s has pid %d, grpc=%s metrics=%s", process.name, process.child->pid(),
+                          process.grpc, process.metrics));
+    } else {
+      err_ << "[" << process.name << "] " << line << "\n";
+    }
+  }
+  for (const std::string& line : process.child->err().Take()) {
+    err_ << "[" << process.name << "] " << line << "\n";
+  }
+  err_ << std::flush;
+}
+
+void Up::NoticeEnd(Process& process) {
+  Forward(process);  // its last words
+  const std::string end = DescribeEnd(process.child->Reap().value());
+  process.child.reset();
+  if (!ready_) {
+    Say(absl::StrFormat("%s ended with %s", process.name, end));
+    return;
+  }
+  if (!process.restart) {
+    Say(absl::StrFormat(
+        "%s ended with %s and is not restarted without --restart; no worker is left, so requests "
+        "are refused as UNAVAILABLE",
+        process.name, end));
+    return;
+  }
+  const bool was_stable = Clock::now() - process.started >= options_.stable_after;
+  process.backoff = was_stable || process.backoff.count() == 0
+                        ? options_.min_backoff
+                        : std::min(process.backoff * 2, options_.max_backoff);
+  process.again = Clock::now() + process.backoff;
+  Say(absl::StrFormat("%s ended with %s; it is started again in %d ms", process.name, end,
+                      process.backoff.count()));
+}
+
+void Up::RestartWhatIsDue() {
+  for (Process* const process : {scheduler_.get(), worker_.get(), router_.get()}) {
+    if (!process->again || Clock::now() < *process->again) continue;
+    const absl::Status status = Launch(*process);
+    if (status.ok()) continue;
+    process->backoff = options_.max_backoff;
+    process->again = Clock::now() + process->backoff;
+    Say(absl::StrFormat("%s cannot be started: %s", process->name, std::string(status.message())));
+  }
+}
+
+bool Up::stopping() const { return shutdown_->WaitFor(milliseconds(0)); }
+
+void Up::Say(const std::string& message) { err_ << "[up] " << message << "\n" << std::flush; }
+
+}  // namespace conclave::services

@@ -1,0 +1,83 @@
+#pragma once
+// A whole cluster on this machine: scheduler, workers and router as child processes of one
+// supervisor. It starts them, learns their ports, says when requests will be answered, restarts
+// what must not stay dead, and ends them in the order that loses nothing: router, workers,
+// scheduler. One thread, which must be the one that lives as long as the process.
+
+#include <chrono>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "services/child.h"
+#include "services/shutdown.h"
+
+namespace conclave::services {
+
+class Up {
+ public:
+  struct Options {
+    std::string binaries;  // directory of conclave-router, conclave-scheduler, conclave-worker
+    std::string model;     // directory
+    std::string state;     // directory, kept; empty: a temporary one, removed at the end
+    std::string grpc = "127.0.0.1:0";     // of the router
+    std::string metrics = "127.0.0.1:0";  // of the router
+    bool restart_workers = false;
+    std::vector<std::string> scheduler_flags, worker_flags, router_flags;  // passed on
+    std::chrono::milliseconds ready_wait{60'000};   // until everything answers
+    std::chrono::milliseconds drain_wait{180'000};  // of a process; it is killed after that
+    std::chrono::milliseconds min_backoff{100};     // before a restart, doubling with each to
+    std::chrono::milliseconds max_backoff{5'000};
+    std::chrono::milliseconds stable_after{10'000};  // alive so long, the next backoff is the least
+  };
+
+  // `out` gets the one line that says "ready"; `err` what the processes say and what becomes of
+  // them.
+  Up(const Options& options, std::ostream& out, std::ostream& err);
+  ~Up();
+
+  // Runs until `shutdown` is asked for. OK: everything ended as it should. FAILED_PRECONDITION: the
+  // state directory is in use. UNAVAILABLE, DEADLINE_EXCEEDED: a process did not become ready, or
+  // did not end well.
+  absl::Status Run(Shutdown& shutdown);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Process;
+  class StateDirectory;
+
+  absl::Status StartAll();
+  absl::Status WaitUntilReady();
+  void Supervise();
+  absl::Status Drain();
+  absl::Status DrainOne(Process& process);
+
+  absl::Status Launch(Process& process);
+  std::vector<std::string> ArgumentsOf(const Process& process) const;
+  // Waits until something happens, at most so long, and takes notice of it.
+  void Pump(std::chrono::milliseconds longest);
+  void Forward(Process& process);
+  void NoticeEnd(Process& process);
+  void RestartWhatIsDue();
+  // Pumps until `process` has said where it listens.
+  absl::Status AwaitListening(Process& process);
+  absl::Status StillStarting(Clock::time_point deadline) const;
+  bool stopping() const;
+  void Say(const std::string& message);
+
+  const Options options_;
+  std::ostream& out_;
+  std::ostream& err_;
+  Shutdown* shutdown_ = nullptr;
+  bool ready_ = false;
+  bool draining_ = false;
+  std::unique_ptr<StateDirectory> state_;
+  std::unique_ptr<Process> scheduler_;
+  std::unique_ptr<Process> worker_;
+  std::unique_ptr<Process> router_;
+};
+
+}  // namespace conclave::services

@@ -1,0 +1,433 @@
+// The commands as a person or a script meets them: arguments in, stdout, stderr and exit code out,
+// against a scripted router.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <thread>
+
+#include "services/cli/command.h"
+#include "services/grpc_status.h"
+#include "tests/services/cli/fake_router.h"
+
+namespace conclave::services::cli {
+namespace {
+
+using conclave::testing::FakeLogprob;
+using conclave::testing::FakeRouter;
+using nlohmann::json;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+class Commands : public ::testing::Test {
+ protected:
+  // Runs a command against the router; the exit code.
+  int Call(Arguments arguments) {
+    arguments.push_back("--server=" + router_.address());
+    return RunAlone(arguments);
+  }
+  int RunAlone(const Arguments& arguments) {
+    out_.str("");
+    err_.str("");
+    Io io = {out_, err_, terminal_};
+    return cli::Run(arguments, io);
+  }
+  // stdout as the one JSON document it has to be.
+  json Document() { return json::parse(out_.str()); }
+
+  FakeRouter router_;
+  std::ostringstream out_, err_;
+  bool terminal_ = false;
+};
+
+TEST_F(Commands, GeneratePrintsTheTextAndOneLineBreak) {
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--max-tokens", "5"}), kDone);
+  EXPECT_EQ(out_.str(), "abcde\n");
+  EXPECT_EQ(err_.str(), "");
+}
+
+TEST_F(Commands, GeneratePrintsTextBeforeTheStreamIsComplete) {
+  router_.generate = [&](grpc::ServerContext&, const v1::GenerateRequest&,
+                         FakeRouter::GenerateWriter& writer) {
+    v1::GenerateResponse delta;
+    delta.set_text("half");
+    writer.Write(delta);
+    return grpc::Status(grpc::StatusCode::INTERNAL, "broke");
+  };
+  EXPECT_EQ(Call({"generate", "--prompt", "x"}), kFailed);
+  EXPECT_EQ(out_.str(), "half\n");
+  EXPECT_EQ(err_.str(), "conclave generate: INTERNAL: broke\n");
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--json"}), kFailed);
+  EXPECT_EQ(out_.str(), "");  // half a document would be none
+}
+
+TEST_F(Commands, GenerateAsJsonIsTheDocumentedDocument) {
+  EXPECT_EQ(Call({"generate", "--token-ids", "1,2,3", "--max-tokens", "3", "--logprobs", "0",
+                  "--seed", "18446744073709551615", "--request-id", "mine", "--json"}),
+            kDone);
+  const json document = Document();
+  EXPECT_EQ(document["text"], "abc");
+  EXPECT_EQ(document["token_ids"], json({97, 98, 99}));
+  EXPECT_EQ(document["finish_reason"], "length");
+  EXPECT_EQ(document["usage"]["prompt_tokens"], 3);
+  EXPECT_EQ(document["usage"]["completion_tokens"], 3);
+  EXPECT_EQ(document["seed"], UINT64_MAX);
+  EXPECT_EQ(document["request_id"], "mine");
+  ASSERT_EQ(document["logprobs"].size(), 3U);
+  EXPECT_EQ(static_cast<float>(document["logprobs"][1].get<double>()), FakeLogprob('b'));
+  EXPECT_GE(document["timing"]["ttft_ms"].get<double>(), 0);
+  EXPECT_GE(document["timing"]["tpot_ms"].get<double>(), 0);
+  EXPECT_EQ(out_.str().find('\n'), out_.str().size() - 1);  // one line
+
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--max-tokens", "1", "--json"}), kDone);
+  EXPECT_TRUE(Document()["logprobs"].is_null());
+  EXPECT_TRUE(Document()["timing"]["tpot_ms"].is_null());
+}
+
+TEST_F(Commands, GenerateSendsWhatItWasToldAndLeavesTheRestToTheServer) {
+  v1::GenerateRequest seen;
+  router_.generate = [&](grpc::ServerContext& context, const v1::GenerateRequest& request,
+                         FakeRouter::GenerateWriter& writer) {
+    seen = request;
+    return FakeRouter::GenerateAlphabet(context, request, writer);
+  };
+  ASSERT_EQ(Call({"generate", "--prompt", "p"}), kDone);
+  EXPECT_FALSE(seen.sampling().has_temperature());
+  EXPECT_FALSE(seen.sampling().has_top_p());
+  EXPECT_FALSE(seen.sampling().has_top_k());
+  EXPECT_FALSE(seen.sampling().has_seed());
+  EXPECT_FALSE(seen.stopping().has_max_tokens());
+  EXPECT_FALSE(seen.has_logprobs());
+
+  ASSERT_EQ(Call({"generate",
+                  "--prompt",
+                  "p",
+                  "--adapter",
+                  "law",
+                  "--temperature",
+                  "0.5",
+                  "--top-p",
+                  "0.9",
+                  "--top-k",
+                  "0",
+                  "--seed",
+                  "4",
+                  "--stop",
+                  "\n",
+                  "--stop",
+                  "END",
+                  "--logprobs",
+                  "2",
+                  "--ignore-eos",
+                  "--parse-special",
+                  "--no-added-tokens"}),
+            kDone);
+  EXPECT_EQ(seen.adapter(), "law");
+  EXPECT_EQ(seen.sampling().temperature(), 0.5F);
+  EXPECT_EQ(seen.sampling().top_p(), 0.9F);
+  EXPECT_TRUE(seen.sampling().has_top_k());
+  EXPECT_EQ(seen.sampling().seed(), 4U);
+  EXPECT_EQ(seen.stopping().stop_size(), 2);
+  EXPECT_TRUE(seen.stopping().ignore_eos());
+  EXPECT_EQ(seen.logprobs(), 2U);
+  EXPECT_TRUE(seen.prompt().parse_special());
+  EXPECT_TRUE(seen.prompt().no_added_tokens());
+}
+
+TEST_F(Commands, GenerateTakesPromptBytesFromAFileAsTheyAre) {
+  const std::string path = ::testing::TempDir() + "prompt_bytes";
+  const std::string bytes("a\0\xFF\n", 4);
+  std::ofstream(path, std::ios::binary) << bytes;
+  std::string seen;
+  router_.generate = [&](grpc::ServerContext& context, const v1::GenerateRequest& request,
+                         FakeRouter::GenerateWriter& writer) {
+    seen = request.prompt().text();
+    return FakeRouter::GenerateAlphabet(context, request, writer);
+  };
+  EXPECT_EQ(Call({"generate", "--prompt-file", path}), kDone);
+  EXPECT_EQ(seen, bytes);
+}
+
+TEST_F(Commands, AStreamWithoutAFinishReasonIsAnErrorNotAnAnswer) {
+  router_.generate = [](grpc::ServerContext&, const v1::GenerateRequest&,
+                        FakeRouter::GenerateWriter& writer) {
+    v1::GenerateResponse delta;
+    delta.set_text("cut");
+    writer.Write(delta);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--json"}), kFailed);
+  EXPECT_EQ(out_.str(), "");
+  EXPECT_THAT(err_.str(), HasSubstr("DATA_LOSS: the stream ended without a finish reason"));
+}
+
+TEST_F(Commands, ATerminalIsNotSteeredByText) {
+  router_.generate = [](grpc::ServerContext&, const v1::GenerateRequest&,
+                        FakeRouter::GenerateWriter& writer) {
+    v1::GenerateResponse delta;
+    delta.set_text("\x1b[2Jb€");
+    delta.set_finish_reason(v1::FINISH_REASON_STOP);
+    writer.Write(delta);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Call({"generate", "--prompt", "x"}), kDone);
+  EXPECT_EQ(out_.str(), "\x1b[2Jb€\n");  // a file or pipe gets the bytes
+  terminal_ = true;
+  EXPECT_EQ(Call({"generate", "--prompt", "x"}), kDone);
+  EXPECT_EQ(out_.str(), "\\x1b[2Jb€\n");
+}
+
+TEST_F(Commands, ErrorsNameCodeAndMessageAndWhenToComeBack) {
+  router_.generate = [](grpc::ServerContext& context, const v1::GenerateRequest&,
+                        FakeRouter::GenerateWriter&) {
+    SetRetryPushback(context, std::chrono::milliseconds(250));
+    return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "queue is \x1b[31mfull");
+  };
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--json"}), kFailed);
+  EXPECT_EQ(out_.str(), "");
+  EXPECT_EQ(
+      err_.str(),
+      "conclave generate: RESOURCE_EXHAUSTED: queue is \\x1b[31mfull (try again in 250 ms)\n");
+}
+
+TEST_F(Commands, ADeadlineEndsACallThatHangs) {
+  router_.generate = FakeRouter::GenerateOneThenHang;
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--timeout", "0.3"}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("DEADLINE_EXCEEDED"));
+}
+
+TEST_F(Commands, CtrlCCancelsTheCall) {
+  std::atomic<bool> cancelled{false};
+  router_.generate = [&](grpc::ServerContext& context, const v1::GenerateRequest& request,
+                         FakeRouter::GenerateWriter& writer) {
+    const grpc::Status status = FakeRouter::GenerateOneThenHang(context, request, writer);
+    cancelled = true;
+    return status;
+  };
+  std::thread interrupter([&] {
+    while (router_.calls() == 0) std::this_thread::yield();
+    kill(getpid(), SIGINT);
+  });
+  EXPECT_EQ(Call({"generate", "--prompt", "x"}), kInterrupted);
+  interrupter.join();
+  while (!cancelled) std::this_thread::yield();  // the router has seen it
+  EXPECT_THAT(err_.str(), HasSubstr("CANCELLED"));
+}
+
+TEST_F(Commands, NobodyListeningIsUnavailable) {
+  EXPECT_EQ(RunAlone({"generate", "--prompt", "x", "--server", "127.0.0.1:1"}), kFailed);
+  EXPECT_THAT(err_.str(), StartsWith("conclave generate: UNAVAILABLE: "));
+}
+
+TEST_F(Commands, ScoreGivesEveryTokenItsLogProbability) {
+  EXPECT_EQ(Call({"score", "--text", "abc", "--json"}), kDone);
+  const json document = Document();
+  EXPECT_EQ(document["token_ids"], json({97, 98, 99}));
+  ASSERT_EQ(document["logprobs"].size(), 3U);
+  EXPECT_TRUE(document["logprobs"][0].is_null());
+  EXPECT_EQ(static_cast<float>(document["logprobs"][2].get<double>()), FakeLogprob('c'));
+  const double sum = FakeLogprob('b') + FakeLogprob('c');
+  EXPECT_NEAR(document["perplexity"].get<double>(), std::exp(-sum / 2), 1e-6);
+  // Two scored tokens of one byte each.
+  EXPECT_NEAR(document["bits_per_byte"].get<double>(), -sum / 2 / std::log(2), 1e-6);
+
+  EXPECT_EQ(Call({"score", "--token-ids", "97,98,99", "--json"}), kDone);
+  EXPECT_EQ(Document()["perplexity"], document["perplexity"]);
+  EXPECT_FALSE(Document().contains("bits_per_byte"));  // ids have no bytes
+}
+
+TEST_F(Commands, ScoreOfOneTokenHasNoPerplexity) {
+  EXPECT_EQ(Call({"score", "--token-ids", "5", "--json"}), kDone);
+  EXPECT_EQ(Document()["logprobs"], json::parse("[null]"));
+  EXPECT_TRUE(Document()["perplexity"].is_null());
+  EXPECT_EQ(Call({"score", "--text", "", "--json"}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("no token to score"));
+}
+
+TEST_F(Commands, ScoreCutsLongTextsIntoWindows) {
+  const std::string text(200, 'q');
+  EXPECT_EQ(Call({"score", "--text", text}), kFailed);  // the context is 64
+  EXPECT_THAT(err_.str(), HasSubstr("INVALID_ARGUMENT: prompt has 200 tokens, the limit is 64"));
+
+  EXPECT_EQ(Call({"score", "--text", text, "--window", "64", "--json"}), kDone);
+  json document = Document();
+  EXPECT_EQ(document["windows"], 4);
+  EXPECT_EQ(document["scored"], 196);
+  for (const size_t first : {0, 64, 128, 192}) EXPECT_TRUE(document["logprobs"][first].is_null());
+  EXPECT_NEAR(document["perplexity"].get<double>(), std::exp(-FakeLogprob('q')), 1e-6);
+
+  EXPECT_EQ(Call({"score", "--text", text, "--window", "64", "--stride", "32", "--json"}), kDone);
+  document = Document();
+  EXPECT_EQ(document["scored"], 199);
+  EXPECT_EQ(document["logprobs"].size(), 200U);
+  EXPECT_NEAR(document["bits_per_byte"].get<double>(), -FakeLogprob('q') / std::log(2), 1e-6);
+}
+
+TEST_F(Commands, ScoresThatDoNotFitTheirTokensAreAnError) {
+  router_.score = [](grpc::ServerContext&, const v1::ScoreRequest&,
+                     FakeRouter::ScoreWriter& writer) {
+    v1::ScoreResponse response;
+    response.add_token_ids(1);
+    response.add_token_ids(2);
+    response.set_done(true);
+    writer.Write(response);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Call({"score", "--text", "ab"}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("DATA_LOSS: 2 tokens came with 0 log-probabilities"));
+}
+
+TEST_F(Commands, TokenizeAndDetokenizeRoundTrip) {
+  EXPECT_EQ(Call({"tokenize", "--text", "aé"}), kDone);
+  EXPECT_EQ(out_.str(), "97,195,169\n");
+  EXPECT_EQ(Call({"detokenize", "--token-ids", "97,195,169"}), kDone);
+  EXPECT_EQ(out_.str(), "aé");
+  EXPECT_EQ(Call({"tokenize", "--text", "é", "--json"}), kDone);
+  EXPECT_EQ(Document()["token_ids"], json({195, 169}));
+  EXPECT_EQ(Document()["tokens_hex"], json({"c3", "a9"}));
+  EXPECT_EQ(Call({"detokenize", "--token-ids", "195", "--json"}), kDone);
+  EXPECT_EQ(Document()["text_hex"], "c3");
+  EXPECT_EQ(Call({"detokenize", "--token-ids", "999", "--json"}), kFailed);
+  EXPECT_EQ(err_.str(), "conclave detokenize: INVALID_ARGUMENT: no such token\n");
+}
+
+TEST_F(Commands, StatusTellsOfEveryProcess) {
+  router_.status.set_epoch(3);
+  router_.status.mutable_router()->set_pid(11);
+  router_.status.mutable_router()->set_live_requests(2);
+  v1::WorkerInfo& worker = *router_.status.add_workers();
+  worker.set_id("w0");
+  worker.set_pid(12);
+  worker.set_address("127.0.0.1:7");
+  worker.set_state(v1::WORKER_STATE_READY);
+  worker.set_experts(64);
+  worker.mutable_load()->set_running(3);
+  worker.mutable_load()->set_waiting(4);
+  worker.mutable_load()->set_kv_blocks_used(5);
+  EXPECT_EQ(Call({"status", "--json"}), kDone);
+  json document = Document();
+  EXPECT_EQ(document["epoch"], 3);
+  EXPECT_EQ(document["router"]["pid"], 11);
+  EXPECT_EQ(document["router"]["live_requests"], 2);
+  EXPECT_TRUE(document["scheduler"].is_null());
+  EXPECT_EQ(document["adapters"], json::array());
+  ASSERT_EQ(document["workers"].size(), 1U);
+  EXPECT_EQ(document["workers"][0]["id"], "w0");
+  EXPECT_EQ(document["workers"][0]["pid"], 12);
+  EXPECT_EQ(document["workers"][0]["address"], "127.0.0.1:7");
+  EXPECT_EQ(document["workers"][0]["state"], "ready");
+  EXPECT_EQ(document["workers"][0]["experts"], 64);
+  EXPECT_EQ(document["workers"][0]["sequences"], 7);
+  EXPECT_EQ(document["workers"][0]["kv_blocks_used"], 5);
+
+  router_.status.mutable_scheduler()->set_pid(13);
+  EXPECT_EQ(Call({"status", "--json"}), kDone);
+  EXPECT_EQ(Document()["scheduler"]["pid"], 13);
+  EXPECT_EQ(Call({"status"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("worker     w0  127.0.0.1:7  pid 12  ready"));
+}
+
+TEST_F(Commands, ModelsListsThem) {
+  EXPECT_EQ(Call({"models", "--json"}), kDone);
+  const json model = Document()["models"][0];
+  EXPECT_EQ(model["name"], "fake");
+  EXPECT_EQ(model["context_limit"], 64);
+  EXPECT_TRUE(model["parent"].is_null());
+  EXPECT_EQ(Call({"models"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("fake  bytes, context 64"));
+}
+
+TEST_F(Commands, TraceRecordWritesATraceOfEveryMix) {
+  const std::string directory = ::testing::TempDir() + "trace_of_commands";
+  std::filesystem::remove_all(directory);
+  const std::string a = ::testing::TempDir() + "mix_a";
+  std::ofstream(a) << "first line\n\nthird\n";
+  const std::string b = ::testing::TempDir() + "mix_b";
+  std::ofstream(b) << std::string(70, 'x');  // longer than the context
+  EXPECT_EQ(Call({"trace", "record", "--out", directory, "--mix", "a=" + a, "--mix", "b=" + b,
+                  "--split", "line", "--json"}),
+            kDone)
+      << err_.str();
+  EXPECT_EQ(Document()["mixes"]["a"], json({{"tokens", 15}, {"sequences", 2}}));
+  EXPECT_EQ(Document()["mixes"]["b"], json({{"tokens", 70}, {"sequences", 2}}));
+  EXPECT_THAT(err_.str(), HasSubstr("mix a: text 2 of 2, 15 tokens"));
+  std::ifstream file(directory + "/trace.json");
+  EXPECT_EQ(json::parse(file), json::parse(R"({"experts": 8, "top_k": 2, "layers": [1, 2],
+      "mixes": {"a": {"adapter": ""}, "b": {"adapter": ""}}})"));
+  // [70 tokens, 2 layers, 2 choices] of a byte each; token t begins with expert t % 8.
+  EXPECT_EQ(std::filesystem::file_size(directory + "/b.experts.npy"), 128U + 70 * 2 * 2);
+  EXPECT_EQ(std::filesystem::file_size(directory + "/b.weights.npy"), 128U + 70 * 2 * 2 * 2);
+
+  EXPECT_EQ(Call({"trace", "record", "--out", directory, "--text", "x"}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("ALREADY_EXISTS"));
+  std::filesystem::remove_all(directory);
+}
+
+TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
+  const struct {
+    Arguments arguments;
+    std::string error;
+  } cases[] = {
+      {{"frobnicate"}, "unknown command \"frobnicate\"; there are up, generate, score"},
+      {{"chat"}, "unknown command"},
+      {{"generate"}, "give one of --prompt, --prompt-file, --token-ids"},
+      {{"generate", "--prompt", "x", "--token-ids", "1"}, "give one of"},
+      {{"generate", "--prompt", "x", "--tempreature", "1"}, "unknown flag --tempreature"},
+      {{"generate", "--prompt", "x", "--logprobs", "21"}, "out of range"},
+      {{"generate", "--prompt-file", "/nonexistent"}, "cannot open \"/nonexistent\""},
+      {{"generate", "--prompt", "x", "stray"}, "unexpected argument \"stray\""},
+      {{"score", "--text", "x", "--stride", "3"}, "--stride goes with --window"},
+      {{"score", "--text", "x", "--window", "3", "--stride", "4"}, "tokens would be left out"},
+      {{"detokenize"}, "--token-ids is missing"},
+      {{"trace"}, "usage: conclave trace record"},
+      {{"trace", "record", "--text", "x"}, "--out is missing"},
+      {{"trace", "record", "--out", "d", "--mix", "nofile"}, "want NAME=FILE"},
+      {{"trace", "record", "--out", "d", "--text", "x", "--split", "word"}, "not \"word\""},
+      {{"up"}, "--model is missing"},
+      {{"up", "--model", "/nonexistent"}, "is not a directory"},
+      {{"up", "--model", "/", "--workers", "2"}, "--workers 2: experts are not spread"},
+      {{"up", "--model", "/", "--adapter", "law=dir"},
+       "--adapter law=dir: adapters are not served"},
+  };
+  unsetenv("CONCLAVE_SERVER");
+  for (const auto& [arguments, error] : cases) {
+    SCOPED_TRACE(::testing::PrintToString(arguments));
+    EXPECT_EQ(RunAlone(arguments), kUsage);
+    EXPECT_EQ(out_.str(), "");
+    EXPECT_THAT(err_.str(), HasSubstr(error));
+  }
+  EXPECT_EQ(RunAlone({"generate", "--prompt", "x"}), kUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--server is missing"));
+  EXPECT_EQ(RunAlone({}), kUsage);
+}
+
+TEST_F(Commands, TheServerComesFromTheEnvironmentToo) {
+  setenv("CONCLAVE_SERVER", router_.address().c_str(), 1);
+  EXPECT_EQ(RunAlone({"tokenize", "--text", "a"}), kDone);
+  EXPECT_EQ(RunAlone({"tokenize", "--text", "a", "--server", "127.0.0.1:1"}), kFailed);
+  unsetenv("CONCLAVE_SERVER");
+}
+
+TEST_F(Commands, EveryCommandHasHelp) {
+  for (const char* const command :
+       {"up", "generate", "score", "tokenize", "detokenize", "models", "status"}) {
+    EXPECT_EQ(RunAlone({command, "--help"}), kDone);
+    EXPECT_THAT(out_.str(), HasSubstr(std::string("usage: conclave ") + command));
+    EXPECT_EQ(err_.str(), "");
+  }
+  EXPECT_EQ(RunAlone({"trace", "record", "--help"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("--mix NAME=FILE"));
+  EXPECT_EQ(RunAlone({"--help"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("generate    continue a prompt"));
+}
+
+}  // namespace
+}  // namespace conclave::services::cli
