@@ -278,6 +278,7 @@ void Engine::Impl::ThreadMain() {
 }
 
 Engine::Impl::~Impl() {
+  if (exchange_ == nullptr) return;  // was never whole
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
