@@ -1,0 +1,261 @@
+#include "services/convert_inference.h"
+
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <grpcpp/support/proto_buffer_reader.h>
+#include <grpcpp/support/slice.h>
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "services/grpc_status.h"
+
+namespace conclave::services {
+namespace {
+
+using scheduler::FinishReason;
+using scheduler::TokenId;
+
+std::vector<uint32_t> Ids(const google::protobuf::RepeatedField<uint32_t>& ids) {
+  return {ids.begin(), ids.end()};
+}
+
+router::Logprob ToLogprob(const v1::TokenLogprob& from) {
+  router::Logprob to{static_cast<TokenId>(from.token_id()), from.logprob(), {}};
+  to.top.reserve(static_cast<size_t>(from.top_size()));
+  for (const auto& candidate : from.top()) {
+    to.top.emplace_back(static_cast<TokenId>(candidate.token_id()), candidate.logprob());
+  }
+  return to;
+}
+
+std::vector<router::Logprob> ToLogprobs(
+    const google::protobuf::RepeatedPtrField<v1::TokenLogprob>& from) {
+  std::vector<router::Logprob> to;
+  to.reserve(static_cast<size_t>(from.size()));
+  for (const v1::TokenLogprob& logprob : from) to.push_back(ToLogprob(logprob));
+  return to;
+}
+
+void FromLogprobs(const std::vector<router::Logprob>& from,
+                  google::protobuf::RepeatedPtrField<v1::TokenLogprob>* to) {
+  to->Reserve(static_cast<int>(from.size()));
+  for (const router::Logprob& logprob : from) {
+    v1::TokenLogprob* const added = to->Add();
+    added->set_token_id(static_cast<uint32_t>(logprob.token));
+    added->set_logprob(logprob.logprob);
+    for (const auto& [token, value] : logprob.top) {
+      auto* const candidate = added->add_top();
+      candidate->set_token_id(static_cast<uint32_t>(token));
+      candidate->set_logprob(value);
+    }
+  }
+}
+
+router::Routing ToRouting(const v1::Routing& from) {
+  return {.layers = from.layers(),
+          .top_k = from.top_k(),
+          .experts = from.experts(),
+          .slots = from.slots(),
+          .weights = from.weights(),
+          .layer_indices = Ids(from.layer_indices())};
+}
+
+void FromRouting(const router::Routing& from, v1::Routing* to) {
+  to->set_layers(from.layers);
+  to->set_top_k(from.top_k);
+  to->set_experts(from.experts);
+  to->set_slots(from.slots);
+  to->set_weights(from.weights);
+  to->mutable_layer_indices()->Assign(from.layer_indices.begin(), from.layer_indices.end());
+}
+
+absl::StatusOr<FinishReason> ToFinishReason(v1::End::Reason reason) {
+  switch (reason) {
+    case v1::End::STOP:
+      return FinishReason::kStop;
+    case v1::End::LENGTH:
+      return FinishReason::kLength;
+    case v1::End::SCORED:
+      return FinishReason::kScored;
+    default:
+      return absl::InternalError(
+          absl::StrFormat("a worker ended a sequence with the unknown reason %d", reason));
+  }
+}
+
+}  // namespace
+
+template <typename Message>
+absl::StatusOr<Message> ParseMessage(const grpc::ByteBuffer& buffer) {
+  Message message;
+  grpc::ByteBuffer copy(buffer);  // shares the bytes
+  grpc::ProtoBufferReader reader(&copy);
+  if (!reader.status().ok() || !message.ParseFromZeroCopyStream(&reader)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("not a %s: the message is malformed, or a string field is not UTF-8",
+                        Message::descriptor()->full_name()));
+  }
+  return message;
+}
+
+template <typename Message>
+grpc::ByteBuffer SerializeMessage(const Message& message) {
+  grpc::Slice slice(message.ByteSizeLong());
+  message.SerializeWithCachedSizesToArray(const_cast<uint8_t*>(slice.begin()));
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+template absl::StatusOr<v1::GenerateRequest> ParseMessage(const grpc::ByteBuffer&);
+template absl::StatusOr<v1::ScoreRequest> ParseMessage(const grpc::ByteBuffer&);
+template absl::StatusOr<v1::TokenizeRequest> ParseMessage(const grpc::ByteBuffer&);
+template absl::StatusOr<v1::DetokenizeRequest> ParseMessage(const grpc::ByteBuffer&);
+template absl::StatusOr<v1::ListModelsRequest> ParseMessage(const grpc::ByteBuffer&);
+template grpc::ByteBuffer SerializeMessage(const v1::GenerateResponse&);
+template grpc::ByteBuffer SerializeMessage(const v1::ScoreResponse&);
+template grpc::ByteBuffer SerializeMessage(const v1::TokenizeResponse&);
+template grpc::ByteBuffer SerializeMessage(const v1::DetokenizeResponse&);
+template grpc::ByteBuffer SerializeMessage(const v1::ListModelsResponse&);
+
+router::Prompt ToPrompt(v1::Prompt from) {
+  router::Prompt to{.parse_special = from.parse_special(), .add_special = !from.no_added_tokens()};
+  if (from.has_text()) {
+    to.kind = router::Prompt::Kind::kText;
+    to.text = std::move(*from.mutable_text());
+  } else if (from.has_tokens()) {
+    to.kind = router::Prompt::Kind::kTokens;
+    to.tokens = Ids(from.tokens().ids());
+  }
+  return to;
+}
+
+router::Request ToRequest(v1::GenerateRequest from) {
+  router::Request to{.kind = router::Request::Kind::kGenerate,
+                     .id = from.request_id(),
+                     .model = from.model(),
+                     .adapter = from.adapter(),
+                     .prompt = ToPrompt(std::move(*from.mutable_prompt()))};
+  const v1::Sampling& sampling = from.sampling();
+  if (sampling.has_temperature()) to.temperature = sampling.temperature();
+  if (sampling.has_top_p()) to.top_p = sampling.top_p();
+  if (sampling.has_top_k()) to.top_k = sampling.top_k();
+  if (sampling.has_seed()) to.seed = sampling.seed();
+  const v1::Stopping& stopping = from.stopping();
+  if (stopping.has_max_tokens()) to.max_tokens = stopping.max_tokens();
+  to.stop.assign(stopping.stop().begin(), stopping.stop().end());
+  to.stop_tokens = Ids(stopping.stop_token_ids());
+  to.ignore_eos = stopping.ignore_eos();
+  if (from.has_logprobs()) to.logprobs = from.logprobs();
+  to.prompt_logprobs = from.prompt_logprobs();
+  return to;
+}
+
+router::Request ToRequest(v1::ScoreRequest from) {
+  return {.kind = router::Request::Kind::kScore,
+          .id = from.request_id(),
+          .model = from.model(),
+          .adapter = from.adapter(),
+          .prompt = ToPrompt(std::move(*from.mutable_prompt())),
+          .logprobs = from.top_logprobs(),
+          .prompt_logprobs = true,
+          .routing = from.routing()};
+}
+
+absl::StatusOr<router::SequenceEvent> ToSequenceEvent(const v1::SequenceEvent& from,
+                                                      uint32_t vocab_size) {
+  router::SequenceEvent to;
+  to.tokens.reserve(static_cast<size_t>(from.tokens_size()));
+  for (const uint32_t token : from.tokens()) {
+    if (token >= vocab_size) {
+      return absl::InternalError(absl::StrFormat(
+          "a worker sampled token %u, the vocabulary has %u tokens", token, vocab_size));
+    }
+    to.tokens.push_back(static_cast<TokenId>(token));
+  }
+  to.logprobs = ToLogprobs(from.logprobs());
+  to.prompt_logprobs = ToLogprobs(from.prompt_logprobs());
+  if (from.has_routing()) to.routing = ToRouting(from.routing());
+  if (from.has_end() && from.end().reason() != v1::End::ERROR) {
+    const absl::StatusOr<FinishReason> reason = ToFinishReason(from.end().reason());
+    if (!reason.ok()) return reason.status();
+    to.end = *reason;
+  }
+  return to;
+}
+
+absl::Status EndError(const v1::SequenceEvent& event) {
+  if (!event.has_end() || event.end().reason() != v1::End::ERROR) return absl::OkStatus();
+  return FromCode(event.end().code(), event.end().message());
+}
+
+Assignment Assign(const router::Request& request, std::vector<TokenId> prompt, int32_t max_tokens,
+                  uint64_t seed, const v1::ModelInfo& model) {
+  // A model that names no nucleus leaves the field at zero, which is no probability.
+  const float top_p = model.default_top_p() > 0 ? model.default_top_p() : 1.0f;
+  Assignment to{.prompt = std::move(prompt),
+                .temperature = request.temperature.value_or(model.default_temperature()),
+                .top_p = request.top_p.value_or(top_p),
+                .top_k = request.top_k.value_or(model.default_top_k()),
+                .seed = seed,
+                .max_tokens = max_tokens,
+                .stop_tokens = request.stop_tokens};
+  if (!request.ignore_eos) {
+    to.stop_tokens.insert(to.stop_tokens.end(), model.eos_token_ids().begin(),
+                          model.eos_token_ids().end());
+  }
+  return to;
+}
+
+v1::Submit ToSubmit(const router::Request& request, const Assignment& assignment,
+                    std::optional<std::chrono::microseconds> timeout) {
+  v1::Submit to;
+  to.set_adapter(request.adapter);
+  to.mutable_prompt()->Assign(assignment.prompt.begin(), assignment.prompt.end());
+  to.set_temperature(assignment.temperature);
+  to.set_top_p(assignment.top_p);
+  to.set_top_k(assignment.top_k);
+  to.set_seed(assignment.seed);
+  to.set_max_tokens(static_cast<uint32_t>(assignment.max_tokens));
+  to.mutable_stop_token_ids()->Assign(assignment.stop_tokens.begin(), assignment.stop_tokens.end());
+  if (request.logprobs) to.set_logprobs(*request.logprobs);
+  to.set_prompt_logprobs(request.prompt_logprobs);
+  to.set_routing(request.routing);
+  if (timeout) to.set_timeout_us(static_cast<uint64_t>(timeout->count()));
+  return to;
+}
+
+v1::GenerateResponse ToGenerateResponse(const router::Delta& delta) {
+  v1::GenerateResponse to;
+  to.set_text(delta.text);
+  to.mutable_token_ids()->Assign(delta.tokens.begin(), delta.tokens.end());
+  FromLogprobs(delta.logprobs, to.mutable_logprobs());
+  FromLogprobs(delta.prompt_logprobs, to.mutable_prompt_logprobs());
+  if (!delta.finish) return to;
+  const router::Finish& finish = *delta.finish;
+  to.set_finish_reason(finish.reason == FinishReason::kLength ? v1::FINISH_REASON_LENGTH
+                                                              : v1::FINISH_REASON_STOP);
+  if (finish.stop_token) to.set_stop_token_id(static_cast<uint32_t>(*finish.stop_token));
+  to.set_stop_string(finish.stop_string);
+  to.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(finish.prompt_tokens));
+  to.mutable_usage()->set_completion_tokens(static_cast<uint32_t>(finish.completion_tokens));
+  return to;
+}
+
+v1::ScoreResponse ToScoreResponse(const router::Delta& delta) {
+  v1::ScoreResponse to;
+  FromLogprobs(delta.prompt_logprobs, to.mutable_logprobs());
+  if (delta.routing) FromRouting(*delta.routing, to.mutable_routing());
+  to.set_done(delta.finish.has_value());
+  return to;
+}
+
+v1::Model ToModel(const v1::ModelInfo& from, const std::string& name) {
+  v1::Model to;
+  to.set_name(name);
+  to.set_family(from.family());
+  to.set_context_limit(from.context_limit());
+  to.set_vocab_size(from.vocab_size());
+  to.set_numerics(from.numerics());
+  return to;
+}
+
+}  // namespace conclave::services

@@ -1,0 +1,530 @@
+#include "services/frontend.h"
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_format.h"
+#include "services/log.h"
+
+namespace conclave::services {
+namespace {
+
+using router::Admission;
+using scheduler::Micros;
+using Rejection = RouterMetrics::Rejection;
+
+constexpr char kPushbackPayload[] = "grpc-retry-pushback-ms";
+
+// Workers that agree on all of this compute the same tokens.
+std::string ModelKey(const v1::ModelInfo& model) {
+  return absl::StrFormat("%s/%s/%s", model.name(), model.digest(), model.numerics());
+}
+
+Rejection RejectionOf(Admission::Reason reason) {
+  switch (reason) {
+    case Admission::Reason::kDuplicateId:
+      return Rejection::kDuplicate;
+    case Admission::Reason::kRequests:
+      return Rejection::kRequests;
+    case Admission::Reason::kWaiting:
+      return Rejection::kWaiting;
+    case Admission::Reason::kTokens:
+      return Rejection::kTokens;
+  }
+  return Rejection::kRequests;
+}
+
+absl::Status NoWorker() { return absl::UnavailableError("no worker is ready; try again soon"); }
+absl::Status Draining() {
+  return absl::UnavailableError("this router is shutting down; another one takes requests");
+}
+
+}  // namespace
+
+absl::Status WithPushback(absl::Status status, Micros after) {
+  const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(after).count();
+  status.SetPayload(kPushbackPayload, absl::Cord(std::to_string(milliseconds)));
+  return status;
+}
+
+std::optional<std::chrono::milliseconds> PushbackOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kPushbackPayload);
+  if (!payload) return std::nullopt;
+  const std::string text(*payload);
+  int64_t milliseconds = 0;
+  std::from_chars(text.data(), text.data() + text.size(), milliseconds);
+  return std::chrono::milliseconds(milliseconds);
+}
+
+Frontend::Frontend(const Options& options, std::shared_ptr<const router::Tokenizer> tokenizer,
+                   const Credentials& credentials)
+    : options_(options),
+      tokenizer_(std::move(tokenizer)),
+      credentials_(credentials),
+      admission_(options.admission),
+      random_(std::random_device{}()),
+      pool_(std::make_unique<WorkPool>(options.tokenize_threads,
+                                       static_cast<size_t>(options.tokenize_queue))),
+      thread_([this] { Run(); }) {}
+
+Frontend::~Frontend() {
+  std::vector<std::shared_ptr<LiveRequest>> live;
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    for (const auto& [key, request] : live_) live.push_back(request);
+  }
+  stop_.notify_all();
+  thread_.join();
+  pool_.reset();
+  for (const auto& request : live) request->End(Draining());
+  for (const auto& [address, home] : homes_) home.link->Shutdown();
+}
+
+void Frontend::AddWorker(const std::string& address) {
+  std::lock_guard lock(mutex_);
+  AddHome(address, true);
+}
+
+void Frontend::AddHome(const std::string& address, bool fixed) {
+  Home& home = homes_[address];
+  home.fixed = home.fixed || fixed;
+  if (home.link != nullptr) return;
+  home.key = ++last_key_;
+  WorkerLink::Options options = options_.link;
+  options.address = address;
+  home.link = std::make_shared<WorkerLink>(options, credentials_, [this] { Refresh(); });
+}
+
+void Frontend::SetView(const v1::ClusterView& view) {
+  {
+    std::lock_guard lock(mutex_);
+    view_ = view;
+    for (auto& [address, home] : homes_) home.listed = false;
+    for (const v1::WorkerInfo& worker : view.workers()) {
+      if (worker.address().empty() || worker.state() == v1::WORKER_STATE_DEAD) continue;
+      AddHome(worker.address(), false);
+      Home& home = homes_[worker.address()];
+      home.listed = true;
+      home.state = worker.state();
+    }
+  }
+  Refresh();
+}
+
+v1::ClusterView Frontend::view() const {
+  std::lock_guard lock(mutex_);
+  v1::ClusterView view = view_;
+  for (const auto& [address, home] : homes_) {
+    const auto same = [&](const v1::WorkerInfo& worker) { return worker.address() == address; };
+    auto* const workers = view.mutable_workers();
+    auto known = std::find_if(workers->begin(), workers->end(), same);
+    const std::optional<v1::WorkerHello> hello = home.link->hello();
+    if (known == workers->end() && !hello) continue;
+    v1::WorkerInfo* const worker = known != workers->end() ? &*known : workers->Add();
+    if (!hello) continue;
+    if (worker->address().empty()) {
+      worker->set_id(hello->worker_id());
+      worker->set_incarnation(hello->incarnation());
+      worker->set_address(address);
+      worker->set_state(home.link->draining() ? v1::WORKER_STATE_DRAINING : v1::WORKER_STATE_READY);
+    }
+    *worker->mutable_model() = hello->model();
+    *worker->mutable_load() = home.link->load();
+  }
+  return view;
+}
+
+void Frontend::Refresh() {
+  {
+    std::lock_guard order(ready_mutex_);
+    std::unique_lock lock(mutex_);
+    const bool was_ready = ready_;
+    RefreshLocked();
+    const bool ready = ready_;
+    lock.unlock();
+    if (ready != was_ready && on_ready_) on_ready_(ready);
+  }
+  MaybeFailWaiting();
+  Dispatch();
+}
+
+void Frontend::RefreshLocked() {
+  views_.clear();
+  std::shared_ptr<Served> first;
+  bool still_served = false;
+  for (const auto& [address, home] : homes_) {
+    const std::optional<v1::WorkerHello> hello = home.link->hello();
+    if (!hello) continue;
+    const bool draining = home.link->draining() || home.state == v1::WORKER_STATE_DRAINING;
+    router::WorkerView view{
+        .key = home.key, .id = hello->worker_id(), .model = ModelKey(hello->model())};
+    view.suspect = !home.fixed && (!home.listed || home.state == v1::WORKER_STATE_SUSPECT);
+    view.ready = !draining;
+    still_served = still_served || (served_ && served_->key == view.model);
+    if (first == nullptr) {
+      const std::string& name =
+          options_.model_name.empty() ? hello->model().name() : options_.model_name;
+      first = std::make_shared<Served>(Served{hello->model(), name, view.model});
+    }
+    views_.push_back(std::move(view));
+  }
+  // The model changes only when nobody serves the old one any more.
+  if (!still_served && first != nullptr) served_ = first;
+  for (router::WorkerView& view : views_) view.ready = view.ready && view.model == served_->key;
+  ready_ = !draining_ && AnyReady();
+}
+
+bool Frontend::AnyReady() const {
+  return std::any_of(views_.begin(), views_.end(), [](const auto& view) { return view.ready; });
+}
+
+void Frontend::OnReady(std::function<void(bool)> callback) {
+  std::lock_guard order(ready_mutex_);
+  on_ready_ = std::move(callback);
+  bool ready = false;
+  {
+    std::lock_guard lock(mutex_);
+    ready = ready_;
+  }
+  if (on_ready_) on_ready_(ready);
+}
+
+absl::StatusOr<std::shared_ptr<LiveRequest>> Frontend::Start(
+    router::Request request, std::optional<Micros> deadline,
+    std::shared_ptr<LiveRequest::Reader> reader) {
+  std::shared_ptr<const Served> served;
+  {
+    std::lock_guard lock(mutex_);
+    if (draining_) {
+      metrics_.Reject(Rejection::kDraining);
+      return Draining();
+    }
+    if (ready_) served = served_;
+  }
+  if (served == nullptr) {
+    metrics_.Reject(Rejection::kNoWorker);
+    return NoWorker();
+  }
+  if (absl::Status status = Judge(request, deadline, served.get()); !status.ok()) {
+    metrics_.Reject(absl::IsNotFound(status) ? Rejection::kUnknown : Rejection::kInvalid);
+    return status;
+  }
+  std::string error;
+  const router::StopStrings::Options stop_options = {
+      .stops_max = static_cast<size_t>(options_.limits.stop_strings),
+      .stop_bytes_max = static_cast<size_t>(options_.limits.stop_string_bytes)};
+  std::optional<router::StopStrings> stops =
+      router::StopStrings::Create(std::move(request.stop), stop_options, &error);
+  if (!stops) {
+    metrics_.Reject(Rejection::kInvalid);
+    return absl::InvalidArgumentError(absl::StrFormat("stopping.stop: %s", error));
+  }
+
+  router::Prompt prompt = std::exchange(request.prompt, {});
+  LiveRequest::Owner& owner = *this;  // the base is private, which make_shared would not see
+  std::shared_ptr<LiveRequest> live;
+  {
+    std::lock_guard lock(mutex_);
+    const uint64_t key = ++last_key_;
+    if (request.id.empty()) request.id = absl::StrFormat("req-%016x", random_());
+    if (!request.seed) request.seed = random_();
+    if (const auto refusal = admission_.Reserve(key, request.id)) return Refuse(*refusal);
+    live = std::make_shared<LiveRequest>(options_.request, key, std::move(request), deadline, Now(),
+                                         std::move(reader), &owner, &metrics_);
+    live_[key] = live;
+  }
+  if (IsShort(prompt)) {
+    Prepare(*live, std::move(prompt), *std::move(stops), std::move(served));
+    return live;
+  }
+  auto work = [this, live, prompt = std::move(prompt), stops = *std::move(stops),
+               served]() mutable {
+    Prepare(*live, std::move(prompt), std::move(stops), std::move(served));
+  };
+  if (pool_->Post(std::move(work))) return live;
+  Forget(*live);
+  metrics_.Reject(Rejection::kTokenizer);
+  std::lock_guard lock(mutex_);
+  return WithPushback(absl::ResourceExhaustedError(
+                          absl::StrFormat("%d long prompts wait to be tokenised, the limit is %d",
+                                          options_.tokenize_queue, options_.tokenize_queue)),
+                      admission_.Pushback());
+}
+
+absl::Status Frontend::Judge(const router::Request& request, const std::optional<Micros>& deadline,
+                             const Served* served) const {
+  if (deadline && Now() >= *deadline)
+    return absl::DeadlineExceededError("the deadline was past on arrival");
+  const int32_t vocab_size = static_cast<int32_t>(served->model.vocab_size());
+  if (const auto problem = router::CheckRequest(request, options_.limits, vocab_size)) {
+    return absl::InvalidArgumentError(*problem);
+  }
+  if (!request.model.empty() && request.model != served->name) {
+    return absl::NotFoundError(
+        absl::StrFormat("model '%s' is not served here, '%s' is", request.model, served->name));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Frontend::Refuse(const Admission::Refusal& refusal) {
+  metrics_.Reject(RejectionOf(refusal.reason));
+  switch (refusal.reason) {
+    case Admission::Reason::kDuplicateId:
+      return absl::AlreadyExistsError(
+          "a request with this request_id is live; choose another or leave it empty");
+    case Admission::Reason::kRequests:
+      return WithPushback(absl::ResourceExhaustedError(absl::StrFormat(
+                              "the router has %d requests, its limit", refusal.limit)),
+                          refusal.pushback);
+    case Admission::Reason::kWaiting:
+      return WithPushback(absl::ResourceExhaustedError(absl::StrFormat(
+                              "%d requests wait for a worker, the limit", refusal.limit)),
+                          refusal.pushback);
+    case Admission::Reason::kTokens:
+      return WithPushback(absl::ResourceExhaustedError(
+                              absl::StrFormat("all requests together (prompt + max_tokens) would "
+                                              "have more than %d tokens, the limit",
+                                              refusal.limit)),
+                          refusal.pushback);
+  }
+  return absl::InternalError("unknown refusal");
+}
+
+void Frontend::Prepare(LiveRequest& request, router::Prompt prompt, router::StopStrings stops,
+                       std::shared_ptr<const Served> served) {
+  Tokens tokens = Encode(std::move(prompt));
+  if (!tokens.ok()) return request.End(tokens.status());
+  const auto vocab_size = static_cast<int32_t>(served->model.vocab_size());
+  const bool foreign =
+      std::any_of(tokens->begin(), tokens->end(), [&](auto token) { return token >= vocab_size; });
+  if (foreign) {
+    return request.End(absl::InvalidArgumentError(absl::StrFormat(
+        "the prompt has a token of the tokenizer that the model's vocabulary of %d does not have",
+        vocab_size)));
+  }
+  const auto count = static_cast<int32_t>(tokens->size());
+  const router::Fit fit = router::FitToContext(request.request(), options_.limits, count,
+                                               static_cast<int32_t>(served->model.context_limit()));
+  if (!fit.error.empty()) return request.End(absl::InvalidArgumentError(fit.error));
+  request.Prepare(Assign(request.request(), *std::move(tokens), fit.max_tokens,
+                         *request.request().seed, served->model),
+                  router::Transcript(*tokenizer_, std::move(stops), count),
+                  served->model.vocab_size());
+  absl::Status refused;
+  {
+    std::lock_guard lock(mutex_);
+    if (live_.count(request.key()) == 0) return;  // its client left
+    if (const auto refusal = admission_.Enqueue(request.key(), count + fit.max_tokens))
+      refused = Refuse(*refusal);
+  }
+  if (!refused.ok()) return request.End(refused);
+  Dispatch();
+  MaybeFailWaiting();
+}
+
+Frontend::Tokens Frontend::Encode(router::Prompt prompt) const {
+  if (prompt.kind == router::Prompt::Kind::kTokens) {
+    return std::vector<scheduler::TokenId>(prompt.tokens.begin(), prompt.tokens.end());
+  }
+  std::string error;
+  auto tokens = tokenizer_->Encode(
+      prompt.text, {.parse_special = prompt.parse_special, .add_special = prompt.add_special},
+      &error);
+  if (!tokens) return absl::InvalidArgumentError(absl::StrFormat("prompt.text: %s", error));
+  return *std::move(tokens);
+}
+
+bool Frontend::IsShort(const router::Prompt& prompt) const {
+  return static_cast<int64_t>(prompt.text.size()) <= options_.tokenize_inline_bytes;
+}
+
+void Frontend::Tokenize(router::Prompt prompt, std::function<void(Tokens)> done) {
+  const auto vocab_size = static_cast<int32_t>(tokenizer_->vocab_size());
+  if (const auto problem = router::CheckPrompt(prompt, options_.limits, vocab_size)) {
+    return done(absl::InvalidArgumentError(*problem));
+  }
+  if (IsShort(prompt)) return done(Encode(std::move(prompt)));
+  const bool posted = pool_->Post(
+      [this, prompt = std::move(prompt), done]() mutable { done(Encode(std::move(prompt))); });
+  if (posted) return;
+  metrics_.Reject(Rejection::kTokenizer);
+  done(WithPushback(absl::ResourceExhaustedError("too many long texts wait to be tokenised"),
+                    options_.admission.pushback_default));
+}
+
+absl::StatusOr<std::string> Frontend::Detokenize(const std::vector<uint32_t>& tokens,
+                                                 bool skip_special) const {
+  const auto vocab_size = static_cast<int32_t>(tokenizer_->vocab_size());
+  if (const auto problem =
+          router::CheckTokenIds("token_ids", tokens, options_.limits.prompt_tokens, vocab_size)) {
+    return absl::InvalidArgumentError(*problem);
+  }
+  return tokenizer_->Decode(std::vector<scheduler::TokenId>(tokens.begin(), tokens.end()),
+                            skip_special);
+}
+
+std::vector<v1::Model> Frontend::Models() const {
+  std::lock_guard lock(mutex_);
+  if (served_ == nullptr) return {};
+  return {ToModel(served_->model, served_->name)};
+}
+
+void Frontend::Dispatch() {
+  std::unique_lock lock(mutex_);
+  dispatch_again_ = true;
+  if (std::exchange(dispatching_, true)) return;
+  while (std::exchange(dispatch_again_, false)) {
+    if (served_ == nullptr) break;
+    std::vector<std::pair<std::shared_ptr<LiveRequest>, std::shared_ptr<WorkerLink>>> starts;
+    for (const Admission::Start& start : admission_.Dispatch(views_, served_->key, random_())) {
+      const auto home = std::find_if(homes_.begin(), homes_.end(), [&](const auto& entry) {
+        return entry.second.key == start.worker;
+      });
+      starts.emplace_back(live_.at(start.key), home->second.link);
+    }
+    lock.unlock();
+    std::vector<std::shared_ptr<LiveRequest>> homeless;
+    for (const auto& [request, link] : starts) {
+      if (!request->Begin(link)) homeless.push_back(request);
+    }
+    lock.lock();
+    // In reverse, so that each goes before those that came after it. The link that is down says so
+    // itself, and then the rest is looked at again.
+    for (auto request = homeless.rbegin(); request != homeless.rend(); ++request) {
+      if (live_.count((*request)->key()) == 0) continue;
+      admission_.LeaveHome((*request)->key(), Now());
+      admission_.Requeue((*request)->key());
+    }
+  }
+  dispatching_ = false;
+}
+
+void Frontend::MaybeFailWaiting() {
+  std::vector<std::shared_ptr<LiveRequest>> waiting;
+  {
+    std::lock_guard lock(mutex_);
+    if (AnyReady()) return;
+    for (const uint64_t key : admission_.Waiting()) waiting.push_back(live_.at(key));
+  }
+  for (const auto& request : waiting) request->End(NoWorker());
+}
+
+void Frontend::LeftHome(LiveRequest& request) {
+  {
+    std::lock_guard lock(mutex_);
+    admission_.LeaveHome(request.key(), Now());
+  }
+  Dispatch();
+}
+
+void Frontend::WantsHome(LiveRequest& request) {
+  {
+    std::lock_guard lock(mutex_);
+    if (live_.count(request.key()) == 0) return;
+    admission_.Requeue(request.key());
+  }
+  Refresh();
+}
+
+void Frontend::Forget(LiveRequest& request) {
+  request.Cancel();
+  {
+    std::lock_guard lock(mutex_);
+    admission_.Remove(request.key(), Now());
+    live_.erase(request.key());
+    if (live_.empty()) idle_.notify_all();
+  }
+  Dispatch();
+}
+
+void Frontend::Drain() {
+  {
+    std::lock_guard lock(mutex_);
+    draining_ = true;
+  }
+  Refresh();
+}
+
+bool Frontend::draining() const {
+  std::lock_guard lock(mutex_);
+  return draining_;
+}
+
+bool Frontend::WaitIdle(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_for(lock, timeout, [this] { return live_.empty(); });
+}
+
+void Frontend::Run() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    lock.unlock();
+    Tick(Now());
+    lock.lock();
+    stop_.wait_for(lock, options_.tick, [this] { return stopping_; });
+  }
+}
+
+void Frontend::Tick(Micros now) {
+  std::vector<std::shared_ptr<LiveRequest>> requests;
+  std::vector<std::shared_ptr<WorkerLink>> links, gone;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [key, request] : live_) requests.push_back(request);
+    for (auto home = homes_.begin(); home != homes_.end();) {
+      const WorkerLink& link = *home->second.link;
+      const bool used = home->second.fixed || home->second.listed || link.hello();
+      (used ? links : gone).push_back(home->second.link);
+      home = used ? std::next(home) : homes_.erase(home);
+    }
+  }
+  for (const auto& link : links) link->Tick(now);
+  for (const auto& link : gone) {
+    LogInfo("worker at %s is no longer in the cluster", link->address());
+    link->Shutdown();
+  }
+  for (const auto& request : requests) request->Tick(now);
+}
+
+Admission::Stats Frontend::stats() const {
+  std::lock_guard lock(mutex_);
+  return admission_.stats();
+}
+
+void Frontend::WriteMetrics(MetricsWriter& writer) const {
+  std::string name = options_.model_name;
+  Admission::Stats stats;
+  size_t ready = 0;
+  std::map<std::string, WorkerLink::Stats> links;
+  {
+    std::lock_guard lock(mutex_);
+    if (served_ != nullptr) name = served_->name;
+    stats = admission_.stats();
+    for (const router::WorkerView& view : views_) ready += view.ready;
+    for (const auto& [address, home] : homes_) links[address] = home.link->stats();
+  }
+  metrics_.Write(writer, name);
+  writer.Gauge("vllm:num_requests_waiting", "Requests that no worker has yet.",
+               {{"model_name", name}, {"engine", "router"}}, stats.preparing + stats.waiting);
+  writer.Gauge("conclave_router_live_requests", "Requests not yet finished for their clients.", {},
+               stats.requests);
+  writer.Gauge("conclave_router_home_requests", "Requests that a worker has.", {}, stats.running);
+  writer.Gauge("conclave_router_admitted_tokens",
+               "Prompt and most output of requests that wait or run.", {},
+               static_cast<double>(stats.tokens));
+  writer.Gauge("conclave_router_workers_ready", "Workers that can be given requests.", {},
+               static_cast<double>(ready));
+  for (const auto& [address, link] : links) {
+    writer.Gauge("conclave_router_link_sequences", "On the worker, of this router.",
+                 {{"worker", address}}, static_cast<double>(link.sequences));
+  }
+  for (const auto& [address, link] : links) {
+    writer.Counter("conclave_router_link_streams_total", "Streams opened to the worker.",
+                   {{"worker", address}}, static_cast<double>(link.streams));
+  }
+}
+
+}  // namespace conclave::services

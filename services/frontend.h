@@ -1,0 +1,171 @@
+#pragma once
+// The router without a protocol: takes plain requests, refuses or admits them, makes tokens of
+// their text, finds them a home, and hands out what comes back. A face (gRPC, later HTTP)
+// translates to it and from it and decides nothing.
+//
+// Threads: every method from any thread; none blocks but the destructor and WaitIdle. One thread of
+// its own keeps time, a small pool tokenises long prompts.
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "conclave/v1/cluster.pb.h"
+#include "router/admission.h"
+#include "router/request.h"
+#include "router/request_limits.h"
+#include "router/tokenizer.h"
+#include "services/credentials.h"
+#include "services/live_request.h"
+#include "services/metrics.h"
+#include "services/router_metrics.h"
+#include "services/work_pool.h"
+#include "services/worker_link.h"
+
+namespace conclave::services {
+
+class Frontend : private LiveRequest::Owner {
+ public:
+  using Micros = scheduler::Micros;
+
+  struct Options {
+    std::string model_name;  // what clients call the model; empty: as the workers do
+    router::RequestLimits limits;
+    router::Admission::Options admission;
+    LiveRequest::Options request;
+    WorkerLink::Options link;  // its address is not used
+    int32_t tokenize_threads = 1;
+    int32_t tokenize_queue = 64;           // prompts waiting for a thread
+    int64_t tokenize_inline_bytes = 2048;  // shorter ones are tokenised where they arrive
+    std::chrono::milliseconds tick{
+        20};  // how often deadlines, stalled readers and lost links are looked at
+  };
+
+  Frontend(const Options& options, std::shared_ptr<const router::Tokenizer> tokenizer,
+           const Credentials& credentials);
+  ~Frontend() override;  // ends what lives, closes the links; no method may run by then
+  Frontend(const Frontend&) = delete;
+  Frontend& operator=(const Frontend&) = delete;
+
+  // A worker that is there whatever the cluster's view says.
+  void AddWorker(const std::string& address);
+  // The cluster's view, whole. A worker it no longer names, or calls dead, is used as long as its
+  // link holds: what the router sees itself weighs more than what it hears.
+  void SetView(const v1::ClusterView& view);
+  // As last heard, with static workers, and with load and model as their links know them.
+  v1::ClusterView view() const;
+
+  // Admits a request or refuses it at once; the error may carry a Pushback. The reader hears of
+  // output from another thread, or from this one before Start returns; when it is done with the
+  // request it calls Forget.
+  absl::StatusOr<std::shared_ptr<LiveRequest>> Start(router::Request request,
+                                                     std::optional<Micros> deadline,
+                                                     std::shared_ptr<LiveRequest::Reader> reader);
+  void Forget(LiveRequest& request);
+
+  using Tokens = absl::StatusOr<std::vector<scheduler::TokenId>>;
+  // Calls `done` once, on this thread or another.
+  void Tokenize(router::Prompt prompt, std::function<void(Tokens)> done);
+  absl::StatusOr<std::string> Detokenize(const std::vector<uint32_t>& tokens,
+                                         bool skip_special) const;
+  std::vector<v1::Model> Models() const;
+  const router::Tokenizer& tokenizer() const { return *tokenizer_; }
+
+  // Takes nothing new.
+  void Drain();
+  bool draining() const;
+  // Until no request lives; false if the time is over first.
+  bool WaitIdle(std::chrono::milliseconds timeout);
+
+  // Called when requests can be taken, and when they can no longer; at once with what is so now.
+  // One callback.
+  void OnReady(std::function<void(bool)> callback);
+
+  router::Admission::Stats stats() const;
+  void WriteMetrics(MetricsWriter& writer) const;
+
+ private:
+  // What all workers that serve together agree on.
+  struct Served {
+    v1::ModelInfo model;
+    std::string name;  // for clients
+    std::string key;   // WorkerView::model
+  };
+  struct Home {
+    uint64_t key = 0;
+    std::shared_ptr<WorkerLink> link;
+    bool fixed = false;   // by AddWorker
+    bool listed = false;  // in the last view, and not dead
+    v1::WorkerState state = v1::WORKER_STATE_READY;
+  };
+
+  void LeftHome(LiveRequest& request) override;
+  void WantsHome(LiveRequest& request) override;
+
+  absl::Status Judge(const router::Request& request, const std::optional<Micros>& deadline,
+                     const Served* served) const;
+  // Tokenises and queues an admitted request, or ends it.
+  void Prepare(LiveRequest& request, router::Prompt prompt, router::StopStrings stops,
+               std::shared_ptr<const Served> served);
+  Tokens Encode(router::Prompt prompt) const;
+  bool IsShort(const router::Prompt& prompt) const;
+  absl::Status Refuse(const router::Admission::Refusal& refusal);
+
+  // Sends home whoever has room; one thread at a time, so that order is kept.
+  void Dispatch();
+  // Without a worker nobody waits.
+  void MaybeFailWaiting();
+  // Looks at the links again, after any of them or the view changed.
+  void Refresh();
+  void RefreshLocked();
+  bool AnyReady() const;
+  void AddHome(const std::string& address, bool fixed);
+  void Run();
+  void Tick(Micros now);
+
+  const Options options_;
+  const std::shared_ptr<const router::Tokenizer> tokenizer_;
+  const Credentials credentials_;
+  RouterMetrics metrics_;
+
+  mutable std::mutex mutex_;
+  router::Admission admission_;
+  std::unordered_map<uint64_t, std::shared_ptr<LiveRequest>> live_;
+  std::map<std::string, Home> homes_;  // by address
+  std::vector<router::WorkerView> views_;
+  std::shared_ptr<const Served> served_;
+  v1::ClusterView view_;
+  std::mt19937_64 random_;
+  uint64_t last_key_ = 0;
+  bool dispatching_ = false;
+  bool dispatch_again_ = false;
+  bool draining_ = false;
+  bool ready_ = false;
+  std::condition_variable idle_;
+
+  std::mutex ready_mutex_;  // orders the callback's calls; taken before mutex_
+  std::function<void(bool)> on_ready_;
+
+  bool stopping_ = false;
+  std::condition_variable stop_;
+  std::unique_ptr<WorkPool> pool_;
+  std::thread thread_;
+};
+
+// When a refused client may come back; travels with the status.
+absl::Status WithPushback(absl::Status status, scheduler::Micros after);
+std::optional<std::chrono::milliseconds> PushbackOf(const absl::Status& status);
+
+}  // namespace conclave::services

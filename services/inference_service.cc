@@ -1,0 +1,246 @@
+#include "services/inference_service.h"
+
+#include <grpc/grpc.h>
+
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "services/convert_inference.h"
+#include "services/grpc_status.h"
+
+namespace conclave::services {
+namespace {
+
+using scheduler::Micros;
+
+grpc::Status Close(grpc::CallbackServerContext& context, const absl::Status& status) {
+  if (const auto pushback = PushbackOf(status)) SetRetryPushback(context, *pushback);
+  return ToGrpc(status);
+}
+
+std::optional<Micros> DeadlineOf(const grpc::CallbackServerContext& context) {
+  using Clock = std::chrono::system_clock;
+  if (context.deadline() == Clock::time_point::max()) return std::nullopt;
+  return Now() + std::chrono::duration_cast<Micros>(context.deadline() - Clock::now());
+}
+
+grpc::ByteBuffer GenerateMessage(const LiveRequest& request, const LiveRequest::Output& output) {
+  v1::GenerateResponse message = ToGenerateResponse(output.delta);
+  if (output.first) {
+    message.set_request_id(request.request().id);
+    message.set_seed(*request.request().seed);
+  }
+  return SerializeMessage(message);
+}
+
+grpc::ByteBuffer ScoreMessage(const LiveRequest& request, const LiveRequest::Output& output) {
+  v1::ScoreResponse message = ToScoreResponse(output.delta);
+  if (output.first) {
+    message.set_request_id(request.request().id);
+    message.mutable_token_ids()->Assign(request.prompt().begin(), request.prompt().end());
+  }
+  return SerializeMessage(message);
+}
+
+// One client's stream. Lives until gRPC is done with the call and the request is done with its
+// reader.
+class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
+                      public LiveRequest::Reader,
+                      public std::enable_shared_from_this<StreamReactor> {
+ public:
+  using ToMessage = grpc::ByteBuffer (*)(const LiveRequest&, const LiveRequest::Output&);
+
+  StreamReactor(Frontend& frontend, grpc::CallbackServerContext* context, ToMessage to_message)
+      : frontend_(frontend), context_(context), to_message_(to_message) {}
+
+  void Start(absl::StatusOr<router::Request> request) {
+    self_ = shared_from_this();
+    absl::StatusOr<std::shared_ptr<LiveRequest>> live =
+        request.ok()
+            ? frontend_.Start(*std::move(request), DeadlineOf(*context_), shared_from_this())
+            : request.status();
+    {
+      std::lock_guard lock(mutex_);
+      if (!live.ok()) return End(live.status());
+      request_ = *live;
+    }
+    OnOutput();
+  }
+
+  void OnOutput() override {
+    std::lock_guard lock(mutex_);
+    if (!writing_) MaybeWrite();
+  }
+
+  void OnStalled(const absl::Status& status) override {
+    std::lock_guard lock(mutex_);
+    if (done_) return;
+    // Ends the call past the message that nobody takes. gRPC's C++ knows no status here but
+    // CANCELLED, its core does.
+    grpc_call_cancel_with_status(context_->c_call(), static_cast<grpc_status_code>(status.code()),
+                                 std::string(status.message()).c_str(), nullptr);
+  }
+
+  void OnWriteDone(bool ok) override {
+    std::lock_guard lock(mutex_);
+    writing_ = false;
+    message_.Clear();
+    if (ok) return MaybeWrite();
+    End(absl::CancelledError("the client is gone"));
+  }
+
+  void OnCancel() override {
+    std::shared_ptr<LiveRequest> request;
+    {
+      std::lock_guard lock(mutex_);
+      request = request_;
+    }
+    if (request != nullptr) request->Cancel();
+  }
+
+  void OnDone() override {
+    std::shared_ptr<LiveRequest> request;
+    std::shared_ptr<StreamReactor> self;
+    {
+      std::lock_guard lock(mutex_);
+      done_ = true;
+      request.swap(request_);
+      self.swap(self_);
+    }
+    if (request != nullptr) frontend_.Forget(*request);
+  }
+
+ private:
+  // mutex_ held in both.
+  void MaybeWrite() {
+    if (ended_ || request_ == nullptr) return;
+    std::optional<LiveRequest::Output> output = request_->Take();
+    if (!output) return;
+    const bool empty = output->delta.empty();
+    if (!empty) message_ = to_message_(*request_, *output);
+    if (!output->last) {
+      writing_ = true;
+      StartWrite(&message_);
+    } else if (empty) {
+      End(output->status);
+    } else {
+      ended_ = true;
+      StartWriteAndFinish(&message_, grpc::WriteOptions(), Close(*context_, output->status));
+    }
+  }
+  void End(const absl::Status& status) {
+    if (std::exchange(ended_, true)) return;
+    Finish(Close(*context_, status));
+  }
+
+  Frontend& frontend_;
+  grpc::CallbackServerContext* const context_;  // until done_
+  const ToMessage to_message_;
+
+  std::mutex mutex_;
+  std::shared_ptr<StreamReactor> self_;  // gRPC's share
+  std::shared_ptr<LiveRequest> request_;
+  grpc::ByteBuffer message_;  // on its way while writing_
+  bool writing_ = false;
+  bool ended_ = false;  // Finish was called
+  bool done_ = false;
+};
+
+// A call that has its answer at once, or never had a chance.
+grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(Close(*context, status));
+  return reactor;
+}
+
+template <typename Message>
+absl::StatusOr<router::Request> ReadRequest(const absl::Status& allowed,
+                                            const grpc::ByteBuffer& bytes) {
+  if (!allowed.ok()) return allowed;
+  absl::StatusOr<Message> message = ParseMessage<Message>(bytes);
+  if (!message.ok()) return message.status();
+  return ToRequest(*std::move(message));
+}
+
+}  // namespace
+
+InferenceService::InferenceService(Frontend& frontend, Authorize authorize)
+    : frontend_(frontend), authorize_(std::move(authorize)) {}
+
+absl::Status InferenceService::Allow(grpc::CallbackServerContext* context,
+                                     const char* method) const {
+  return authorize_(absl::StrFormat("/%s/%s", v1::Inference::service_full_name(), method),
+                    PeerOf(*context))
+      .status();
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  const auto reactor = std::make_shared<StreamReactor>(frontend_, context, GenerateMessage);
+  reactor->Start(ReadRequest<v1::GenerateRequest>(Allow(context, "Generate"), *request));
+  return reactor.get();
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Score(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  const auto reactor = std::make_shared<StreamReactor>(frontend_, context, ScoreMessage);
+  reactor->Start(ReadRequest<v1::ScoreRequest>(Allow(context, "Score"), *request));
+  return reactor.get();
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* response) {
+  if (const absl::Status allowed = Allow(context, "Tokenize"); !allowed.ok())
+    return Answer(context, allowed);
+  auto message = ParseMessage<v1::TokenizeRequest>(*request);
+  if (!message.ok()) return Answer(context, message.status());
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  frontend_.Tokenize(ToPrompt(std::move(*message->mutable_prompt())),
+                     [=, this](const Frontend::Tokens& tokens) {
+                       if (!tokens.ok()) return reactor->Finish(Close(*context, tokens.status()));
+                       v1::TokenizeResponse answer;
+                       answer.mutable_token_ids()->Assign(tokens->begin(), tokens->end());
+                       for (const auto token : *tokens)
+                         answer.add_tokens(std::string(frontend_.tokenizer().TokenBytes(token)));
+                       *response = SerializeMessage(answer);
+                       reactor->Finish(grpc::Status::OK);
+                     });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request,
+                                                       grpc::ByteBuffer* response) {
+  if (const absl::Status allowed = Allow(context, "Detokenize"); !allowed.ok())
+    return Answer(context, allowed);
+  const auto message = ParseMessage<v1::DetokenizeRequest>(*request);
+  if (!message.ok()) return Answer(context, message.status());
+  absl::StatusOr<std::string> text = frontend_.Detokenize(
+      {message->token_ids().begin(), message->token_ids().end()}, message->skip_special());
+  if (!text.ok()) return Answer(context, text.status());
+  v1::DetokenizeResponse answer;
+  answer.set_text(*std::move(text));
+  *response = SerializeMessage(answer);
+  return Answer(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request,
+                                                       grpc::ByteBuffer* response) {
+  if (const absl::Status allowed = Allow(context, "ListModels"); !allowed.ok())
+    return Answer(context, allowed);
+  if (const auto message = ParseMessage<v1::ListModelsRequest>(*request); !message.ok()) {
+    return Answer(context, message.status());
+  }
+  v1::ListModelsResponse answer;
+  for (const v1::Model& model : frontend_.Models()) *answer.add_models() = model;
+  *response = SerializeMessage(answer);
+  return Answer(context, absl::OkStatus());
+}
+
+}  // namespace conclave::services

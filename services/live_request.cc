@@ -1,0 +1,213 @@
+#include "services/live_request.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+
+namespace conclave::services {
+
+using scheduler::Micros;
+
+Micros Now() {
+  return std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+LiveRequest::LiveRequest(const Options& options, uint64_t key, router::Request request,
+                         std::optional<Micros> deadline, Micros arrived,
+                         std::shared_ptr<Reader> reader, Owner* owner, RouterMetrics* metrics)
+    : options_(options),
+      key_(key),
+      request_(std::move(request)),
+      deadline_(deadline),
+      arrived_(arrived),
+      reader_(std::move(reader)),
+      owner_(owner),
+      metrics_(metrics) {}
+
+void LiveRequest::Prepare(Assignment assignment, router::Transcript transcript,
+                          uint32_t vocab_size) {
+  std::lock_guard lock(mutex_);
+  assignment_ = std::move(assignment);
+  transcript_.emplace(std::move(transcript));
+  vocab_size_ = vocab_size;
+}
+
+bool LiveRequest::Begin(std::shared_ptr<WorkerLink> link) {
+  After after;
+  bool begun = true;
+  {
+    std::lock_guard lock(mutex_);
+    const Micros now = Now();
+    if (end_) {
+      after.left_home = true;  // it ended on the way here
+    } else if (deadline_ && now >= *deadline_) {
+      Finish(absl::DeadlineExceededError("the deadline passed while the request waited for a home"),
+             after);
+      after.left_home = true;
+    } else {
+      std::optional<Micros> timeout;
+      if (deadline_) timeout = *deadline_ - now;
+      // The lock is held, so that the first event finds the sequence's number.
+      sequence_ = link->Open(ToSubmit(request_, assignment_, timeout), shared_from_this());
+      begun = sequence_.has_value();
+      if (begun) {
+        link_ = std::move(link);
+        paused_ = false;
+        ++attempts_;
+        if (!began_) {
+          began_ = now;
+          metrics_->queue_seconds.Observe(now - arrived_);
+        }
+      }
+    }
+  }
+  Do(after);
+  return begun;
+}
+
+void LiveRequest::End(const absl::Status& status) {
+  After after;
+  {
+    std::lock_guard lock(mutex_);
+    if (end_) return;
+    pending_ = {};
+    Finish(status, after);
+  }
+  Do(after);
+}
+
+void LiveRequest::Tick(Micros now) {
+  After after;
+  {
+    std::lock_guard lock(mutex_);
+    if (taken_at_ && now - *taken_at_ > options_.stall) {
+      pending_ = {};
+      const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(options_.stall).count();
+      const auto status = absl::ResourceExhaustedError(absl::StrFormat(
+          "the client does not read: a message waits for it longer than %d s", seconds));
+      taken_at_.reset();
+      after.stalled = status;
+      if (end_) {
+        end_ = status;  // the worker was done; the client is told the end it has missed is not
+                        // complete
+      } else {
+        Finish(status, after);
+      }
+    } else if (!end_ && deadline_ && now >= *deadline_) {
+      Finish(absl::DeadlineExceededError("the request's deadline passed"), after);
+    }
+  }
+  Do(after);
+}
+
+std::optional<LiveRequest::Output> LiveRequest::Take() {
+  std::lock_guard lock(mutex_);
+  taken_at_.reset();
+  if (taken_last_ || (pending_.empty() && !end_)) return std::nullopt;
+  Output output{.delta = std::exchange(pending_, {}), .first = !std::exchange(taken_first_, true)};
+  output.last = taken_last_ = end_.has_value();
+  if (output.last) output.status = *end_;
+  taken_at_ = Now();
+  if (paused_ && sequence_) link_->SetPaused(*sequence_, false);
+  paused_ = false;
+  return output;
+}
+
+void LiveRequest::OnEvent(const v1::SequenceEvent& event) {
+  After after;
+  {
+    std::lock_guard lock(mutex_);
+    if (end_ || !sequence_ || *sequence_ != event.sequence()) return;
+    Absorb(event, after);
+  }
+  Do(after);
+}
+
+void LiveRequest::OnLost(const absl::Status& status) {
+  After after;
+  {
+    std::lock_guard lock(mutex_);
+    if (end_ || !sequence_) return;
+    sequence_.reset();
+    link_.reset();
+    after.left_home = true;
+    Fail(absl::UnavailableError(
+             absl::StrFormat("the worker was lost: %s", std::string(status.message()))),
+         after);
+  }
+  Do(after);
+}
+
+void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
+  Observe(event);
+  absl::StatusOr<router::SequenceEvent> converted = ToSequenceEvent(event, vocab_size_);
+  if (!converted.ok()) return Finish(converted.status(), after);
+  pending_.Append(transcript_->Take(*std::move(converted)));
+  if (event.has_end()) {
+    sequence_.reset();  // the worker has forgotten it
+    link_.reset();
+    after.left_home = true;
+  }
+  if (transcript_->finished()) return Finish(absl::OkStatus(), after);
+  if (const absl::Status error = EndError(event); !error.ok()) return Fail(error, after);
+  MaybePause();
+  after.output = !pending_.empty();
+}
+
+void LiveRequest::Fail(const absl::Status& status, After& after) {
+  const bool again =
+      absl::IsUnavailable(status) && !transcript_->started() && attempts_ < options_.attempts;
+  if (!again) return Finish(status, after);
+  after.wants_home = true;
+}
+
+void LiveRequest::Finish(absl::Status status, After& after) {
+  end_ = std::move(status);
+  CloseSequence(after);
+  after.output = true;
+  const Micros now = Now();
+  metrics_->Ended(*end_, pending_.finish, now - arrived_);
+  if (transcript_ && end_->ok()) {
+    metrics_->prompt_tokens.Observe(static_cast<double>(assignment_.prompt.size()));
+    metrics_->generated_tokens.Observe(static_cast<double>(transcript_->tokens().size()));
+  }
+}
+
+void LiveRequest::CloseSequence(After& after) {
+  if (!sequence_) return;
+  link_->Close(*sequence_);
+  sequence_.reset();
+  link_.reset();
+  after.left_home = true;
+}
+
+void LiveRequest::Observe(const v1::SequenceEvent& event) {
+  if (event.tokens_size() == 0) return;
+  const Micros now = Now();
+  if (!first_token_) {
+    first_token_ = now;
+    metrics_->first_token_seconds.Observe(now - arrived_);
+  } else {
+    metrics_->inter_token_seconds.Observe(now - *last_token_);
+  }
+  last_token_ = now;
+}
+
+void LiveRequest::MaybePause() {
+  const int64_t bytes = pending_.bytes();
+  metrics_->ObservePending(bytes);
+  if (paused_ || !sequence_ || bytes <= options_.pending_bytes_pause) return;
+  link_->SetPaused(*sequence_, true);
+  paused_ = true;
+  metrics_->pauses.fetch_add(1, std::memory_order_relaxed);
+}
+
+void LiveRequest::Do(const After& after) {
+  if (after.left_home) owner_->LeftHome(*this);
+  if (after.wants_home) owner_->WantsHome(*this);
+  if (after.stalled) reader_->OnStalled(*after.stalled);
+  if (after.output) reader_->OnOutput();
+}
+
+}  // namespace conclave::services

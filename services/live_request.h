@@ -1,0 +1,149 @@
+#pragma once
+// One admitted request from its tokens to its last delta: what a worker says goes in at one end,
+// what the client can take comes out at the other. What waits for the client is one delta that
+// grows; a client that is slow has its sequence paused at the worker, one that reads nothing for
+// too long is given up.
+//
+// Threads: every method from any thread; none blocks. The Reader and the Owner are called with no
+// lock held.
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "conclave/v1/worker.pb.h"
+#include "router/delta.h"
+#include "router/request.h"
+#include "router/transcript.h"
+#include "scheduler/types.h"
+#include "services/convert_inference.h"
+#include "services/router_metrics.h"
+#include "services/worker_link.h"
+
+namespace conclave::services {
+
+// A moment on the router's clock (steady).
+scheduler::Micros Now();
+
+class LiveRequest : public SequenceSink, public std::enable_shared_from_this<LiveRequest> {
+ public:
+  using Micros = scheduler::Micros;
+
+  struct Options {
+    int64_t pending_bytes_pause =
+        12 << 10;  // waiting for the client: above this the sequence is paused
+    Micros stall = std::chrono::seconds(
+        30);               // one message on its way to the client for longer: it does not read
+    int32_t attempts = 3;  // homes tried, as long as the client was given nothing
+  };
+
+  // The client's end of the request.
+  class Reader {
+   public:
+    virtual ~Reader() = default;
+    // There is something to Take. Must not block.
+    virtual void OnOutput() = 0;
+    // The client does not read: the message on its way must be given up, so that the end can be
+    // said.
+    virtual void OnStalled(const absl::Status& status) = 0;
+  };
+
+  // Who knows of homes.
+  class Owner {
+   public:
+    virtual ~Owner() = default;
+    // The request has no sequence on its home any more.
+    virtual void LeftHome(LiveRequest& request) = 0;
+    // It asks for another home; it has left its last one.
+    virtual void WantsHome(LiveRequest& request) = 0;
+  };
+
+  struct Output {
+    router::Delta delta;
+    bool first = false;
+    bool last = false;    // nothing follows
+    absl::Status status;  // of the request; when last
+  };
+
+  // key: the owner's; request.id and request.seed are set, its prompt is not needed. owner and
+  // metrics outlive it.
+  LiveRequest(const Options& options, uint64_t key, router::Request request,
+              std::optional<Micros> deadline, Micros arrived, std::shared_ptr<Reader> reader,
+              Owner* owner, RouterMetrics* metrics);
+
+  uint64_t key() const { return key_; }
+  const router::Request& request() const { return request_; }
+  const std::optional<Micros>& deadline() const { return deadline_; }
+  const std::vector<scheduler::TokenId>& prompt() const { return assignment_.prompt; }
+
+  // All is decided; called once, before Begin.
+  void Prepare(Assignment assignment, router::Transcript transcript, uint32_t vocab_size);
+
+  // Starts its sequence on a home. False if the link is down (it wants another home then).
+  bool Begin(std::shared_ptr<WorkerLink> link);
+
+  // Ends it with an error, if it has not ended: what the client has not been given is dropped.
+  void End(const absl::Status& status);
+
+  // The client is gone, or has all it wanted.
+  void Cancel() { End(absl::CancelledError("the client is gone")); }
+
+  // Ends it when its deadline is past or its client reads nothing.
+  void Tick(Micros now);
+
+  // For the reader: what is there now. A call says also that what the last one gave is on its way
+  // no more.
+  std::optional<Output> Take();
+
+  void OnEvent(const v1::SequenceEvent& event) override;
+  void OnLost(const absl::Status& status) override;
+
+ private:
+  // What to do once the lock is released.
+  struct After {
+    bool output = false;
+    bool left_home = false;
+    bool wants_home = false;
+    std::optional<absl::Status> stalled;
+  };
+
+  void Absorb(const v1::SequenceEvent& event, After& after);  // mutex_ held, as all below
+  void Fail(const absl::Status& status, After& after);        // of the home: another, or the end
+  void Finish(absl::Status status, After& after);
+  void CloseSequence(After& after);
+  void Observe(const v1::SequenceEvent& event);
+  void MaybePause();
+  void Do(const After& after);  // without the lock
+
+  const Options options_;
+  const uint64_t key_;
+  const router::Request request_;
+  const std::optional<Micros> deadline_;
+  const Micros arrived_;
+  const std::shared_ptr<Reader> reader_;
+  Owner* const owner_;
+  RouterMetrics* const metrics_;
+
+  mutable std::mutex mutex_;
+  Assignment assignment_;
+  std::optional<router::Transcript> transcript_;
+  uint32_t vocab_size_ = 0;
+  std::shared_ptr<WorkerLink> link_;
+  std::optional<uint64_t> sequence_;  // on link_
+  int32_t attempts_ = 0;
+  bool paused_ = false;
+
+  router::Delta pending_;
+  std::optional<absl::Status> end_;  // no more will come
+  bool taken_first_ = false;
+  bool taken_last_ = false;
+  std::optional<Micros> taken_at_;  // a delta is on its way to the client since
+
+  std::optional<Micros> began_, first_token_, last_token_;
+};
+
+}  // namespace conclave::services

@@ -1,0 +1,66 @@
+#include "services/router_cluster_service.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "services/grpc_status.h"
+
+namespace conclave::services {
+
+RouterClusterService::RouterClusterService(const Options& options, Frontend& frontend,
+                                           const std::shared_ptr<grpc::Channel>& scheduler,
+                                           Authorize authorize)
+    : options_(options),
+      frontend_(frontend),
+      scheduler_(scheduler == nullptr ? nullptr : v1::Cluster::NewStub(scheduler)),
+      authorize_(std::move(authorize)) {}
+
+void RouterClusterService::SetAddresses(const std::string& address,
+                                        const std::string& metrics_address) {
+  options_.address = address;
+  options_.metrics_address = metrics_address;
+}
+
+grpc::ServerUnaryReactor* RouterClusterService::Status(grpc::CallbackServerContext* context,
+                                                       const v1::StatusRequest* request,
+                                                       v1::StatusResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const auto allowed = authorize_("/conclave.v1.Cluster/Status", PeerOf(*context));
+  if (!allowed.ok()) {
+    reactor->Finish(ToGrpc(allowed.status()));
+    return reactor;
+  }
+  if (scheduler_ == nullptr) {
+    FillFromView(response);
+    FillRouter(response->mutable_router());
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+  const auto forwarded = std::make_shared<grpc::ClientContext>();
+  forwarded->set_deadline(std::chrono::system_clock::now() + options_.timeout);
+  scheduler_->async()->Status(forwarded.get(), request, response,
+                              [this, forwarded, reactor, response](const grpc::Status& status) {
+                                if (!status.ok()) FillFromView(response);
+                                FillRouter(response->mutable_router());
+                                reactor->Finish(grpc::Status::OK);
+                              });
+  return reactor;
+}
+
+void RouterClusterService::FillFromView(v1::StatusResponse* response) const {
+  response->Clear();
+  const v1::ClusterView view = frontend_.view();
+  response->set_epoch(view.epoch());
+  *response->mutable_workers() = view.workers();
+}
+
+void RouterClusterService::FillRouter(v1::RouterStatus* status) const {
+  status->set_pid(getpid());
+  status->set_address(options_.address);
+  status->set_metrics_address(options_.metrics_address);
+  status->set_live_requests(static_cast<uint32_t>(frontend_.stats().requests));
+  status->set_draining(frontend_.draining());
+}
+
+}  // namespace conclave::services

@@ -1,0 +1,46 @@
+#pragma once
+// conclave.v1.Cluster on the router's port: operators ask any router, which asks the scheduler and
+// adds what it knows of itself. Without the scheduler it answers from its own view, and says so by
+// leaving the scheduler out.
+
+#include <grpcpp/channel.h>
+
+#include <memory>
+#include <string>
+
+#include "conclave/v1/cluster.grpc.pb.h"
+#include "services/authorize.h"
+#include "services/frontend.h"
+
+namespace conclave::services {
+
+class RouterClusterService final : public v1::Cluster::CallbackService {
+ public:
+  struct Options {
+    std::chrono::milliseconds timeout{1000};  // for the scheduler's answer
+    std::string address;                      // of this router, for others
+    std::string metrics_address;
+  };
+
+  // scheduler: null when the router runs without one. The frontend outlives the server.
+  RouterClusterService(const Options& options, Frontend& frontend,
+                       const std::shared_ptr<grpc::Channel>& scheduler, Authorize authorize);
+
+  // Known only once the server listens; before the first call.
+  void SetAddresses(const std::string& address, const std::string& metrics_address);
+
+  grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
+                                   const v1::StatusRequest* request,
+                                   v1::StatusResponse* response) override;
+
+ private:
+  void FillFromView(v1::StatusResponse* response) const;
+  void FillRouter(v1::RouterStatus* status) const;
+
+  Options options_;
+  Frontend& frontend_;
+  const std::unique_ptr<v1::Cluster::Stub> scheduler_;
+  const Authorize authorize_;
+};
+
+}  // namespace conclave::services

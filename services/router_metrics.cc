@@ -1,0 +1,108 @@
+#include "services/router_metrics.h"
+
+#include <algorithm>
+
+namespace conclave::services {
+namespace {
+
+using Bounds = std::vector<double>;
+
+// The buckets of vLLM 0.10 (vllm/v1/metrics/loggers.py), so that its dashboards' quantiles mean the
+// same.
+Bounds FirstTokenBounds() {
+  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25,  0.5,   0.75,
+          1.0,   2.5,   5.0,  7.5,  10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0};
+}
+Bounds InterTokenBounds() {
+  return {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,  0.3,  0.4, 0.5,
+          0.75, 1.0,   2.5,  5.0,   7.5, 10.0, 20.0, 40.0, 80.0};
+}
+Bounds RequestBounds() {
+  return {0.3,  0.5,  0.8,  1.0,  1.5,   2.0,   2.5,   5.0,   10.0,   15.0,  20.0,
+          30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0};
+}
+Bounds TokenBounds() {
+  Bounds bounds;
+  for (double decade = 1; decade <= 100000; decade *= 10) {
+    for (const double step : {1.0, 2.0, 5.0}) bounds.push_back(decade * step);
+  }
+  return bounds;
+}
+
+constexpr std::array<const char*, RouterMetrics::kRejections> kRejectionNames = {
+    "invalid", "unknown",   "duplicate_id", "requests", "waiting",
+    "tokens",  "tokenizer", "no_worker",    "draining"};
+
+}  // namespace
+
+void Histogram::Observe(double value) {
+  const auto bucket = std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin();
+  counts_[static_cast<size_t>(bucket)].fetch_add(1, std::memory_order_relaxed);
+  sum_.fetch_add(value, std::memory_order_relaxed);
+}
+
+void Histogram::Write(MetricsWriter& writer, const std::string& name, const std::string& help,
+                      const Labels& labels) const {
+  std::vector<uint64_t> counts;
+  for (const auto& count : counts_) counts.push_back(count.load(std::memory_order_relaxed));
+  writer.Histogram(name, help, labels, bounds_, counts, sum_.load(std::memory_order_relaxed));
+}
+
+RouterMetrics::RouterMetrics()
+    : first_token_seconds(FirstTokenBounds()),
+      inter_token_seconds(InterTokenBounds()),
+      request_seconds(RequestBounds()),
+      queue_seconds(RequestBounds()),
+      prompt_tokens(TokenBounds()),
+      generated_tokens(TokenBounds()) {}
+
+void RouterMetrics::Ended(const absl::Status& status, const std::optional<router::Finish>& finish,
+                          scheduler::Micros elapsed) {
+  const bool cut = finish && finish->reason == scheduler::FinishReason::kLength;
+  const bool gone = absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
+  auto& counter = status.ok() ? (cut ? length : stopped) : (gone ? aborted : failed);
+  counter.fetch_add(1, std::memory_order_relaxed);
+  if (status.ok()) request_seconds.Observe(elapsed);
+}
+
+void RouterMetrics::ObservePending(int64_t bytes) {
+  int64_t seen = pending_bytes_max.load(std::memory_order_relaxed);
+  while (bytes > seen && !pending_bytes_max.compare_exchange_weak(seen, bytes)) {
+  }
+}
+
+void RouterMetrics::Write(MetricsWriter& writer, const std::string& model_name) const {
+  const Labels labels = {{"model_name", model_name}, {"engine", "router"}};
+  first_token_seconds.Write(writer, "vllm:time_to_first_token_seconds",
+                            "From a request's arrival at the router to its first token.", labels);
+  inter_token_seconds.Write(writer, "vllm:inter_token_latency_seconds",
+                            "Between a request's tokens.", labels);
+  request_seconds.Write(writer, "vllm:e2e_request_latency_seconds", "Of a complete request.",
+                        labels);
+  queue_seconds.Write(writer, "vllm:request_queue_time_seconds",
+                      "Until a request was given to a worker.", labels);
+  prompt_tokens.Write(writer, "vllm:request_prompt_tokens", "Of a complete request.", labels);
+  generated_tokens.Write(writer, "vllm:request_generation_tokens", "Of a complete request.",
+                         labels);
+  const auto ended = [&](const char* reason, const std::atomic<uint64_t>& count) {
+    Labels with = labels;
+    with["finished_reason"] = reason;
+    writer.Counter("vllm:request_success_total", "Requests that ended, by reason.", with,
+                   static_cast<double>(count.load(std::memory_order_relaxed)));
+  };
+  ended("stop", stopped);
+  ended("length", length);
+  ended("abort", aborted);
+  ended("error", failed);
+  for (size_t i = 0; i < kRejections; ++i) {
+    writer.Counter("conclave_router_rejected_total", "Requests refused before they ran, by reason.",
+                   {{"reason", kRejectionNames[i]}},
+                   static_cast<double>(rejected[i].load(std::memory_order_relaxed)));
+  }
+  writer.Counter("conclave_router_pauses_total", "Sequences paused because their client was slow.",
+                 {}, static_cast<double>(pauses.load(std::memory_order_relaxed)));
+  writer.Gauge("conclave_router_pending_bytes_max", "Most that ever waited for one client.", {},
+               static_cast<double>(pending_bytes_max.load(std::memory_order_relaxed)));
+}
+
+}  // namespace conclave::services

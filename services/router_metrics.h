@@ -1,0 +1,77 @@
+#pragma once
+// What the router counts. Series that other servers have are named as vLLM names them: latencies
+// and sizes of requests are the router's, because clients wait for it; tokens, running sequences
+// and the KV cache are the workers', so that a sum over all processes counts nothing twice.
+// (vllm:num_requests_waiting comes from both: each counts its own queue.) Any thread.
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "router/delta.h"
+#include "scheduler/types.h"
+#include "services/metrics.h"
+
+namespace conclave::services {
+
+// Counts per bucket; readers may see an observation in one of counts and sum before the other.
+class Histogram {
+ public:
+  explicit Histogram(std::vector<double> bounds)
+      : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
+
+  void Observe(double value);
+  void Observe(scheduler::Micros time) { Observe(static_cast<double>(time.count()) * 1e-6); }
+  void Write(MetricsWriter& writer, const std::string& name, const std::string& help,
+             const Labels& labels) const;
+
+ private:
+  const std::vector<double> bounds_;
+  std::vector<std::atomic<uint64_t>> counts_;
+  std::atomic<double> sum_ = 0;
+};
+
+struct RouterMetrics {
+  // Why a request was refused before it ran.
+  enum class Rejection : uint8_t {
+    kInvalid,
+    kUnknown,
+    kDuplicate,
+    kRequests,
+    kWaiting,
+    kTokens,
+    kTokenizer,
+    kNoWorker,
+    kDraining
+  };
+  static constexpr size_t kRejections = 9;
+
+  RouterMetrics();
+
+  Histogram first_token_seconds;
+  Histogram inter_token_seconds;
+  Histogram request_seconds;
+  Histogram queue_seconds;
+  Histogram prompt_tokens;
+  Histogram generated_tokens;
+  std::array<std::atomic<uint64_t>, kRejections> rejected = {};
+  std::atomic<uint64_t> stopped = 0, length = 0, aborted = 0, failed = 0;
+  std::atomic<uint64_t> pauses = 0;
+  std::atomic<int64_t> pending_bytes_max = 0;
+
+  void Reject(Rejection why) {
+    rejected[static_cast<size_t>(why)].fetch_add(1, std::memory_order_relaxed);
+  }
+  // An admitted request ended after `elapsed`.
+  void Ended(const absl::Status& status, const std::optional<router::Finish>& finish,
+             scheduler::Micros elapsed);
+  void ObservePending(int64_t bytes);
+
+  void Write(MetricsWriter& writer, const std::string& model_name) const;
+};
+
+}  // namespace conclave::services

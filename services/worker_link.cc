@@ -1,0 +1,322 @@
+#include "services/worker_link.h"
+
+#include <grpcpp/client_context.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "conclave/v1/worker.grpc.pb.h"
+#include "services/grpc_status.h"
+#include "services/log.h"
+
+namespace conclave::services {
+
+// Shared with the stream's reactions, which may outlast the link's owner by a moment.
+class WorkerLink::Impl : public std::enable_shared_from_this<Impl> {
+ public:
+  Impl(const Options& options, const Credentials& credentials, std::function<void()> on_change)
+      : options_(options),
+        stub_(v1::Worker::NewStub(MakeChannel(options.address, credentials, options.channel))),
+        on_change_(std::move(on_change)),
+        backoff_(options.backoff_min) {}
+
+  void Tick(Micros now);
+  void Shutdown();
+  std::optional<uint64_t> Open(v1::Submit submit, std::shared_ptr<SequenceSink> sink);
+  void Close(uint64_t sequence);
+  void SetPaused(uint64_t sequence, bool paused);
+
+  const std::string& address() const { return options_.address; }
+  std::optional<v1::WorkerHello> hello() const {
+    std::lock_guard lock(mutex_);
+    return hello_;
+  }
+  v1::WorkerLoad load() const {
+    std::lock_guard lock(mutex_);
+    return load_;
+  }
+  bool draining() const {
+    std::lock_guard lock(mutex_);
+    return load_.draining();
+  }
+  Stats stats() const {
+    std::lock_guard lock(mutex_);
+    Stats stats = stats_;
+    stats.sequences = sequences_.size();
+    return stats;
+  }
+
+ private:
+  // One life of the stream. Deletes itself in OnDone, the last reaction.
+  class Stream : public grpc::ClientBidiReactor<v1::ToWorker, v1::FromWorker> {
+   public:
+    explicit Stream(std::shared_ptr<Impl> link) : link_(std::move(link)) {}
+
+    void Start() {
+      context_.set_wait_for_ready(true);
+      link_->stub_->async()->Serve(&context_, this);
+      AddHold();  // writes start outside reactions
+      StartRead(&in_);
+      StartCall();
+    }
+    void Write(v1::ToWorker message) {
+      out_ = std::move(message);
+      StartWrite(&out_);
+    }
+    void Cancel() { context_.TryCancel(); }
+
+    void OnReadDone(bool ok) override {
+      if (!ok) {
+        link_->OnBroken();  // from here on nobody writes
+        RemoveHold();
+        return;
+      }
+      link_->OnMessage(in_);
+      in_.Clear();
+      StartRead(&in_);
+    }
+    void OnWriteDone(bool ok) override {
+      if (ok) link_->OnWritten();
+    }
+    void OnDone(const grpc::Status& status) override {
+      link_->OnStreamDone(FromGrpc(status));
+      delete this;
+    }
+
+   private:
+    const std::shared_ptr<Impl> link_;
+    grpc::ClientContext context_;
+    v1::FromWorker in_;
+    v1::ToWorker out_;
+  };
+
+  void OnMessage(const v1::FromWorker& message);
+  void OnWritten();
+  void OnBroken();
+  void OnStreamDone(const absl::Status& status);
+
+  // Delivers one event; whether the worker refused the sequence because it drains.
+  bool Deliver(const v1::SequenceEvent& event);
+  void MaybeWrite();                     // mutex_ held
+  v1::ToWorker TakeOutbound();           // mutex_ held
+  bool ForgetUnsent(uint64_t sequence);  // mutex_ held
+
+  const Options options_;
+  const std::unique_ptr<v1::Worker::Stub> stub_;
+  const std::function<void()> on_change_;
+
+  mutable std::mutex mutex_;
+  Stream* stream_ = nullptr;
+  bool broken_ = true;  // the stream can carry nothing more
+  bool idle_ = true;    // no stream, and no reaction of one running
+  std::condition_variable done_;
+  bool shut_ = false;
+  bool writing_ = false;
+  std::optional<v1::WorkerHello> hello_;
+  v1::WorkerLoad load_;
+  std::unordered_map<uint64_t, std::shared_ptr<SequenceSink>> sequences_;
+  uint64_t last_sequence_ = 0;
+  // Waits for the next message.
+  std::deque<v1::Submit> submits_;
+  std::vector<uint64_t> cancels_, pauses_, resumes_;
+  Micros next_attempt_{0};
+  Micros backoff_;
+  Micros now_{0};  // of the last Tick
+  Stats stats_;
+};
+
+void WorkerLink::Impl::Tick(Micros now) {
+  Stream* opened = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    now_ = now;
+    if (!idle_ || shut_ || now < next_attempt_) return;
+    opened = stream_ = new Stream(shared_from_this());
+    idle_ = false;
+    broken_ = false;
+    writing_ = false;
+    ++stats_.streams;
+  }
+  opened->Start();
+}
+
+void WorkerLink::Impl::Shutdown() {
+  std::unordered_map<uint64_t, std::shared_ptr<SequenceSink>> dropped;
+  std::unique_lock lock(mutex_);
+  shut_ = true;
+  dropped.swap(sequences_);
+  if (stream_ != nullptr) stream_->Cancel();
+  done_.wait(lock, [this] { return idle_; });
+}
+
+std::optional<uint64_t> WorkerLink::Impl::Open(v1::Submit submit,
+                                               std::shared_ptr<SequenceSink> sink) {
+  std::lock_guard lock(mutex_);
+  if (broken_ || shut_ || !hello_) return std::nullopt;
+  const uint64_t sequence = ++last_sequence_;
+  submit.set_sequence(sequence);
+  sequences_[sequence] = std::move(sink);
+  submits_.push_back(std::move(submit));
+  MaybeWrite();
+  return sequence;
+}
+
+void WorkerLink::Impl::Close(uint64_t sequence) {
+  std::lock_guard lock(mutex_);
+  if (sequences_.erase(sequence) == 0 || ForgetUnsent(sequence)) return;
+  cancels_.push_back(sequence);
+  MaybeWrite();
+}
+
+void WorkerLink::Impl::SetPaused(uint64_t sequence, bool paused) {
+  std::lock_guard lock(mutex_);
+  if (sequences_.count(sequence) == 0) return;
+  // Only the last word counts: a pause and a resume may wait for the same message.
+  auto& said = paused ? resumes_ : pauses_;
+  said.erase(std::remove(said.begin(), said.end(), sequence), said.end());
+  (paused ? pauses_ : resumes_).push_back(sequence);
+  MaybeWrite();
+}
+
+bool WorkerLink::Impl::ForgetUnsent(uint64_t sequence) {
+  const auto unsent = std::find_if(submits_.begin(), submits_.end(), [&](const v1::Submit& submit) {
+    return submit.sequence() == sequence;
+  });
+  if (unsent == submits_.end()) return false;
+  submits_.erase(unsent);
+  return true;
+}
+
+void WorkerLink::Impl::MaybeWrite() {
+  if (writing_ || broken_ || !hello_) return;
+  if (submits_.empty() && cancels_.empty() && pauses_.empty() && resumes_.empty()) return;
+  writing_ = true;
+  ++stats_.messages_out;
+  stream_->Write(TakeOutbound());
+}
+
+v1::ToWorker WorkerLink::Impl::TakeOutbound() {
+  v1::ToWorker message;
+  int64_t bytes = 0;
+  while (!submits_.empty()) {
+    bytes += static_cast<int64_t>(submits_.front().ByteSizeLong());
+    if (message.submit_size() > 0 && bytes > options_.message_bytes) break;
+    *message.add_submit() = std::move(submits_.front());
+    submits_.pop_front();
+  }
+  message.mutable_cancel()->Assign(cancels_.begin(), cancels_.end());
+  message.mutable_pause()->Assign(pauses_.begin(), pauses_.end());
+  message.mutable_resume()->Assign(resumes_.begin(), resumes_.end());
+  cancels_.clear();
+  pauses_.clear();
+  resumes_.clear();
+  return message;
+}
+
+void WorkerLink::Impl::OnMessage(const v1::FromWorker& message) {
+  bool changed = false;
+  {
+    std::lock_guard lock(mutex_);
+    ++stats_.messages_in;
+    if (message.has_hello()) {
+      hello_ = message.hello();
+      load_.Clear();
+      backoff_ = options_.backoff_min;
+      changed = true;
+    }
+    if (message.has_load()) {
+      changed = changed || message.load().draining() != load_.draining();
+      load_ = message.load();
+    }
+  }
+  bool refused = false;
+  for (const v1::SequenceEvent& event : message.events()) refused = Deliver(event) || refused;
+  if (message.has_hello()) {
+    LogInfo("worker %s at %s is linked: model %s, numerics %s", message.hello().worker_id(),
+            options_.address, message.hello().model().name(), message.hello().model().numerics());
+  }
+  if (changed || refused) on_change_();
+}
+
+bool WorkerLink::Impl::Deliver(const v1::SequenceEvent& event) {
+  const bool refused = event.end().reason() == v1::End::ERROR &&
+                       event.end().code() == static_cast<int>(absl::StatusCode::kUnavailable);
+  std::shared_ptr<SequenceSink> sink;
+  {
+    std::lock_guard lock(mutex_);
+    // Before its sink hears of it and asks for another home, which must not be this one again.
+    if (refused) load_.set_draining(true);
+    const auto found = sequences_.find(event.sequence());
+    if (found == sequences_.end()) return refused;  // closed meanwhile
+    sink = found->second;
+    if (event.has_end()) sequences_.erase(found);
+  }
+  sink->OnEvent(event);
+  return refused;
+}
+
+void WorkerLink::Impl::OnWritten() {
+  std::lock_guard lock(mutex_);
+  writing_ = false;
+  MaybeWrite();
+}
+
+void WorkerLink::Impl::OnBroken() {
+  std::lock_guard lock(mutex_);
+  broken_ = true;
+}
+
+void WorkerLink::Impl::OnStreamDone(const absl::Status& status) {
+  std::unordered_map<uint64_t, std::shared_ptr<SequenceSink>> lost;
+  bool was_up = false;
+  bool shut = false;
+  {
+    std::lock_guard lock(mutex_);
+    stream_ = nullptr;
+    broken_ = true;
+    was_up = hello_.has_value();
+    shut = shut_;
+    hello_.reset();
+    lost.swap(sequences_);
+    submits_.clear();
+    cancels_.clear();
+    pauses_.clear();
+    resumes_.clear();
+    next_attempt_ = now_ + backoff_;
+    backoff_ = std::min(backoff_ * 2, options_.backoff_max);
+  }
+  if (was_up && !shut) {
+    LogWarning("worker at %s is lost: %s", options_.address, status.ToString());
+    // First the view, so that a sink that asks for another home is not sent here.
+    on_change_();
+    for (const auto& [sequence, sink] : lost) sink->OnLost(status);
+  }
+  std::lock_guard lock(mutex_);
+  idle_ = true;
+  done_.notify_all();
+}
+
+WorkerLink::WorkerLink(const Options& options, const Credentials& credentials,
+                       std::function<void()> on_change)
+    : impl_(std::make_shared<Impl>(options, credentials, std::move(on_change))) {}
+WorkerLink::~WorkerLink() { impl_->Shutdown(); }
+
+const std::string& WorkerLink::address() const { return impl_->address(); }
+void WorkerLink::Shutdown() { impl_->Shutdown(); }
+void WorkerLink::Tick(Micros now) { impl_->Tick(now); }
+std::optional<v1::WorkerHello> WorkerLink::hello() const { return impl_->hello(); }
+v1::WorkerLoad WorkerLink::load() const { return impl_->load(); }
+bool WorkerLink::draining() const { return impl_->draining(); }
+std::optional<uint64_t> WorkerLink::Open(v1::Submit submit, std::shared_ptr<SequenceSink> sink) {
+  return impl_->Open(std::move(submit), std::move(sink));
+}
+void WorkerLink::Close(uint64_t sequence) { impl_->Close(sequence); }
+void WorkerLink::SetPaused(uint64_t sequence, bool paused) { impl_->SetPaused(sequence, paused); }
+WorkerLink::Stats WorkerLink::stats() const { return impl_->stats(); }
+
+}  // namespace conclave::services

@@ -1,0 +1,92 @@
+#pragma once
+// The router's side of one worker: one stream that carries all its sequences. What is asked of the
+// worker while a message is on its way goes together in the next one; what it answers is handed to
+// each sequence's sink at once, so reading never waits for a client. A lost stream is opened again
+// after a growing pause.
+//
+// Threads: every method from any thread; none blocks but Shutdown. Sinks are called on a gRPC
+// thread, one at a time per link, with no lock of the link held.
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "conclave/v1/worker.pb.h"
+#include "scheduler/types.h"
+#include "services/channel.h"
+#include "services/credentials.h"
+
+namespace conclave::services {
+
+// Where the news of one sequence goes.
+class SequenceSink {
+ public:
+  virtual ~SequenceSink() = default;
+  // In order; the last one has an end. Must not block.
+  virtual void OnEvent(const v1::SequenceEvent& event) = 0;
+  // The stream broke; no event follows.
+  virtual void OnLost(const absl::Status& status) = 0;
+};
+
+class WorkerLink {
+ public:
+  using Micros = scheduler::Micros;
+
+  struct Options {
+    std::string address;  // HOST:PORT
+    int64_t message_bytes = int64_t{1}
+                            << 20;  // of submits in one message, unless one alone is larger
+    Micros backoff_min =
+        std::chrono::milliseconds(100);  // before a lost stream is opened again, doubling to
+    Micros backoff_max = std::chrono::seconds(2);
+    ChannelOptions channel;
+  };
+
+  // on_change: called when the link comes up, goes down, or the worker begins to drain; with no
+  // lock held.
+  WorkerLink(const Options& options, const Credentials& credentials,
+             std::function<void()> on_change);
+  ~WorkerLink();  // Shutdown
+  WorkerLink(const WorkerLink&) = delete;
+  WorkerLink& operator=(const WorkerLink&) = delete;
+
+  // Closes the stream for good and waits until no reaction of it runs. Sinks that are left are
+  // dropped without a word. Blocks; never from a reaction.
+  void Shutdown();
+
+  const std::string& address() const;
+
+  // Opens the stream when it is closed and its time has come. To be called again and again.
+  void Tick(Micros now);
+
+  // What the worker said when the stream opened; nothing while there is none.
+  std::optional<v1::WorkerHello> hello() const;
+  v1::WorkerLoad load() const;  // as last heard
+  bool draining() const;        // it said so, or refused a sequence because of it
+
+  // Starts a sequence; its number on this link, or nothing if the link is down. `submit` needs no
+  // sequence number.
+  std::optional<uint64_t> Open(v1::Submit submit, std::shared_ptr<SequenceSink> sink);
+  // Ends a sequence; its sink hears nothing more, except what is being delivered right now. Unknown
+  // numbers are ignored.
+  void Close(uint64_t sequence);
+  void SetPaused(uint64_t sequence, bool paused);
+
+  struct Stats {
+    uint64_t messages_out = 0;
+    uint64_t messages_in = 0;
+    uint64_t streams = 0;  // opened since the start
+    size_t sequences = 0;
+  };
+  Stats stats() const;
+
+ private:
+  class Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace conclave::services
