@@ -131,6 +131,10 @@ struct SampledToken {
   float top_logprobs[kMaxTopLogprobs];
 };
 
+// The largest shapes operations take; a model is validated against them when it is loaded.
+inline constexpr int32_t kMaxGateSlots = 4096;
+inline constexpr int32_t kMaxHeadDim = 4096;  // in_dim of an untransposed MatMulPerHead
+
 class Device {
  public:
   virtual ~Device() = default;

@@ -120,9 +120,8 @@ class CpuDevice final : public Device {
 // Rows of the batch and rows of weights in one task of a product.
 inline constexpr int64_t kTaskRows = 64;
 inline constexpr int64_t kTaskColumns = 32;
-// Columns of an untransposed product in one task, and the most rows of weight it sums over.
+// Columns of an untransposed product in one task.
 inline constexpr int64_t kMixColumns = 128;
-inline constexpr int64_t kMaxHeadDim = 1024;
 // Experts in one pass.
 inline constexpr int64_t kMaxExpertItems = 1024;
 // Scratch memory of a thread.

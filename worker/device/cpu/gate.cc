@@ -10,9 +10,6 @@
 namespace conclave::worker {
 namespace {
 
-constexpr int32_t kMaxSlots = 2048;
-constexpr int32_t kMaxGroups = 256;
-
 // The greatest of `values` that is not `taken`, the first of equals; the first free one if all are
 // NaN.
 int32_t Best(const float* values, const bool* taken, int32_t count) {
@@ -41,8 +38,8 @@ float GroupScore(GateShape::Select select, const float* scores, int32_t size) {
 // Marks the slots of the groups that are not among the best shape.top_groups.
 void ExcludeGroups(const GateShape& shape, const float* scores, bool* taken) {
   const int32_t size = shape.slots / shape.groups;
-  float group_scores[kMaxGroups];
-  bool chosen[kMaxGroups] = {};
+  float group_scores[kMaxGateSlots];
+  bool chosen[kMaxGateSlots] = {};
   for (int32_t g = 0; g < shape.groups; ++g) {
     group_scores[g] = GroupScore(shape.select, scores + g * size, size);
   }
@@ -53,7 +50,7 @@ void ExcludeGroups(const GateShape& shape, const float* scores, bool* taken) {
 }
 
 void Select(const GateShape& shape, const float* scores, int32_t* slots) {
-  bool taken[kMaxSlots] = {};
+  bool taken[kMaxGateSlots] = {};
   if (shape.select != GateShape::Select::kTopK) ExcludeGroups(shape, scores, taken);
   for (int32_t j = 0; j < shape.top_k; ++j) {
     slots[j] = Best(scores, taken, shape.slots);
@@ -78,8 +75,8 @@ void Weigh(const GateShape& shape, const float* scores, const int32_t* slots, fl
 void CpuDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias,
                      std::span<int32_t> slots, std::span<float> weights) {
   const bool grouped = shape.select != GateShape::Select::kTopK;
-  CONCLAVE_CHECK(shape.slots >= 1 && shape.slots <= kMaxSlots && logits.cols == shape.slots);
-  CONCLAVE_CHECK(shape.groups >= 1 && shape.groups <= kMaxGroups);
+  CONCLAVE_CHECK(shape.slots >= 1 && shape.slots <= kMaxGateSlots && logits.cols == shape.slots);
+  CONCLAVE_CHECK(shape.groups >= 1);
   CONCLAVE_CHECK(shape.slots % shape.groups == 0 && shape.top_groups <= shape.groups);
   CONCLAVE_CHECK(shape.top_k >= 1 &&
                  shape.top_k <=
@@ -89,7 +86,7 @@ void CpuDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias
 
   ForRows(logits.rows, int64_t{shape.slots} * (shape.top_k + 8), [&](int64_t first, int64_t count) {
     for (int64_t r = first; r < first + count; ++r) {
-      float scores[kMaxSlots];
+      float scores[kMaxGateSlots];
       if (shape.score == GateShape::Score::kSigmoid) {
         kernels_.sigmoid(logits.row(r), shape.slots, scores);
       } else {
@@ -98,7 +95,7 @@ void CpuDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias
         const float sum = kernels_.exp(logits.row(r), shape.slots, max, 1.0f, scores);
         kernels_.divide(scores, sum, shape.slots, scores);
       }
-      float shifted[kMaxSlots];
+      float shifted[kMaxGateSlots];
       if (bias != nullptr) {
         for (int32_t s = 0; s < shape.slots; ++s) shifted[s] = scores[s] + bias[s];
       }

@@ -55,9 +55,9 @@ void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight 
 void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) {
   CONCLAVE_CHECK(x.cols == weight.cols && out.cols == weight.rows && out.rows == x.rows);
   CONCLAVE_CHECK(!bias || bias.rows * bias.cols == weight.rows);
-  CONCLAVE_CHECK(x.cols <= options_.max_columns);
   const int64_t at_once =
       int64_t{options_.max_rows} * options_.max_columns / std::max<int64_t>(1, x.cols);
+  CONCLAVE_CHECK(at_once >= 1);
   for (int64_t begin = 0; begin < x.rows; begin += at_once) {
     const int64_t rows = std::min(at_once, x.rows - begin);
     const Operand operand = Prepare(x, begin, rows, weight, inputs);
