@@ -305,24 +305,22 @@ class SlowReader : public grpc::ClientReadReactor<v1::GenerateResponse> {
   bool done_ = false;
 };
 
-std::shared_ptr<grpc::Channel> Connect(const Options& options) {
-  return services::MakeChannel(options.server, options.credentials);
-}
-
 // The sending side. One thread.
 class Sender {
  public:
   Sender(const Options& options, std::span<const Prompt> prompts, const std::atomic<bool>& stop)
       : options_(options), jobs_(options, prompts), stop_(stop) {
     for (uint32_t i = 0; i < options.channels; ++i) {
-      stubs_.push_back(v1::Inference::NewStub(Connect(options)));
+      channels_.push_back(MakeChannel());
+      stubs_.push_back(v1::Inference::NewStub(channels_.back()));
     }
     for (uint32_t i = 0; i < options.slow_readers; ++i) {
-      slow_.push_back(std::make_unique<SlowReader>(Connect(options), jobs_.Make(i).request));
+      slow_.push_back(std::make_unique<SlowReader>(MakeChannel(), jobs_.Make(i).request));
     }
   }
 
   Results Run() {
+    Connect();
     const Clock::time_point start = Clock::now();
     const Clock::time_point last = options_.rate > 0 ? SendOpen(start) : SendClosed(start);
     Drain();
@@ -336,6 +334,22 @@ class Sender {
   }
 
  private:
+  std::shared_ptr<grpc::Channel> MakeChannel() const {
+    return services::MakeChannel(options_.server, options_.credentials);
+  }
+
+  // Until every connection is made, or was refused once: making them is no part of the load.
+  void Connect() {
+    for (const std::shared_ptr<grpc::Channel>& channel : channels_) channel->GetState(true);
+    for (const std::shared_ptr<grpc::Channel>& channel : channels_) {
+      for (auto state = channel->GetState(true);
+           !stop_ && (state == GRPC_CHANNEL_IDLE || state == GRPC_CHANNEL_CONNECTING);
+           state = channel->GetState(true)) {
+        channel->WaitForStateChange(state, std::chrono::system_clock::now() + kStopCheck);
+      }
+    }
+  }
+
   // Both return when the last request was sent.
   Clock::time_point SendOpen(Clock::time_point start) {
     PoissonArrivals arrivals(options_.rate, options_.seed);
@@ -398,7 +412,8 @@ class Sender {
   const Options& options_;
   const Jobs jobs_;
   const std::atomic<bool>& stop_;
-  std::vector<std::unique_ptr<v1::Inference::Stub>> stubs_;
+  std::vector<std::shared_ptr<grpc::Channel>> channels_;
+  std::vector<std::unique_ptr<v1::Inference::Stub>> stubs_;  // one a channel
   std::vector<std::unique_ptr<SlowReader>> slow_;
   Recorder recorder_;
   OpenCalls open_;
