@@ -1,9 +1,9 @@
 // The cache, its rotary embedding, and attention over it.
 //
-// A task is (some consecutive rows of one sequence) x (some heads of one kv head): they share every
-// read of the cache. Each (row, head) goes through the positions in tiles of kAttentionTile from 0,
-// in the online softmax's way, so its result is a function of its own positions, whatever shares
-// the task.
+// A task is (some consecutive rows of one sequence) x (some heads): its tiles of positions are read
+// once for all of them, each kv head's part by every head that shares it. Each (row, head) goes
+// through the positions in tiles of kAttentionTile from 0, in the online softmax's way, so its
+// result is a function of its own positions, whatever shares the task.
 
 #include <algorithm>
 #include <cstring>
@@ -91,9 +91,49 @@ struct CpuDevice::AttentionCall {
   const BatchPlaces& places;
   KvLayer cache;
   Rows out;
-  int32_t task_heads = 0;  // heads in a task, all of one kv head
-  int64_t head_tasks = 0;  // tasks for the heads of one kv head
+  int32_t kv_at_once = 0;  // kv heads in a task
+  int32_t kv_tasks = 0;    // tasks that share the kv heads
+  int32_t at_once = 0;     // heads in a task for each of its kv heads
+  int32_t head_tasks = 0;  // tasks that share the heads of a kv head
+
+  int32_t group() const { return shape.heads / shape.kv_heads; }
+  int32_t position(int64_t row) const { return places.rows[static_cast<size_t>(row)].position; }
+  int32_t sequence(int64_t row) const { return places.rows[static_cast<size_t>(row)].sequence; }
+  void Split(int32_t kv, int32_t heads) {
+    kv_at_once = kv;
+    kv_tasks = (shape.kv_heads + kv - 1) / kv;
+    at_once = heads;
+    head_tasks = (group() + heads - 1) / heads;
+  }
 };
+
+// The (row, head) pairs of one kv head in a task, heads within rows, and the positions they are at.
+struct CpuDevice::AttentionTile {
+  RowBlock block;
+  int64_t kv_head = 0;
+  int64_t first_head = 0;
+  int heads = 0;
+  int32_t first = 0;                   // position
+  int count = 0;                       // of positions
+  const char* const* cache = nullptr;  // their rows
+  float* max = nullptr;                // running, of each pair
+  float* sum = nullptr;
+  float* scores = nullptr;  // [pairs, kAttentionTile]
+};
+
+int64_t CpuDevice::MakeRowBlocks(const AttentionCall& call, int32_t rows_at_once) {
+  int64_t blocks = 0;
+  for (int32_t r = 0; r < call.q.rows; ++r) {
+    RowBlock* last = blocks > 0 ? &blocks_[static_cast<size_t>(blocks - 1)] : nullptr;
+    if (last != nullptr && last->count < rows_at_once &&
+        call.sequence(last->first) == call.sequence(r)) {
+      ++last->count;
+    } else {
+      blocks_[static_cast<size_t>(blocks++)] = {.first = r, .count = 1};
+    }
+  }
+  return blocks;
+}
 
 void CpuDevice::Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places,
                           KvLayer cache, Rows out) {
@@ -105,100 +145,105 @@ void CpuDevice::Attention(ConstRows q, const AttentionShape& shape, const BatchP
   CONCLAVE_CHECK(shape.key_offset + int64_t{shape.kv_heads} * shape.key_dim <= cache.width);
   CONCLAVE_CHECK(shape.value_offset + int64_t{shape.kv_heads} * shape.value_dim <= cache.width);
 
-  const int32_t group = shape.heads / shape.kv_heads;
-  const auto limit = static_cast<int32_t>(kTaskRows);
-  int32_t task_heads = std::min(group, limit);
-  const int32_t rows_at_once = std::max(1, limit / task_heads);
-  int64_t blocks = 0;
-  for (int32_t r = 0; r < q.rows; ++r) {
-    RowBlock* last = blocks > 0 ? &blocks_[static_cast<size_t>(blocks - 1)] : nullptr;
-    if (last != nullptr && last->count < rows_at_once &&
-        places.rows[static_cast<size_t>(last->first)].sequence ==
-            places.rows[static_cast<size_t>(r)].sequence) {
-      ++last->count;
-    } else {
-      blocks_[static_cast<size_t>(blocks++)] = {.first = r, .count = 1};
-    }
+  AttentionCall call{q, shape, places, cache, out};
+  const auto pairs = static_cast<int32_t>(kTaskRows);
+  call.Split(std::min(shape.kv_heads, kTaskKvHeads), std::min(call.group(), pairs));
+  const int64_t blocks = MakeRowBlocks(call, pairs / call.at_once);
+  const auto tasks = [&] { return blocks * call.kv_tasks * call.head_tasks; };
+  // A lone sequence keeps every thread busy, if need be at the price of reading its cache once for
+  // each.
+  while (tasks() < pool_.threads() && call.kv_at_once > 1) {
+    call.Split((call.kv_at_once + 1) / 2, call.at_once);
   }
-  // A lone sequence keeps every thread busy at the price of reading its cache once for each.
-  const auto tasks_of = [&](int32_t heads) {
-    return blocks * shape.kv_heads * ((group + heads - 1) / heads);
-  };
-  while (task_heads > 4 && tasks_of(task_heads) < pool_.threads()) {
-    task_heads = (task_heads + 1) / 2;
-  }
-  const AttentionCall call{
-      q, shape, places, cache, out, task_heads, (group + task_heads - 1) / task_heads};
-  pool_.For(tasks_of(task_heads),
-            [&](int thread, int64_t task) { AttendTask(call, task, thread); });
+  while (tasks() < pool_.threads() && call.at_once > 4) call.Split(1, (call.at_once + 1) / 2);
+  pool_.For(tasks(), [&](int thread, int64_t task) { AttendTask(call, task, thread); });
 }
 
 void CpuDevice::AttendTask(const AttentionCall& call, int64_t task, int thread) {
   const AttentionShape& shape = call.shape;
-  const int32_t group = shape.heads / shape.kv_heads;
-  const int64_t per_block = call.head_tasks * shape.kv_heads;
-  const RowBlock block = blocks_[static_cast<size_t>(task / per_block)];
-  const int64_t kv_head = task % per_block / call.head_tasks;
-  const int64_t first_head = kv_head * group + task % call.head_tasks * call.task_heads;
-  const auto heads =
-      static_cast<int>(std::min<int64_t>(call.task_heads, (kv_head + 1) * group - first_head));
-  const int units = block.count * heads;  // (row, head) pairs, heads within rows
-  const int32_t sequence = call.places.rows[static_cast<size_t>(block.first)].sequence;
-  const auto position = [&](int row) {
-    return call.places.rows[static_cast<size_t>(block.first + row)].position;
-  };
-
+  const RowBlock block = blocks_[static_cast<size_t>(task / call.head_tasks / call.kv_tasks)];
+  const int64_t first_kv = task / call.head_tasks % call.kv_tasks * call.kv_at_once;
+  const int64_t last_kv = std::min<int64_t>(first_kv + call.kv_at_once, shape.kv_heads);
+  const int32_t first_head = static_cast<int32_t>(task % call.head_tasks) * call.at_once;
+  const int heads = std::min(call.at_once, call.group() - first_head);
+  const int pairs = block.count * heads;
   auto* scores =
       reinterpret_cast<float*>(static_cast<char*>(threads_.data()) + thread * kThreadBytes);
-  const void* queries[kTaskRows];
-  float* score_rows[kTaskRows];
-  float* outputs[kTaskRows];
-  float max[kTaskRows];
-  float sum[kTaskRows];
-  float shrink[kTaskRows];
-  for (int u = 0; u < units; ++u) {
-    const int64_t row = block.first + u / heads;
-    const int64_t head = first_head + u % heads;
-    queries[u] = call.q.row(row) + head * shape.key_dim;
-    outputs[u] = call.out.row(row) + head * shape.value_dim;
-    score_rows[u] = scores + u * cpu::kAttentionTile;
-    max[u] = -std::numeric_limits<float>::infinity();
-    sum[u] = 0.0f;
+  float max[kTaskKvHeads][kTaskRows];
+  float sum[kTaskKvHeads][kTaskRows];
+  for (int64_t kv = first_kv; kv < last_kv; ++kv) {
+    std::fill_n(max[kv - first_kv], pairs, -std::numeric_limits<float>::infinity());
+    std::fill_n(sum[kv - first_kv], pairs, 0.0f);
   }
-
-  const int type = static_cast<int>(call.cache.type);
-  const auto element = static_cast<int64_t>(SizeOf(call.cache.type));
-  const int64_t key = (shape.key_offset + kv_head * shape.key_dim) * element;
-  const int64_t value = (shape.value_offset + kv_head * shape.value_dim) * element;
-  const int32_t end = position(block.count - 1) + 1;  // rows ascend
-  int done = 0;  // units whose positions ended in an earlier tile
+  const int32_t end = call.position(block.first + block.count - 1) + 1;  // rows ascend
   for (int32_t first = 0; first < end; first += cpu::kAttentionTile) {
     const int count = std::min(end - first, cpu::kAttentionTile);
-    const void* keys[cpu::kAttentionTile];
-    const void* values[cpu::kAttentionTile];
+    const char* cache[cpu::kAttentionTile];
     for (int p = 0; p < count; ++p) {
-      const char* row = CacheRow(call.cache, call.places, sequence, first + p);
-      keys[p] = row + key;
-      values[p] = row + value;
+      cache[p] = CacheRow(call.cache, call.places, call.sequence(block.first), first + p);
     }
-    while (position(done / heads) < first) done += heads;
-    kernels_.dot[type](queries + done, units - done, keys, count, shape.key_dim, score_rows + done);
-    for (int u = done; u < units;) {
-      // Units that see the same positions of this tile go together.
-      const int visible = std::min(position(u / heads) + 1 - first, count);
-      int next = u + heads;
-      while (next < units && std::min(position(next / heads) + 1 - first, count) == visible)
-        next += heads;
-      for (int i = u; i < next; ++i) {
-        shrink[i] = kernels_.softmax_tile(score_rows[i], visible, shape.scale, &max[i], &sum[i]);
-      }
-      kernels_.mix[type](score_rows + u, next - u, values, visible, shape.value_dim,
-                         first == 0 ? nullptr : shrink + u, outputs + u);
-      u = next;
+    for (int64_t kv = first_kv; kv < last_kv; ++kv) {
+      AttendTile(call, {.block = block,
+                        .kv_head = kv,
+                        .first_head = kv * call.group() + first_head,
+                        .heads = heads,
+                        .first = first,
+                        .count = count,
+                        .cache = cache,
+                        .max = max[kv - first_kv],
+                        .sum = sum[kv - first_kv],
+                        .scores = scores});
     }
   }
-  for (int u = 0; u < units; ++u) {
-    kernels_.divide(outputs[u], sum[u], shape.value_dim, outputs[u]);
+  for (int64_t kv = first_kv; kv < last_kv; ++kv) {
+    for (int i = 0; i < pairs; ++i) {
+      float* out = call.out.row(block.first + i / heads) +
+                   (kv * call.group() + first_head + i % heads) * shape.value_dim;
+      kernels_.divide(out, sum[kv - first_kv][i], shape.value_dim, out);
+    }
+  }
+}
+
+void CpuDevice::AttendTile(const AttentionCall& call, const AttentionTile& tile) {
+  const AttentionShape& shape = call.shape;
+  const int type = static_cast<int>(call.cache.type);
+  const auto element = static_cast<int64_t>(SizeOf(call.cache.type));
+  const void* keys[cpu::kAttentionTile];
+  const void* values[cpu::kAttentionTile];
+  for (int p = 0; p < tile.count; ++p) {
+    keys[p] = tile.cache[p] + (shape.key_offset + tile.kv_head * shape.key_dim) * element;
+    values[p] = tile.cache[p] + (shape.value_offset + tile.kv_head * shape.value_dim) * element;
+  }
+  const int pairs = tile.block.count * tile.heads;
+  const void* queries[kTaskRows];
+  float* scores[kTaskRows];
+  float* outputs[kTaskRows];
+  float shrink[kTaskRows];
+  for (int i = 0; i < pairs; ++i) {
+    const int64_t row = tile.block.first + i / tile.heads;
+    const int64_t head = tile.first_head + i % tile.heads;
+    queries[i] = call.q.row(row) + head * shape.key_dim;
+    outputs[i] = call.out.row(row) + head * shape.value_dim;
+    scores[i] = tile.scores + i * cpu::kAttentionTile;
+  }
+  // How many of the tile's positions a pair sees.
+  const auto visible = [&](int i) {
+    return std::min(call.position(tile.block.first + i / tile.heads) + 1 - tile.first, tile.count);
+  };
+  int begin = 0;
+  while (visible(begin) <= 0) begin += tile.heads;  // rows that ended in an earlier tile
+  kernels_.dot[type](queries + begin, pairs - begin, keys, tile.count, shape.key_dim,
+                     scores + begin);
+  while (begin < pairs) {
+    const int sees = visible(begin);
+    int next = begin + tile.heads;  // pairs that see the same go together
+    while (next < pairs && visible(next) == sees) next += tile.heads;
+    for (int i = begin; i < next; ++i) {
+      shrink[i] = kernels_.softmax_tile(scores[i], sees, shape.scale, &tile.max[i], &tile.sum[i]);
+    }
+    kernels_.mix[type](scores + begin, next - begin, values, sees, shape.value_dim,
+                       tile.first == 0 ? nullptr : shrink + begin, outputs + begin);
+    begin = next;
   }
 }
 

@@ -96,7 +96,10 @@ class CpuDevice final : public Device {
 
   struct RowBlock;
   struct AttentionCall;
+  struct AttentionTile;
+  int64_t MakeRowBlocks(const AttentionCall& call, int32_t rows_at_once);
   void AttendTask(const AttentionCall& call, int64_t task, int thread);
+  void AttendTile(const AttentionCall& call, const AttentionTile& tile);
 
   // body(first, count) over runs of rows, on several threads when a row's `work` (about: floats
   // touched) is worth it.
@@ -122,6 +125,8 @@ inline constexpr int64_t kTaskRows = 64;
 inline constexpr int64_t kTaskColumns = 32;
 // Columns of an untransposed product in one task.
 inline constexpr int64_t kMixColumns = 128;
+// Kv heads in a task of attention; each has at most kTaskRows (row, head) pairs there.
+inline constexpr int32_t kTaskKvHeads = 16;
 // Experts in one pass.
 inline constexpr int64_t kMaxExpertItems = 1024;
 // Scratch memory of a thread.
