@@ -124,6 +124,14 @@ DEEPSEEK_WIDE = DEEPSEEK | dict(
         type="yarn", factor=4.0, original_max_position_embeddings=64, beta_fast=16, beta_slow=2, mscale=0.707
     ),
 )
+# Biases, a norm_eps the inner norms must not use, experts in every other layer, cos and sin below 1.
+DEEPSEEK_BIAS = DEEPSEEK_GROUP | dict(
+    attention_bias=True,
+    rms_norm_eps=1e-3,
+    num_hidden_layers=4,
+    moe_layer_freq=2,
+    rope_scaling=dict(type="yarn", factor=8.0, original_max_position_embeddings=128, mscale_all_dim=0.8),
+)
 
 OLMOE = dict(
     vocab_size=256,
@@ -161,6 +169,7 @@ OLMOE_CLIP = OLMOE | dict(
     clip_qkv=1.25,
     tie_word_embeddings=True,
 )
+OLMOE_BIAS = OLMOE_GQA | dict(attention_bias=True, norm_topk_prob=False)
 OLMOE_WIDE = OLMOE | dict(
     hidden_size=80,
     num_attention_heads=4,
@@ -179,6 +188,8 @@ CASES = [
     Case("deepseek-v2-norm", "deepseek_v2", DEEPSEEK_NORM),
     Case("deepseek-v2-wide-bf16-sharded", "deepseek_v2", DEEPSEEK_WIDE, dtype="bfloat16",
          published_config=True, max_shard_size="60KB"),
+    Case("deepseek-v2-bias", "deepseek_v2", DEEPSEEK_BIAS),
+    Case("olmoe-bias", "olmoe", OLMOE_BIAS),
     Case("olmoe-plain", "olmoe", OLMOE, lengths=LONG),
     Case("olmoe-plain-bf16", "olmoe", OLMOE, dtype="bfloat16", lengths=LONG, published_config=True),
     Case("olmoe-gqa-norm", "olmoe", OLMOE_GQA, published_config=True),

@@ -58,6 +58,8 @@ absl::StatusOr<std::set<std::string>> ListSafetensors(const std::string& directo
   return names;
 }
 
+std::string_view LastComponent(std::string_view path) { return path.substr(path.rfind('/') + 1); }
+
 class Sha256 {
  public:
   Sha256() : context_(EVP_MD_CTX_new()) {
@@ -110,7 +112,7 @@ absl::StatusOr<std::shared_ptr<const MappedFiles>> MappedFiles::Open(const std::
   CONCLAVE_RETURN_IF_ERROR(files->IndexTensors());
   for (const auto& [name, file] : index) {
     const Tensor tensor = files->Find(name);
-    if (tensor.file == nullptr || tensor.file->path() != directory + "/" + file) {
+    if (tensor.file == nullptr || LastComponent(tensor.file->path()) != file) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "%s: tensor \"%s\" is not in %s", index_path, Printable(name), Printable(file)));
     }
