@@ -1,11 +1,17 @@
 #include "services/metrics.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
+#include <netinet/in.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -53,6 +59,17 @@ double OpenFiles() {
     --count;  // the directory itself
   }
   return count;
+}
+
+// Connects and leaves; without effect if the host is no IPv4 address.
+void KnockAt(const Address& address) {
+  sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(static_cast<uint16_t>(address.port))};
+  if (inet_pton(AF_INET, address.host.c_str(), &to.sin_addr) != 1) return;
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return;
+  [[maybe_unused]] const int result =
+      connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to));
+  close(fd);
 }
 
 void WriteProcess(MetricsWriter& writer) {
@@ -130,6 +147,20 @@ Metrics::Metrics(std::unique_ptr<prometheus::Exposer> exposer, Address address)
       exposer_(std::move(exposer)) {
   exposer_->RegisterCollectable(registry_);
   AddSource(WriteProcess);
+}
+
+// The library's listening thread looks up only when somebody connects, or every two seconds; so
+// that no shutdown waits for that, somebody does.
+Metrics::~Metrics() {
+  std::atomic<bool> stopped{false};
+  std::jthread stop([&] {
+    exposer_.reset();
+    stopped = true;
+  });
+  while (!stopped) {
+    KnockAt(address_);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
 }
 
 void Metrics::AddSource(Source source) {

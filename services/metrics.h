@@ -55,6 +55,8 @@ class Metrics {
   // it has no TLS), UNAVAILABLE.
   static absl::StatusOr<std::unique_ptr<Metrics>> Start(const std::string& listen, bool insecure);
 
+  ~Metrics();
+
   const Address& address() const { return address_; }
   prometheus::Registry& registry() { return *registry_; }
 

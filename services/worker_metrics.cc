@@ -46,8 +46,11 @@ void WriteWork(const Stats& stats, const Labels& labels, MetricsWriter& writer) 
   counter("vllm:prompt_tokens_recomputed_total", "Tokens computed again after a preemption.",
           stats.recomputed_tokens);
   counter("conclave_steps_total", "Steps of the batch.", stats.steps);
-  writer.Summary("conclave_step_seconds", "Time of a step.", labels, stats.steps,
-                 stats.step_seconds_total);
+  const auto histogram = [&](const char* name, const char* help, const worker::Histogram& spread) {
+    writer.Histogram(name, help, labels, spread.bounds, spread.counts, spread.sum);
+  };
+  histogram("vllm:iteration_tokens_total", "Tokens of a step.", stats.step_tokens);
+  histogram("conclave_step_seconds", "Time of a step.", stats.step_seconds);
 }
 
 void WriteEnds(const Stats& stats, const Labels& labels, MetricsWriter& writer) {

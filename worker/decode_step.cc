@@ -530,8 +530,11 @@ void Engine::Impl::Publish(double seconds) {
 
 void Engine::Impl::AddStats(double seconds) {
   stats_.planner = planner_->stats();
-  stats_.steps += planned_.empty() ? 0 : 1;
-  stats_.step_seconds_total += planned_.empty() ? 0 : seconds;
+  if (!planned_.empty()) {
+    ++stats_.steps;
+    stats_.step_seconds.Add(seconds);
+    stats_.step_tokens.Add(batch_->rows());
+  }
   stats_.prompt_tokens += step_stats_.prompt_tokens;
   stats_.generated_tokens += step_stats_.generated_tokens;
   stats_.recomputed_tokens += step_stats_.recomputed_tokens;

@@ -20,6 +20,7 @@
 #include "scheduler/batch_planner.h"
 #include "scheduler/types.h"
 #include "worker/device/device.h"
+#include "worker/histogram.h"
 #include "worker/model/model.h"
 
 namespace conclave::worker {
@@ -124,7 +125,8 @@ class Engine {
     uint64_t recomputed_tokens = 0;
     uint64_t ended_stop = 0, ended_length = 0, ended_scored = 0, ended_cancelled = 0,
              ended_deadline = 0, ended_error = 0;
-    double step_seconds_total = 0;
+    Histogram step_seconds{{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}};
+    Histogram step_tokens{{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384}};
     int32_t kv_block_size = 0;
     int64_t kv_bytes = 0;
     bool draining = false;

@@ -9,6 +9,7 @@
 #include "services/grpc_status.h"
 #include "tests/cluster/fake_cluster.h"
 #include "tests/cluster/test_link.h"
+#include "tests/services/testing/scrape.h"
 
 namespace conclave::services::testing {
 namespace {
@@ -238,6 +239,33 @@ TEST(Worker, GivesUpDrainingAfterItsBound) {
   EXPECT_THAT(std::string(drained.message()), HasSubstr("1 sequences"));
   cluster.KillWorker(0);
   EXPECT_NE(link.WaitForEnd(1).end.reason(), v1::End::LENGTH);
+}
+
+TEST(Worker, TellsPrometheusWhatItDid) {
+  FakeCluster cluster({.workers = 0, .scheduler = false});
+  WorkerNode::Options options{.model = cluster.model(), .id = "w", .threads = 1};
+  const auto node = WorkerNode::Start(options, nullptr);
+  ASSERT_TRUE(node.ok()) << node.status();
+  TestLink link((*node)->address());
+  v1::Submit submit = MakeSubmit(1, 20, 0);
+  ASSERT_TRUE(link.Submit(submit));
+  ASSERT_EQ(link.WaitForEnd(1).end.reason(), v1::End::SCORED);
+  const std::string series = Scrape(*Address::Parse((*node)->metrics_address()));
+  const std::string name = (*node)->engine().model().spec.name;
+  const std::string labels = "engine=\"0\",model_name=\"" + name + "\"";
+  EXPECT_THAT(series, HasSubstr("vllm:prompt_tokens_total{" + labels + "} 20\n"));
+  EXPECT_THAT(series, HasSubstr("vllm:num_requests_running{" + labels + "} 0\n"));
+  EXPECT_THAT(series,
+              HasSubstr("vllm:request_success_total{engine=\"0\",finished_reason=\"scored\""));
+  EXPECT_THAT(series,
+              HasSubstr("vllm:iteration_tokens_total_bucket{" + labels + ",le=\"16\"} 0\n"));
+  EXPECT_THAT(series,
+              HasSubstr("vllm:iteration_tokens_total_bucket{" + labels + ",le=\"32\"} 1\n"));
+  // 20 tokens to 2 experts in each of 2 layers.
+  EXPECT_THAT(series,
+              HasSubstr("conclave_expert_tokens_total{engine=\"0\",layer=\"1\",model_name=\"" +
+                        name + "\"} 40\n"));
+  EXPECT_THAT(series, HasSubstr("conclave_links 1\n"));
 }
 
 TEST(Worker, TakesNoMoreRoutersThanItsLimit) {

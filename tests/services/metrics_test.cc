@@ -1,32 +1,15 @@
 #include "services/metrics.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
+
+#include "tests/services/testing/scrape.h"
 
 namespace conclave::services {
 namespace {
 
 using ::testing::HasSubstr;
-
-// The body of GET /metrics, asked as a scraper would.
-std::string Scrape(const Address& address) {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(static_cast<uint16_t>(address.port))};
-  inet_pton(AF_INET, address.host.c_str(), &to.sin_addr);
-  EXPECT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to)), 0);
-  const std::string request = "GET /metrics HTTP/1.0\r\n\r\n";
-  EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
-  std::string answer;
-  char buffer[4096];
-  for (ssize_t got; (got = read(fd, buffer, sizeof(buffer))) > 0;)
-    answer.append(buffer, static_cast<size_t>(got));
-  close(fd);
-  return answer;
-}
+using testing::Scrape;
 
 TEST(Metrics, ServesWhatItsSourcesSayAtScrapeTime) {
   auto metrics = Metrics::Start("127.0.0.1:0", /*insecure=*/false);

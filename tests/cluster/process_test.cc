@@ -1,0 +1,190 @@
+// The processes themselves: what they print, how they take signals, how they end.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "services/child.h"
+#include "tests/cluster/test_link.h"
+#include "tests/cluster/test_watch.h"
+#include "tests/services/testing/scrape.h"
+#include "tests/worker/testing/tiny_checkpoint.h"
+
+namespace conclave::services::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using worker::testing::TempDir;
+
+// A daemon of ours that has said where it listens.
+class Process {
+ public:
+  Process(const std::string& name, const std::vector<std::string>& arguments) {
+    auto child = Child::Start(std::string(CONCLAVE_BIN_DIR) + "/" + name, arguments);
+    EXPECT_TRUE(child.ok()) << child.status();
+    child_ = *std::move(child);
+    while (child_->out().fd() >= 0 && ready_.empty()) {
+      WaitFor(child_->out().fd());
+      for (const std::string& line : child_->out().Take()) ready_ += line;
+    }
+  }
+
+  const std::string& ready() const { return ready_; }
+  std::string grpc() const { return Word("grpc="); }
+  std::string metrics() const { return Word("metrics="); }
+  pid_t pid() const { return child_->pid(); }
+  void Signal(int signal) { child_->Signal(signal); }
+
+  // What wait() says of it.
+  int WaitForEnd() {
+    WaitFor(child_->exit_fd());
+    return *child_->Reap();
+  }
+  // Everything it said on stderr; after its end.
+  std::string Log() {
+    std::string log;
+    while (child_->err().fd() >= 0) {
+      for (const std::string& line : child_->err().Take()) log += line + "\n";
+    }
+    return log;
+  }
+
+ private:
+  static void WaitFor(int fd) {
+    pollfd poll_fd = {.fd = fd, .events = POLLIN};
+    poll(&poll_fd, 1, -1);
+  }
+  std::string Word(const std::string& key) const {
+    const size_t begin = ready_.find(key) + key.size();
+    return ready_.substr(begin, ready_.find(' ', begin) - begin);
+  }
+
+  std::unique_ptr<Child> child_;
+  std::string ready_;
+};
+
+class Processes : public ::testing::Test {
+ protected:
+  Processes() {
+    worker::testing::TinyOptions options;
+    options.eos = -1;
+    worker::testing::WriteTinyDeepSeekV2(model_.path(), 1, options);
+  }
+  std::vector<std::string> WorkerArguments(const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> arguments = {"--model", model_.path(), "--id", "w", "--threads", "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+
+  TempDir model_;
+  TempDir state_;
+};
+
+int ExitCode(int wait_status) { return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -1; }
+
+TEST_F(Processes, SayWhereTheyListen) {
+  Process scheduler("conclave-scheduler", {"--state", state_.path()});
+  Process worker("conclave-worker", WorkerArguments({"--scheduler", scheduler.grpc()}));
+  EXPECT_THAT(worker.ready(),
+              ::testing::MatchesRegex("listening grpc=127.0.0.1:[0-9]+ metrics=127.0.0.1:[0-9]+"));
+  TestWatch watch(scheduler.grpc());
+  const auto view = watch.WaitForState("w", v1::WORKER_STATE_READY);
+  ASSERT_TRUE(view.has_value());
+  EXPECT_EQ(view->workers(0).pid(), worker.pid());
+  EXPECT_EQ(view->workers(0).metrics_address(), worker.metrics());
+  EXPECT_THAT(Scrape(*Address::Parse(scheduler.metrics())),
+              HasSubstr("conclave_workers{state=\"ready\"} 1\n"));
+  EXPECT_THAT(Scrape(*Address::Parse(worker.metrics())),
+              HasSubstr("conclave_scheduler_connected 1\n"));
+}
+
+TEST_F(Processes, LoseNothingWhenAskedToStop) {
+  Process worker("conclave-worker", WorkerArguments({"--unsafe-failpoints", "step.begin=delay:2"}));
+  TestLink link(worker.grpc());
+  for (uint64_t id = 1; id <= 4; ++id) ASSERT_TRUE(link.Submit(MakeSubmit(id, 8, 200)));
+  link.WaitForTokens(4, 1);
+  worker.Signal(SIGTERM);
+  for (uint64_t id = 1; id <= 4; ++id) EXPECT_EQ(link.WaitForEnd(id).tokens.size(), 200u);
+  EXPECT_TRUE(link.WaitForStatus().ok());
+  EXPECT_EQ(ExitCode(worker.WaitForEnd()), 0) << worker.Log();
+}
+
+TEST_F(Processes, StopAtOnceAtTheSecondSignal) {
+  Process worker("conclave-worker",
+                 WorkerArguments({"--unsafe-failpoints", "step.begin=delay:50"}));
+  TestLink link(worker.grpc());
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 8, 1000)));
+  link.WaitForTokens(1, 1);
+  worker.Signal(SIGTERM);
+  EXPECT_TRUE(link.WaitForDraining());
+  worker.Signal(SIGTERM);
+  EXPECT_EQ(ExitCode(worker.WaitForEnd()), 128 + SIGTERM);
+}
+
+TEST_F(Processes, SayThatTheyGaveUpDraining) {
+  Process worker("conclave-worker", WorkerArguments({"--unsafe-failpoints", "step.begin=delay:50",
+                                                     "--drain-ms", "60"}));
+  TestLink link(worker.grpc());
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 8, 1000)));
+  link.WaitForTokens(1, 1);
+  worker.Signal(SIGTERM);
+  EXPECT_EQ(ExitCode(worker.WaitForEnd()), 1);
+  EXPECT_THAT(worker.Log(), HasSubstr("1 sequences were left after 60 ms"));
+}
+
+TEST_F(Processes, DieWhereAFailpointSays) {
+  Process worker("conclave-worker",
+                 WorkerArguments({"--unsafe-failpoints", "step.publish=kill@5"}));
+  TestLink link(worker.grpc());
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 8, 200)));
+  EXPECT_LE(link.WaitForEnd(1).tokens.size(), 4u);  // the fifth step was never told
+  EXPECT_EQ(link.WaitForStatus().error_code(), grpc::UNAVAILABLE);
+  const int end = worker.WaitForEnd();
+  EXPECT_TRUE(WIFSIGNALED(end) && WTERMSIG(end) == SIGKILL);
+}
+
+TEST_F(Processes, RememberTheClusterOverAKill) {
+  uint64_t version = 0;
+  {
+    Process scheduler("conclave-scheduler", {"--state", state_.path()});
+    Process joining("conclave-worker", WorkerArguments({"--scheduler", scheduler.grpc()}));
+    TestWatch watch(scheduler.grpc());
+    const auto view = watch.WaitForState("w", v1::WORKER_STATE_READY);
+    ASSERT_TRUE(view.has_value());
+    version = view->version();
+    scheduler.Signal(SIGKILL);
+    scheduler.WaitForEnd();
+  }
+  Process scheduler("conclave-scheduler", {"--state", state_.path()});
+  {
+    TestWatch watch(scheduler.grpc());
+    const auto view = watch.WaitFor([](const v1::ClusterView&) { return true; });
+    ASSERT_TRUE(view.has_value());
+    EXPECT_EQ(view->version(), version);
+    EXPECT_EQ(view->workers(0).id(), "w");
+  }
+  scheduler.Signal(SIGTERM);
+  EXPECT_EQ(ExitCode(scheduler.WaitForEnd()), 0) << scheduler.Log();
+}
+
+TEST_F(Processes, EndAtOnceWhenTheyCannotBegin) {
+  Process no_model("conclave-worker", {});
+  EXPECT_EQ(ExitCode(no_model.WaitForEnd()), 1);
+  EXPECT_THAT(no_model.Log(), HasSubstr("--model"));
+  Process bad_flag("conclave-scheduler", {"--stat", "x"});
+  EXPECT_EQ(ExitCode(bad_flag.WaitForEnd()), 2);
+  EXPECT_THAT(bad_flag.Log(), HasSubstr("--stat"));
+  worker::testing::WriteFileOrDie(state_.File("scheduler.db"), std::string(4096, 'x'));
+  Process bad_state("conclave-scheduler", {"--state", state_.path()});
+  EXPECT_EQ(ExitCode(bad_state.WaitForEnd()), 1);
+  EXPECT_THAT(bad_state.Log(), HasSubstr("scheduler.db"));
+}
+
+}  // namespace
+}  // namespace conclave::services::testing
