@@ -8,8 +8,10 @@ namespace conclave::router {
 using scheduler::FinishReason;
 using scheduler::TokenId;
 
-Transcript::Transcript(const Tokenizer& tokenizer, StopStrings stops, int32_t prompt_tokens)
-    : detokenizer_(tokenizer), stops_(std::move(stops)), prompt_tokens_(prompt_tokens) {}
+Transcript::Transcript(const Tokenizer* tokenizer, StopStrings stops, int32_t prompt_tokens)
+    : stops_(std::move(stops)), prompt_tokens_(prompt_tokens) {
+  if (tokenizer != nullptr) detokenizer_.emplace(*tokenizer);
+}
 
 Delta Transcript::Take(SequenceEvent event) {
   if (finished_) return {};
@@ -36,12 +38,12 @@ Delta Transcript::Take(SequenceEvent event) {
 }
 
 bool Transcript::Push(TokenId token, std::string& text) {
-  text += stops_.Push(detokenizer_.Push(token));
+  if (detokenizer_) text += stops_.Push(detokenizer_->Push(token));
   return !stops_.stopped_by();
 }
 
 Finish Transcript::End(const SequenceEvent& event, std::string& text) {
-  if (!stops_.stopped_by()) text += stops_.Push(detokenizer_.Flush());
+  if (detokenizer_ && !stops_.stopped_by()) text += stops_.Push(detokenizer_->Flush());
   text += stops_.Flush();
   Finish finish{.reason = event.end.value_or(FinishReason::kStop),
                 .prompt_tokens = prompt_tokens_,

@@ -4,6 +4,8 @@
 // it.
 
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "router/delta.h"
@@ -15,7 +17,8 @@ namespace conclave::router {
 
 class Transcript {
  public:
-  Transcript(const Tokenizer& tokenizer, StopStrings stops, int32_t prompt_tokens);
+  // tokenizer: null makes tokens without text.
+  Transcript(const Tokenizer* tokenizer, StopStrings stops, int32_t prompt_tokens);
 
   // What the client may have of this event. A stop string ends the output within it: what follows
   // is dropped and finished() is true although the worker goes on. Nothing comes after that.
@@ -33,7 +36,7 @@ class Transcript {
   bool Push(scheduler::TokenId token, std::string& text);
   Finish End(const SequenceEvent& event, std::string& text);
 
-  StreamingDetokenizer detokenizer_;
+  std::optional<StreamingDetokenizer> detokenizer_;
   StopStrings stops_;
   const int32_t prompt_tokens_;
   std::vector<scheduler::TokenId> tokens_;

@@ -37,6 +37,10 @@ Rejection RejectionOf(Admission::Reason reason) {
 }
 
 absl::Status NoWorker() { return absl::UnavailableError("no worker is ready; try again soon"); }
+absl::Status NoTokenizer() {
+  return absl::FailedPreconditionError(
+      "this router has no tokenizer; start it with --model or --tokenizer");
+}
 absl::Status Draining() {
   return absl::UnavailableError("this router is shutting down; another one takes requests");
 }
@@ -262,6 +266,10 @@ absl::Status Frontend::Judge(const router::Request& request, const std::optional
   if (const auto problem = router::CheckRequest(request, options_.limits, vocab_size)) {
     return absl::InvalidArgumentError(*problem);
   }
+  if (tokenizer_ == nullptr && !(request.prompt.text.empty() && request.stop.empty())) {
+    return absl::InvalidArgumentError(
+        "this router has no tokenizer: send prompt.tokens, and no stopping.stop");
+  }
   if (!request.model.empty() && request.model != served->name) {
     return absl::NotFoundError(
         absl::StrFormat("model '%s' is not served here, '%s' is", request.model, served->name));
@@ -311,7 +319,7 @@ void Frontend::Prepare(LiveRequest& request, router::Prompt prompt, router::Stop
   if (!fit.error.empty()) return request.End(absl::InvalidArgumentError(fit.error));
   request.Prepare(Assign(request.request(), *std::move(tokens), fit.max_tokens,
                          *request.request().seed, served->model),
-                  router::Transcript(*tokenizer_, std::move(stops), count),
+                  router::Transcript(tokenizer_.get(), std::move(stops), count),
                   served->model.vocab_size());
   absl::Status refused;
   {
@@ -329,6 +337,8 @@ Frontend::Tokens Frontend::Encode(router::Prompt prompt) const {
   if (prompt.kind == router::Prompt::Kind::kTokens) {
     return std::vector<scheduler::TokenId>(prompt.tokens.begin(), prompt.tokens.end());
   }
+  if (tokenizer_ == nullptr)
+    return std::vector<scheduler::TokenId>();  // only an empty text came so far
   std::string error;
   auto tokens = tokenizer_->Encode(
       prompt.text, {.parse_special = prompt.parse_special, .add_special = prompt.add_special},
@@ -342,6 +352,7 @@ bool Frontend::IsShort(const router::Prompt& prompt) const {
 }
 
 void Frontend::Tokenize(router::Prompt prompt, std::function<void(Tokens)> done) {
+  if (tokenizer_ == nullptr) return done(NoTokenizer());
   const auto vocab_size = static_cast<int32_t>(tokenizer_->vocab_size());
   if (const auto problem = router::CheckPrompt(prompt, options_.limits, vocab_size)) {
     return done(absl::InvalidArgumentError(*problem));
@@ -357,6 +368,7 @@ void Frontend::Tokenize(router::Prompt prompt, std::function<void(Tokens)> done)
 
 absl::StatusOr<std::string> Frontend::Detokenize(const std::vector<uint32_t>& tokens,
                                                  bool skip_special) const {
+  if (tokenizer_ == nullptr) return NoTokenizer();
   const auto vocab_size = static_cast<int32_t>(tokenizer_->vocab_size());
   if (const auto problem =
           router::CheckTokenIds("token_ids", tokens, options_.limits.prompt_tokens, vocab_size)) {
@@ -364,6 +376,10 @@ absl::StatusOr<std::string> Frontend::Detokenize(const std::vector<uint32_t>& to
   }
   return tokenizer_->Decode(std::vector<scheduler::TokenId>(tokens.begin(), tokens.end()),
                             skip_special);
+}
+
+std::string_view Frontend::TokenBytes(scheduler::TokenId token) const {
+  return tokenizer_ == nullptr ? std::string_view() : tokenizer_->TokenBytes(token);
 }
 
 std::vector<v1::Model> Frontend::Models() const {

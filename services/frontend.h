@@ -16,6 +16,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -53,6 +54,7 @@ class Frontend : private LiveRequest::Owner {
         20};  // how often deadlines, stalled readers and lost links are looked at
   };
 
+  // tokenizer: null serves token ids alone.
   Frontend(const Options& options, std::shared_ptr<const router::Tokenizer> tokenizer,
            const Credentials& credentials);
   ~Frontend() override;  // ends what lives, closes the links; no method may run by then
@@ -81,7 +83,7 @@ class Frontend : private LiveRequest::Owner {
   absl::StatusOr<std::string> Detokenize(const std::vector<uint32_t>& tokens,
                                          bool skip_special) const;
   std::vector<v1::Model> Models() const;
-  const router::Tokenizer& tokenizer() const { return *tokenizer_; }
+  std::string_view TokenBytes(scheduler::TokenId token) const;
 
   // Takes nothing new.
   void Drain();

@@ -206,7 +206,7 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
                        v1::TokenizeResponse answer;
                        answer.mutable_token_ids()->Assign(tokens->begin(), tokens->end());
                        for (const auto token : *tokens)
-                         answer.add_tokens(std::string(frontend_.tokenizer().TokenBytes(token)));
+                         answer.add_tokens(std::string(frontend_.TokenBytes(token)));
                        *response = SerializeMessage(answer);
                        reactor->Finish(grpc::Status::OK);
                      });

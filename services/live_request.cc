@@ -104,8 +104,10 @@ void LiveRequest::Tick(Micros now) {
 std::optional<LiveRequest::Output> LiveRequest::Take() {
   std::lock_guard lock(mutex_);
   taken_at_.reset();
+  on_its_way_bytes_ = 0;
   if (taken_last_ || (pending_.empty() && !end_)) return std::nullopt;
   Output output{.delta = std::exchange(pending_, {}), .first = !std::exchange(taken_first_, true)};
+  on_its_way_bytes_ = output.delta.bytes();
   output.last = taken_last_ = end_.has_value();
   if (output.last) output.status = *end_;
   taken_at_ = Now();
@@ -196,7 +198,7 @@ void LiveRequest::Observe(const v1::SequenceEvent& event) {
 
 void LiveRequest::MaybePause() {
   const int64_t bytes = pending_.bytes();
-  metrics_->ObservePending(bytes);
+  metrics_->ObservePending(bytes + on_its_way_bytes_);
   if (paused_ || !sequence_ || bytes <= options_.pending_bytes_pause) return;
   link_->SetPaused(*sequence_, true);
   paused_ = true;

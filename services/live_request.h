@@ -142,6 +142,7 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
   bool taken_first_ = false;
   bool taken_last_ = false;
   std::optional<Micros> taken_at_;  // a delta is on its way to the client since
+  int64_t on_its_way_bytes_ = 0;    // of it
 
   std::optional<Micros> began_, first_token_, last_token_;
 };

@@ -101,7 +101,8 @@ void RouterMetrics::Write(MetricsWriter& writer, const std::string& model_name) 
   }
   writer.Counter("conclave_router_pauses_total", "Sequences paused because their client was slow.",
                  {}, static_cast<double>(pauses.load(std::memory_order_relaxed)));
-  writer.Gauge("conclave_router_pending_bytes_max", "Most that ever waited for one client.", {},
+  writer.Gauge("conclave_router_pending_bytes_max",
+               "Most that ever waited for one client or was on its way to it.", {},
                static_cast<double>(pending_bytes_max.load(std::memory_order_relaxed)));
 }
 

@@ -1,0 +1,147 @@
+#include "services/router_node.h"
+
+#include <filesystem>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "services/authorize.h"
+#include "services/channel.h"
+#include "services/log.h"
+#include "worker/status.h"
+
+namespace conclave::services {
+namespace {
+
+using MaybeTokenizer = std::shared_ptr<const router::Tokenizer>;
+
+// Null if the model's directory has none.
+absl::StatusOr<MaybeTokenizer> LoadTokenizer(const RouterNode::Options& options) {
+  const std::string& directory = options.tokenizer.empty() ? options.model : options.tokenizer;
+  if (directory.empty())
+    return absl::InvalidArgumentError("--model: name the checkpoint directory");
+  if (options.tokenizer.empty() && !std::filesystem::exists(directory + "/tokenizer.json")) {
+    LogWarning("%s has no tokenizer.json: only requests of token ids are served", directory);
+    return MaybeTokenizer();
+  }
+  std::string error;
+  std::optional<router::Tokenizer> tokenizer = router::Tokenizer::LoadDirectory(directory, &error);
+  if (!tokenizer) return absl::InvalidArgumentError(absl::StrFormat("%s: %s", directory, error));
+  return std::make_shared<const router::Tokenizer>(*std::move(tokenizer));
+}
+
+}  // namespace
+
+void RouterNode::AddFlags(Flags& flags, Options& options) {
+  flags.Add({"model", &options.model, "DIR", "checkpoint that is served, for its tokenizer.json"});
+  flags.Add({"tokenizer", &options.tokenizer, "DIR", "directory of another tokenizer.json"});
+  flags.Add({"listen", &options.server.listen, "HOST:PORT",
+             "where clients connect; port 0: any free one"});
+  flags.Add({"advertise", &options.advertise, "HOST:PORT",
+             "address told to others, if not the one listened on"});
+  flags.Add({"scheduler", &options.scheduler, "HOST:PORT",
+             "scheduler that knows the workers; empty: none"});
+  flags.Add({"worker", &options.workers, "HOST:PORT", "a worker besides those; may be repeated"});
+  flags.Add({"metrics", &options.metrics, "HOST:PORT", "where Prometheus scrapes; empty: nowhere"});
+  flags.Add({"model-name", &options.frontend.model_name, "NAME",
+             "what clients call the model; empty: as workers do"});
+  flags.Add({"stall-ms", &options.stall_ms, "MS", "longest time a client may read nothing", 1,
+             86'400'000});
+  flags.Add({"pending-bytes", &options.frontend.request.pending_bytes_pause, "BYTES",
+             "what may wait for a client before its sequence is paused", 1, 1 << 30});
+
+  router::Admission::Options& admission = options.frontend.admission;
+  flags.Add({"max-requests", &admission.max_requests, "N", "requests at once", 1, 1 << 20});
+  flags.Add({"max-waiting", &admission.max_waiting, "N", "of those, without a worker", 1, 1 << 20});
+  flags.Add({"max-total-tokens", &admission.max_tokens, "N",
+             "prompt and most output of all requests", 1, 1e15});
+  flags.Add({"worker-requests", &admission.home.requests, "N", "requests on one worker at once", 1,
+             1 << 20});
+  flags.Add(
+      {"worker-tokens", &admission.home.tokens, "N", "prompt and most output of those", 1, 1e15});
+
+  router::RequestLimits& limits = options.frontend.limits;
+  flags.Add({"max-prompt-bytes", &limits.prompt_bytes, "BYTES", "of a prompt's text", 1, 1 << 30});
+  flags.Add({"max-prompt-tokens", &limits.prompt_tokens, "N", "of a prompt, if the context allows",
+             1, 1 << 30});
+  flags.Add({"max-tokens", &limits.max_tokens, "N", "that a request may ask for", 1, 1 << 30});
+  flags.Add({"default-max-tokens", &limits.default_max_tokens, "N", "of a request that names none",
+             1, 1 << 30});
+  flags.Add(
+      {"tokenize-threads", &options.frontend.tokenize_threads, "N", "for long prompts", 1, 256});
+  flags.Add({"tokenize-queue", &options.frontend.tokenize_queue, "N", "prompts that wait for them",
+             1, 1 << 20});
+  Credentials::AddFlags(flags, options.credentials);
+}
+
+absl::StatusOr<std::unique_ptr<RouterNode>> RouterNode::Start(const Options& options) {
+  std::unique_ptr<RouterNode> node(new RouterNode(options));
+  CONCLAVE_ASSIGN_OR_RETURN(node->credentials_, Credentials::Load(options.credentials));
+  CONCLAVE_RETURN_IF_ERROR(node->StartFrontend());
+  CONCLAVE_RETURN_IF_ERROR(node->StartServer());
+  node->StartWatching();
+  return node;
+}
+
+absl::Status RouterNode::StartFrontend() {
+  if (options_.scheduler.empty() && options_.workers.empty()) {
+    return absl::InvalidArgumentError("name a --scheduler, or at least one --worker");
+  }
+  if (!options_.scheduler.empty()) {
+    CONCLAVE_RETURN_IF_ERROR(Address::Parse(options_.scheduler).status());
+    scheduler_ = MakeChannel(options_.scheduler, credentials_);
+  }
+  for (const std::string& worker : options_.workers)
+    CONCLAVE_RETURN_IF_ERROR(Address::Parse(worker).status());
+  CONCLAVE_ASSIGN_OR_RETURN(MaybeTokenizer tokenizer, LoadTokenizer(options_));
+  options_.frontend.request.stall = std::chrono::milliseconds(options_.stall_ms);
+  frontend_ = std::make_unique<Frontend>(options_.frontend, std::move(tokenizer), credentials_);
+  return absl::OkStatus();
+}
+
+absl::Status RouterNode::StartServer() {
+  const Authorize authorize = SingleTenant(credentials_);
+  inference_ = std::make_unique<InferenceService>(*frontend_, authorize);
+  cluster_ = std::make_unique<RouterClusterService>(RouterClusterService::Options{}, *frontend_,
+                                                    scheduler_, authorize);
+  if (!options_.metrics.empty()) {
+    CONCLAVE_ASSIGN_OR_RETURN(metrics_, Metrics::Start(options_.metrics, credentials_.insecure()));
+    metrics_address_ = metrics_->address().ToString();
+    metrics_->AddSource([this](MetricsWriter& writer) { frontend_->WriteMetrics(writer); });
+  }
+  options_.server.serving = false;
+  // A client over its connection's limit of streams would wait for one to end instead of being
+  // refused.
+  options_.server.streams_per_connection = 2 * options_.frontend.admission.max_requests;
+  CONCLAVE_ASSIGN_OR_RETURN(server_,
+                            Server::Start(options_.server, credentials_,
+                                          {{v1::Inference::service_full_name(), inference_.get()},
+                                           {v1::Cluster::service_full_name(), cluster_.get()}}));
+  CONCLAVE_ASSIGN_OR_RETURN(address_, AdvertisedAddress(options_.advertise, *server_));
+  cluster_->SetAddresses(address_, metrics_address_);
+  frontend_->OnReady([this](bool ready) { server_->SetServing(ready); });
+  return absl::OkStatus();
+}
+
+void RouterNode::StartWatching() {
+  for (const std::string& worker : options_.workers) frontend_->AddWorker(worker);
+  if (scheduler_ == nullptr) return;
+  watch_ = std::make_unique<ClusterWatch>(
+      ClusterWatch::Options{.watcher = address_}, scheduler_,
+      [this](const v1::ClusterView& view) { frontend_->SetView(view); });
+}
+
+RouterNode::~RouterNode() {
+  if (frontend_ != nullptr) frontend_->OnReady({});
+}
+
+absl::Status RouterNode::Drain(std::chrono::milliseconds bound) {
+  frontend_->Drain();
+  if (!frontend_->WaitIdle(bound)) {
+    return absl::DeadlineExceededError(absl::StrFormat("%d requests still live after %d ms",
+                                                       frontend_->stats().requests, bound.count()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace conclave::services
