@@ -32,8 +32,25 @@ struct Pipe {
   }
 };
 
-// The rest of the child's life before exec. The parent may have threads, so only async-signal-safe
-// calls are allowed here.
+// Holds signals back while there are two processes with one's handlers: a signal meant for the new
+// one waits until it is itself.
+class SignalsHeld {
+ public:
+  SignalsHeld() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsHeld() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+// The rest of the child's life before exec, with signals held back. The parent may have threads, so
+// only async-signal-safe calls are allowed here.
 [[noreturn]] void Become(char* const* argv, pid_t parent, int out, int err) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // it died before the line above
@@ -106,8 +123,12 @@ absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::string& program,
     return status;
   }
   const pid_t parent = getpid();
-  const pid_t pid = fork();
-  if (pid == 0) Become(argv.data(), parent, out.write, err.write);
+  pid_t pid = -1;
+  {
+    const SignalsHeld held;
+    pid = fork();
+    if (pid == 0) Become(argv.data(), parent, out.write, err.write);
+  }
   const int exit_fd = pid > 0 ? PidfdOpen(pid) : -1;
   if (exit_fd < 0) {
     const absl::Status status = NoProcess(pid > 0 ? "pidfd_open" : "fork");

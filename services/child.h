@@ -55,6 +55,8 @@ class Child {
   void Signal(int signal);
   // What wait() says of it once it has ended; never waits.
   std::optional<int> Reap();
+  // Whether Reap has said so.
+  bool reaped() const { return ended_.has_value(); }
 
  private:
   Child(pid_t pid, int exit_fd, int out_fd, int err_fd)

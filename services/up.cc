@@ -309,7 +309,7 @@ void Up::Pump(milliseconds longest) {
   for (Process* const process : processes) {
     if (process->child == nullptr) continue;
     Child& child = *process->child;
-    const int exit_fd = child.Reap() ? -1 : child.exit_fd();  // it stays readable
+    const int exit_fd = child.reaped() ? -1 : child.exit_fd();  // it stays readable
     for (const int fd : {exit_fd, child.out().fd(), child.err().fd()}) {
       if (fd >= 0) fds.push_back({.fd = fd, .events = POLLIN});
     }
@@ -318,7 +318,7 @@ void Up::Pump(milliseconds longest) {
   for (Process* const process : processes) {
     if (process->child == nullptr) continue;
     Forward(*process);
-    if (!draining_ && process->child->Reap()) NoticeEnd(*process);
+    if (process->child->Reap() && !draining_) NoticeEnd(*process);
   }
 }
 

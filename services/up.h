@@ -28,7 +28,7 @@ class Up {
     bool restart_workers = false;
     std::vector<std::string> scheduler_flags, worker_flags, router_flags;  // passed on
     std::chrono::milliseconds ready_wait{60'000};   // until everything answers
-    std::chrono::milliseconds drain_wait{180'000};  // of a process; it is killed after that
+    std::chrono::milliseconds drain_wait{130'000};  // of a process; it is killed after that
     std::chrono::milliseconds min_backoff{100};     // before a restart, doubling with each to
     std::chrono::milliseconds max_backoff{5'000};
     std::chrono::milliseconds stable_after{10'000};  // alive so long, the next backoff is the least

@@ -9,6 +9,25 @@
 #include "worker/status.h"
 
 namespace conclave::services::cli {
+namespace {
+
+absl::Status TokenizePiece(Client& client, const v1::Prompt& piece, Tokens* tokens) {
+  v1::TokenizeRequest request;
+  *request.mutable_prompt() = piece;
+  v1::TokenizeResponse response;
+  Client::Call call(client);
+  const grpc::Status status = client.inference().Tokenize(call.context(), request, &response);
+  CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(status, *call.context()));
+  if (response.tokens_size() != response.token_ids_size()) {
+    return absl::DataLossError(absl::StrFormat("%d token ids came with the bytes of %d",
+                                               response.token_ids_size(), response.tokens_size()));
+  }
+  tokens->ids.insert(tokens->ids.end(), response.token_ids().begin(), response.token_ids().end());
+  for (const std::string& bytes : response.tokens()) tokens->bytes.push_back(bytes.size());
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 std::vector<Window> Windows(size_t tokens, size_t size, size_t stride) {
   CONCLAVE_CHECK(stride >= 1 && stride <= size);
@@ -50,22 +69,30 @@ absl::StatusOr<Scores> Score(Client& client, const v1::ScoreRequest& request,
 }
 
 absl::StatusOr<Tokens> Tokenize(Client& client, const v1::Prompt& prompt) {
+  Tokens tokens;
   if (prompt.has_tokens()) {
-    return Tokens{.ids = {prompt.tokens().ids().begin(), prompt.tokens().ids().end()}};
+    tokens.ids = {prompt.tokens().ids().begin(), prompt.tokens().ids().end()};
+    return tokens;
   }
-  v1::TokenizeRequest request;
-  *request.mutable_prompt() = prompt;
-  v1::TokenizeResponse response;
-  Client::Call call(client);
-  const grpc::Status status = client.inference().Tokenize(call.context(), request, &response);
-  CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(status, *call.context()));
-  Tokens tokens = {.ids = {response.token_ids().begin(), response.token_ids().end()}};
-  for (const std::string& bytes : response.tokens()) tokens.bytes.push_back(bytes.size());
-  if (tokens.bytes.size() != tokens.ids.size()) {
-    return absl::DataLossError(absl::StrFormat("%d token ids came with the bytes of %d",
-                                               tokens.ids.size(), tokens.bytes.size()));
-  }
+  v1::Prompt piece = prompt;
+  std::string_view rest = prompt.text();
+  do {
+    const size_t size = PieceOf(rest, kPieceBytes);
+    piece.set_text(std::string(rest.substr(0, size)));
+    CONCLAVE_RETURN_IF_ERROR(TokenizePiece(client, piece, &tokens));
+    rest.remove_prefix(size);
+    piece.set_no_added_tokens(true);  // only the first piece begins a sequence
+  } while (!rest.empty());
   return tokens;
+}
+
+size_t PieceOf(std::string_view text, size_t limit) {
+  if (text.size() <= limit) return text.size();
+  const size_t line = text.rfind('\n', limit - 1);
+  if (line != std::string_view::npos) return line + 1;
+  size_t end = limit;
+  while (end > 1 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return end;
 }
 
 }  // namespace conclave::services::cli

@@ -12,6 +12,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -39,11 +40,18 @@ struct Scores {
 absl::StatusOr<Scores> Score(Client& client, const v1::ScoreRequest& request,
                              const std::function<absl::Status(const v1::Routing&)>& on_routing);
 
-// The tokens of a prompt, and the bytes that each stands for (empty for a prompt of token ids).
+// The tokens of a prompt, and the bytes that each stands for (empty for a prompt of token ids). A
+// text of more than kPieceBytes is tokenised in pieces cut after a line break where there is one,
+// so tokens can differ from those of the whole text at the cuts, and there only.
+inline constexpr size_t kPieceBytes = 512 << 10;
 struct Tokens {
   std::vector<uint32_t> ids;
   std::vector<size_t> bytes;
 };
 absl::StatusOr<Tokens> Tokenize(Client& client, const v1::Prompt& prompt);
+
+// Where a piece of at most `limit` bytes from the beginning of `text` ends: after its last line
+// break, or else before a byte that begins a character.
+size_t PieceOf(std::string_view text, size_t limit);
 
 }  // namespace conclave::services::cli

@@ -37,15 +37,45 @@ constexpr std::array kWorkerFlags = {
     PassedOn{"context-limit", "N", "tokens of a sequence; 0: the model's"},
 };
 
+constexpr std::array kRouterFlags = {
+    PassedOn{"model-name", "NAME", "what clients call the model"},
+    PassedOn{"max-requests", "N", "requests live at once"},
+    PassedOn{"max-total-tokens", "N", "prompt + max_tokens of all that wait or run"},
+    PassedOn{"default-max-tokens", "N", "of a request that names none"},
+    PassedOn{"stall", "MS", "how long a client may read nothing"},
+};
+
+// A process that has not ended so long after its own drain must have ended is killed.
+constexpr std::chrono::seconds kDrainGrace(10);
+
 struct Options {
   Up::Options up;
   uint32_t workers = 1;
   std::vector<std::string> adapters;
   std::string http;
-  double ready_timeout = 60, drain_timeout = 180;  // seconds
+  double ready_timeout = 60, drain_timeout = 120;  // seconds
   bool insecure = false;
   std::array<std::string, kWorkerFlags.size()> worker_values;
+  std::array<std::string, kRouterFlags.size()> router_values;
 };
+
+template <size_t kCount>
+void AddPassedOn(const std::string& process, const std::array<PassedOn, kCount>& passed_on,
+                 std::array<std::string, kCount>& values, Flags& flags) {
+  for (size_t i = 0; i < kCount; ++i) {
+    flags.Add({passed_on[i].name, &values[i], passed_on[i].unit,
+               absl::StrFormat("of the %s: %s", process, passed_on[i].help)});
+  }
+}
+
+template <size_t kCount>
+void PassOn(const Flags& flags, const std::array<PassedOn, kCount>& passed_on,
+            const std::array<std::string, kCount>& values, std::vector<std::string>* arguments) {
+  for (size_t i = 0; i < kCount; ++i) {
+    if (!flags.Given(passed_on[i].name)) continue;
+    arguments->push_back(absl::StrFormat("--%s=%s", passed_on[i].name, values[i]));
+  }
+}
 
 void Bind(Flags& flags, Options& options) {
   Up::Options& up = options.up;
@@ -66,11 +96,8 @@ void Bind(Flags& flags, Options& options) {
              "give up if requests are not answered by then", 0.1, 86400});
   flags.Add({"drain-timeout", &options.drain_timeout, "S",
              "after SIGTERM, longest time for each process to finish what runs", 0.1, 86400});
-  for (size_t i = 0; i < kWorkerFlags.size(); ++i) {
-    const PassedOn& flag = kWorkerFlags[i];
-    flags.Add({flag.name, &options.worker_values[i], flag.unit,
-               absl::StrFormat("of the worker: %s", flag.help)});
-  }
+  AddPassedOn("worker", kWorkerFlags, options.worker_values, flags);
+  AddPassedOn("router", kRouterFlags, options.router_values, flags);
   const std::string help = "a flag for its command line, --NAME=VALUE; may be repeated";
   flags.Add({"scheduler-flag", &up.scheduler_flags, "FLAG", help});
   flags.Add({"worker-flag", &up.worker_flags, "FLAG", help});
@@ -103,15 +130,16 @@ absl::Status Settle(const Flags& flags, Options* options) {
   }
   up.binaries = std::filesystem::read_symlink("/proc/self/exe", error).parent_path().string();
   if (error) return absl::UnavailableError("cannot tell where the other programs are");
-  for (size_t i = 0; i < kWorkerFlags.size(); ++i) {
-    if (!flags.Given(kWorkerFlags[i].name)) continue;
-    up.worker_flags.push_back(
-        absl::StrFormat("--%s=%s", kWorkerFlags[i].name, options->worker_values[i]));
-  }
+  PassOn(flags, kWorkerFlags, options->worker_values, &up.worker_flags);
+  PassOn(flags, kRouterFlags, options->router_values, &up.router_flags);
   if (options->insecure) up.router_flags.push_back("--insecure");
   using Seconds = std::chrono::duration<double>;
-  up.ready_wait = std::chrono::ceil<std::chrono::milliseconds>(Seconds(options->ready_timeout));
-  up.drain_wait = std::chrono::ceil<std::chrono::milliseconds>(Seconds(options->drain_timeout));
+  using std::chrono::milliseconds;
+  up.ready_wait = std::chrono::ceil<milliseconds>(Seconds(options->ready_timeout));
+  const auto drain = std::chrono::ceil<milliseconds>(Seconds(options->drain_timeout));
+  up.router_flags.push_back(absl::StrFormat("--drain=%d", drain.count()));
+  up.worker_flags.push_back(absl::StrFormat("--drain-ms=%d", drain.count()));
+  up.drain_wait = drain + kDrainGrace;
   return absl::OkStatus();
 }
 

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "services/cli/command.h"
+#include "services/cli/scoring.h"
 #include "services/grpc_status.h"
 #include "tests/services/cli/fake_router.h"
 
@@ -269,6 +270,23 @@ TEST_F(Commands, ScoreCutsLongTextsIntoWindows) {
   EXPECT_EQ(document["scored"], 199);
   EXPECT_EQ(document["logprobs"].size(), 200U);
   EXPECT_NEAR(document["bits_per_byte"].get<double>(), -FakeLogprob('q') / std::log(2), 1e-6);
+}
+
+TEST_F(Commands, ScoreTokenisesATextThatIsTooLongForARequestInPieces) {
+  std::vector<v1::Prompt> pieces;
+  router_.on_tokenize = [&](const v1::Prompt& piece) { pieces.push_back(piece); };
+  router_.score = [](grpc::ServerContext&, const v1::ScoreRequest&, FakeRouter::ScoreWriter&) {
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "enough seen");
+  };
+  const std::string path = ::testing::TempDir() + "long_text";
+  const std::string text = std::string(kPieceBytes - 2, 'a') + "\n" + std::string(10, 'b');
+  std::ofstream(path, std::ios::binary) << text;
+  EXPECT_EQ(Call({"score", "--file", path, "--window", "64"}), kFailed);
+  ASSERT_EQ(pieces.size(), 2U);
+  EXPECT_EQ(pieces[0].text() + pieces[1].text(), text);
+  EXPECT_EQ(pieces[1].text(), std::string(10, 'b'));
+  EXPECT_FALSE(pieces[0].no_added_tokens());  // the beginning of a sequence comes once
+  EXPECT_TRUE(pieces[1].no_added_tokens());
 }
 
 TEST_F(Commands, ScoresThatDoNotFitTheirTokensAreAnError) {

@@ -54,6 +54,7 @@ class FakeRouter::Inference : public v1::Inference::Service {
   }
   grpc::Status Tokenize(grpc::ServerContext*, const v1::TokenizeRequest* request,
                         v1::TokenizeResponse* response) override {
+    fake_.on_tokenize(request->prompt());
     for (const uint32_t id : IdsOf(request->prompt())) {
       response->add_token_ids(id);
       response->add_tokens(std::string(1, static_cast<char>(id)));

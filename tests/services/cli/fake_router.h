@@ -58,6 +58,7 @@ class FakeRouter {
 
   Generate generate = GenerateAlphabet;
   Score score = ScoreBytes;
+  std::function<void(const v1::Prompt&)> on_tokenize = [](const v1::Prompt&) {};
   v1::StatusResponse status;
 
  private:

@@ -267,6 +267,19 @@ TEST(Child, GivesItsLinesWholeAndItsEnd) {
   EXPECT_EQ(DescribeEnd(*(*child)->Reap()), "exit code 7");
 }
 
+// A signal may come before the program has even begun, while the child still has its parent's
+// handlers.
+TEST(Child, TakesASignalHoweverEarly) {
+  const Shutdown shutdown;  // handlers that would swallow it
+  for (int i = 0; i < 100; ++i) {
+    const auto child = Child::Start("/bin/sleep", {"1000"});
+    ASSERT_TRUE(child.ok());
+    (*child)->Signal(SIGTERM);
+    while (!(*child)->Reap()) std::this_thread::yield();
+    EXPECT_EQ(DescribeEnd(*(*child)->Reap()), "signal 15");
+  }
+}
+
 TEST(Child, CutsLinesThatAreTooLong) {
   const auto child = Child::Start("/bin/sh", {"-c", "head -c 20000 /dev/zero"});
   ASSERT_TRUE(child.ok());

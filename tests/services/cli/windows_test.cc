@@ -43,6 +43,18 @@ TEST(Windows, OverlapIsContext) {
 
 TEST(Windows, NoTokensNoWindows) { EXPECT_TRUE(Windows(0, 4, 4).empty()); }
 
+TEST(PieceOf, EndsAfterALineOrElseBetweenCharacters) {
+  EXPECT_EQ(PieceOf("abc", 3), 3U);
+  EXPECT_EQ(PieceOf("a\nb\ncd", 5), 4U);
+  EXPECT_EQ(PieceOf("a\nb\ncd", 4), 4U);
+  EXPECT_EQ(PieceOf("a\nb\ncd", 3), 2U);
+  EXPECT_EQ(PieceOf("abcd", 3), 3U);
+  EXPECT_EQ(PieceOf("a€b", 2), 1U);
+  EXPECT_EQ(PieceOf("a€b", 4), 4U);
+  EXPECT_EQ(PieceOf("\x80\x80\x80\x80", 2), 1U);  // never nothing
+  EXPECT_EQ(PieceOf("", 2), 0U);
+}
+
 TEST(ParseTokenIds, TakesCommasAndSpaces) {
   EXPECT_EQ(*ParseTokenIds("1,2,3"), (std::vector<uint32_t>{1, 2, 3}));
   EXPECT_EQ(*ParseTokenIds(" 4 5,\n4294967295\n"), (std::vector<uint32_t>{4, 5, UINT32_MAX}));
