@@ -294,7 +294,7 @@ std::vector<std::string> Up::ArgumentsOf(const Process& process) const {
   } else {
     arguments = {"--listen=" + (process.grpc.empty() ? options_.grpc : process.grpc),
                  "--metrics=" + (process.metrics.empty() ? options_.metrics : process.metrics),
-                 "--tokenizer=" + options_.model, "--scheduler=" + scheduler_->grpc};
+                 "--model=" + options_.model, "--scheduler=" + scheduler_->grpc};
     more = &options_.router_flags;
   }
   arguments.insert(arguments.end(), more->begin(), more->end());

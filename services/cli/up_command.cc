@@ -42,7 +42,7 @@ constexpr std::array kRouterFlags = {
     PassedOn{"max-requests", "N", "requests live at once"},
     PassedOn{"max-total-tokens", "N", "prompt + max_tokens of all that wait or run"},
     PassedOn{"default-max-tokens", "N", "of a request that names none"},
-    PassedOn{"stall", "MS", "how long a client may read nothing"},
+    PassedOn{"stall-ms", "MS", "how long a client may read nothing"},
 };
 
 // A process that has not ended so long after its own drain must have ended is killed.
@@ -137,7 +137,7 @@ absl::Status Settle(const Flags& flags, Options* options) {
   using std::chrono::milliseconds;
   up.ready_wait = std::chrono::ceil<milliseconds>(Seconds(options->ready_timeout));
   const auto drain = std::chrono::ceil<milliseconds>(Seconds(options->drain_timeout));
-  up.router_flags.push_back(absl::StrFormat("--drain=%d", drain.count()));
+  up.router_flags.push_back(absl::StrFormat("--drain-ms=%d", drain.count()));
   up.worker_flags.push_back(absl::StrFormat("--drain-ms=%d", drain.count()));
   up.drain_wait = drain + kDrainGrace;
   return absl::OkStatus();

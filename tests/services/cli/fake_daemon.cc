@@ -27,12 +27,11 @@ void Write(const std::string& journal, const std::string& line) {
 int main(int argc, char** argv) {
   using conclave::services::Flags;
   const std::string name = std::filesystem::path(argv[0]).filename();
-  std::string listen, metrics, model, tokenizer, state, scheduler, id, journal, misbehave;
+  std::string listen, metrics, model, state, scheduler, id, journal, misbehave;
   Flags flags(name, "A fake.");
   flags.Add({"listen", &listen, "", ""});
   flags.Add({"metrics", &metrics, "", ""});
   flags.Add({"model", &model, "", ""});
-  flags.Add({"tokenizer", &tokenizer, "", ""});
   flags.Add({"state", &state, "", ""});
   flags.Add({"scheduler", &scheduler, "", ""});
   flags.Add({"id", &id, "", ""});
