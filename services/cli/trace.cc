@@ -203,8 +203,9 @@ int RunTrace(const Arguments& arguments, Io& io) {
   if (!arguments.empty() && arguments[0] == "record") {
     return RunRecord({arguments.begin() + 1, arguments.end()}, io);
   }
-  io.err << "usage: conclave trace record [flags]\n";
-  return !arguments.empty() && arguments[0] == "--help" ? kDone : kUsage;
+  const bool help = !arguments.empty() && arguments[0] == "--help";
+  (help ? io.out : io.err) << "usage: conclave trace record [flags]\n";
+  return help ? kDone : kUsage;
 }
 
 }  // namespace conclave::services::cli
