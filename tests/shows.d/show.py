@@ -62,8 +62,8 @@ def measure(what, value, op, target, unit=""):
     global missed
     kept = {"<=": value <= target, ">=": value >= target, "==": value == target}[op]
     missed |= not kept
-    shown = f"{value:.3g}" if isinstance(value, float) else value
-    print(f"{what:<58} {shown:>12}   target {op} {target} {unit}   {'ok' if kept else 'MISSED'}", flush=True)
+    value, target = (f"{x:.3g}" if isinstance(x, float) else x for x in (value, target))
+    print(f"{what:<58} {value:>12}   target {op} {target} {unit}   {'ok' if kept else 'MISSED'}", flush=True)
 
 
 def finish():
