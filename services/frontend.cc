@@ -1,12 +1,11 @@
 #include "services/frontend.h"
 
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_format.h"
 #include "services/log.h"
+#include "services/pushback.h"
 
 namespace conclave::services {
 namespace {
@@ -14,8 +13,6 @@ namespace {
 using router::Admission;
 using scheduler::Micros;
 using Rejection = RouterMetrics::Rejection;
-
-constexpr char kPushbackPayload[] = "grpc-retry-pushback-ms";
 
 // Workers that agree on all of this compute the same tokens.
 std::string ModelKey(const v1::ModelInfo& model) {
@@ -46,21 +43,6 @@ absl::Status Draining() {
 }
 
 }  // namespace
-
-absl::Status WithPushback(absl::Status status, Micros after) {
-  const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(after).count();
-  status.SetPayload(kPushbackPayload, absl::Cord(std::to_string(milliseconds)));
-  return status;
-}
-
-std::optional<std::chrono::milliseconds> PushbackOf(const absl::Status& status) {
-  const absl::optional<absl::Cord> payload = status.GetPayload(kPushbackPayload);
-  if (!payload) return std::nullopt;
-  const std::string text(*payload);
-  int64_t milliseconds = 0;
-  std::from_chars(text.data(), text.data() + text.size(), milliseconds);
-  return std::chrono::milliseconds(milliseconds);
-}
 
 Frontend::Frontend(const Options& options, std::shared_ptr<const router::Tokenizer> tokenizer,
                    const Credentials& credentials)

@@ -166,8 +166,4 @@ class Frontend : private LiveRequest::Owner {
   std::thread thread_;
 };
 
-// When a refused client may come back; travels with the status.
-absl::Status WithPushback(absl::Status status, scheduler::Micros after);
-std::optional<std::chrono::milliseconds> PushbackOf(const absl::Status& status);
-
 }  // namespace conclave::services

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "services/convert_inference.h"
 #include "services/grpc_status.h"
+#include "services/pushback.h"
 
 namespace conclave::services {
 namespace {

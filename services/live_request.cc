@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "services/pushback.h"
 
 namespace conclave::services {
 
@@ -160,6 +161,10 @@ void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
 void LiveRequest::Fail(const absl::Status& status, After& after) {
   const bool again =
       absl::IsUnavailable(status) && !transcript_->started() && attempts_ < options_.attempts;
+  if (absl::IsResourceExhausted(status)) {
+    // Other routers fill the worker's queue too, past what this one counts.
+    return Finish(WithPushback(status, options_.worker_full_pushback), after);
+  }
   if (!again) return Finish(status, after);
   after.wants_home = true;
 }

@@ -37,7 +37,8 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
     int64_t pending_bytes_pause =
         12 << 10;  // waiting for the client: above this the sequence is paused
     Micros stall = std::chrono::seconds(
-        30);               // one message on its way to the client for longer: it does not read
+        30);  // one message on its way to the client for longer: it does not read
+    Micros worker_full_pushback = std::chrono::seconds(1);  // for a client whose worker had no room
     int32_t attempts = 3;  // homes tried, as long as the client was given nothing
   };
 

@@ -13,6 +13,8 @@
 namespace conclave::services {
 namespace {
 
+constexpr std::chrono::milliseconds kLastWords{500};
+
 using MaybeTokenizer = std::shared_ptr<const router::Tokenizer>;
 
 // Null if the model's directory has none.
@@ -141,6 +143,8 @@ absl::Status RouterNode::Drain(std::chrono::milliseconds bound) {
     return absl::DeadlineExceededError(absl::StrFormat("%d requests still live after %d ms",
                                                        frontend_->stats().requests, bound.count()));
   }
+  // What was answered last may still be on its way.
+  server_->Shutdown(kLastWords);
   return absl::OkStatus();
 }
 

@@ -291,7 +291,8 @@ void WorkerLink::Impl::OnStreamDone(const absl::Status& status) {
     backoff_ = std::min(backoff_ * 2, options_.backoff_max);
   }
   if (was_up && !shut) {
-    LogWarning("worker at %s is lost: %s", options_.address, status.ToString());
+    LogWarning("the link to the worker at %s ended: %s", options_.address,
+               status.ok() ? "it has closed it" : status.ToString());
     // First the view, so that a sink that asks for another home is not sent here.
     on_change_();
     for (const auto& [sequence, sink] : lost) sink->OnLost(status);

@@ -15,7 +15,7 @@
 
 #include "conclave/v1/worker.grpc.pb.h"
 #include "services/server.h"
-#include "tests/cluster/tiny_tokenizer.h"
+#include "tests/router/tiny_tokenizer.h"
 
 namespace conclave::testing {
 

@@ -3,12 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
-#include <cstdio>
-#include <set>
+#include <ostream>
 #include <thread>
 
-#include "google/protobuf/util/message_differencer.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "services/cluster_watch.h"
 #include "services/grpc_status.h"
@@ -354,14 +353,13 @@ TEST(Router, PausesAReaderThatIsSlowAndDelaysNobodyElse) {
 TEST(Router, GivesUpAReaderThatReadsNothing) {
   FakeWorker worker;
   services::Frontend::Options options;
-  options.request.stall = 100ms;
+  options.request.stall = 300ms;
   TestRouter router({&worker}, options);
   v1::GenerateRequest request = TextRequest("slow", 4000);
   request.set_logprobs(20);
   grpc::ClientContext context;
   const auto reader = router.stub().Generate(&context, request);
-  ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.paused == 1; }));
-  ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.live == 0; }));
+  ASSERT_TRUE(worker.WaitFor([](const auto& c) { return c.submits == 1 && c.live == 0; }));
   EXPECT_TRUE(router.frontend().WaitIdle(10s));
   const Stream stream = TestRouter::ReadAll(*reader);
   EXPECT_EQ(stream.status.error_code(), grpc::RESOURCE_EXHAUSTED) << stream.status.error_message();
@@ -585,6 +583,10 @@ struct BadRequest {
   const char* name;
   std::function<void(v1::GenerateRequest&)> change;
   std::string message;
+
+  friend std::ostream& operator<<(std::ostream& out, const BadRequest& bad) {
+    return out << bad.name;
+  }
 };
 
 class RouterRefuses : public ::testing::TestWithParam<BadRequest> {

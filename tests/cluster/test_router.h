@@ -18,7 +18,7 @@
 #include "services/router_cluster_service.h"
 #include "services/server.h"
 #include "tests/cluster/fake_worker.h"
-#include "tests/cluster/tiny_tokenizer.h"
+#include "tests/router/tiny_tokenizer.h"
 
 namespace conclave::testing {
 

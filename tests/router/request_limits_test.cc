@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <ostream>
 
 namespace conclave::router {
 namespace {
@@ -35,6 +36,8 @@ struct Row {
   const char* name;
   std::function<void(Request&)> change;
   std::string message;  // part of it; empty: accepted
+
+  friend std::ostream& operator<<(std::ostream& out, const Row& row) { return out << row.name; }
 };
 
 class RequestLimitsRow : public testing::TestWithParam<Row> {};

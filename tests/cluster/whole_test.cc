@@ -1,0 +1,165 @@
+// Stories of the three processes together: a real router, scheduler and worker with a tiny random
+// model.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "conclave/v1/inference.grpc.pb.h"
+#include "scheduler/check.h"
+#include "services/channel.h"
+#include "services/router_node.h"
+#include "tests/cluster/fake_cluster.h"
+
+namespace conclave::services::testing {
+namespace {
+
+using namespace std::chrono_literals;
+
+struct Answer {
+  grpc::Status status;
+  std::vector<uint32_t> tokens;
+  std::vector<float> logprobs;
+  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
+};
+
+class WholeTest : public ::testing::Test {
+ protected:
+  WholeTest() : router_(StartRouter(cluster_.model())) {}
+
+  // Ready, with `model` as the directory of its tokenizer; stub_ then calls it.
+  std::unique_ptr<RouterNode> StartRouter(const std::string& model) {
+    RouterNode::Options options;
+    options.model = model;
+    options.scheduler = cluster_.scheduler_address();
+    options.metrics.clear();
+    auto router = RouterNode::Start(options);
+    CONCLAVE_CHECK(router.ok());
+    stub_ = v1::Inference::NewStub(MakeChannel((*router)->address(), Credentials()));
+    // The scheduler hears of the worker by its first heartbeat, the router by the view after it.
+    while (Generate(Request(1, 1)).status.error_code() == grpc::UNAVAILABLE) {
+      std::this_thread::yield();
+    }
+    return *std::move(router);
+  }
+
+  static v1::GenerateRequest Request(uint64_t seed, uint32_t max_tokens) {
+    v1::GenerateRequest request;
+    for (uint64_t i = 0; i < 1 + seed % 40; ++i) {
+      request.mutable_prompt()->mutable_tokens()->add_ids(
+          static_cast<uint32_t>((seed * 31 + i * 7) % 256));
+    }
+    request.mutable_sampling()->set_temperature(seed % 2 == 0 ? 0.0f : 0.8f);
+    request.mutable_sampling()->set_seed(seed);
+    request.mutable_stopping()->set_max_tokens(max_tokens);
+    request.mutable_stopping()->set_ignore_eos(true);
+    request.set_logprobs(0);
+    return request;
+  }
+
+  Answer Generate(const v1::GenerateRequest& request) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + 60s);
+    const auto reader = stub_->Generate(&context, request);
+    Answer answer;
+    v1::GenerateResponse message;
+    while (reader->Read(&message)) {
+      answer.tokens.insert(answer.tokens.end(), message.token_ids().begin(),
+                           message.token_ids().end());
+      for (const auto& logprob : message.logprobs()) answer.logprobs.push_back(logprob.logprob());
+      answer.reason = message.finish_reason();
+    }
+    answer.status = reader->Finish();
+    return answer;
+  }
+
+  int32_t BlocksUsed() { return cluster_.worker(0).engine().stats().planner.blocks_used; }
+
+  FakeCluster cluster_;
+  std::unique_ptr<v1::Inference::Stub> stub_;
+  std::unique_ptr<RouterNode> router_;
+};
+
+TEST_F(WholeTest, AnswersSixtyFourAtOnceAsOneByOne) {
+  std::vector<Answer> alone(64), together(64);
+  for (uint64_t i = 0; i < 64; ++i) alone[i] = Generate(Request(i, 12));
+  std::vector<std::thread> clients;
+  for (uint64_t i = 0; i < 64; ++i) {
+    clients.emplace_back([&, i] { together[i] = Generate(Request(i, 12)); });
+  }
+  for (std::thread& client : clients) client.join();
+  for (size_t i = 0; i < 64; ++i) {
+    ASSERT_TRUE(together[i].status.ok()) << together[i].status.error_message();
+    EXPECT_EQ(together[i].tokens.size(), 12u);
+    EXPECT_EQ(together[i].tokens, alone[i].tokens);
+    EXPECT_EQ(together[i].logprobs, alone[i].logprobs);
+    EXPECT_EQ(together[i].reason, v1::FINISH_REASON_LENGTH);
+  }
+}
+
+TEST_F(WholeTest, LeavesNoBlockTakenAfterCancels) {
+  for (uint64_t i = 0; i < 100; ++i) {
+    grpc::ClientContext context;
+    const auto reader = stub_->Generate(&context, Request(i, 900));
+    v1::GenerateResponse message;
+    for (uint64_t n = 0; n < i % 9; ++n) reader->Read(&message);
+    context.TryCancel();
+    while (reader->Read(&message)) {
+    }
+    EXPECT_EQ(reader->Finish().error_code(), grpc::CANCELLED);
+  }
+  EXPECT_TRUE(router_->frontend().WaitIdle(30s));
+  while (BlocksUsed() > 0) std::this_thread::yield();
+  EXPECT_EQ(router_->frontend().stats().tokens, 0);
+}
+
+TEST_F(WholeTest, ServesOnWhileTheSchedulerIsGoneAndComesBack) {
+  const Answer before = Generate(Request(5, 20));
+  cluster_.KillScheduler();
+  while (router_->watch()->connected()) std::this_thread::yield();
+  EXPECT_EQ(Generate(Request(5, 20)).tokens, before.tokens);
+  cluster_.StartScheduler();
+  while (!router_->watch()->connected()) std::this_thread::yield();
+  EXPECT_EQ(Generate(Request(5, 20)).tokens, before.tokens);
+}
+
+TEST_F(WholeTest, FinishesStreamsWhenTheWorkerDrains) {
+  std::atomic<int> complete = 0, too_late = 0, begun = 0;
+  std::vector<std::thread> clients;
+  for (uint64_t i = 0; i < 8; ++i) {
+    clients.emplace_back([&, i] {
+      const Answer answer = Generate(Request(i, 300));
+      complete += answer.status.ok() && answer.tokens.size() == 300;
+      too_late += answer.status.error_code() == grpc::UNAVAILABLE && answer.tokens.empty();
+    });
+  }
+  while (cluster_.worker(0).engine().stats().planner.running < 4) std::this_thread::yield();
+  EXPECT_TRUE(cluster_.worker(0).Drain(60s).ok());
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(complete + too_late, 8);
+  EXPECT_GE(complete, 4);
+}
+
+TEST_F(WholeTest, FinishesStreamsWhenTheRouterDrains) {
+  std::thread client([&] { EXPECT_EQ(Generate(Request(3, 500)).tokens.size(), 500u); });
+  while (router_->frontend().stats().running == 0) std::this_thread::yield();
+  EXPECT_TRUE(router_->Drain(60s).ok());
+  EXPECT_EQ(Generate(Request(4, 1)).status.error_code(), grpc::UNAVAILABLE);
+  client.join();
+}
+
+TEST_F(WholeTest, AnswersTextWithTextAndWithoutATokenizerSaysSo) {
+  v1::GenerateRequest request = Request(1, 8);
+  request.mutable_prompt()->set_text("hello");
+  EXPECT_TRUE(Generate(request).status.ok());
+
+  router_ = StartRouter(cluster_.state().path());
+  const Answer answer = Generate(request);
+  EXPECT_EQ(answer.status.error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(answer.status.error_message(),
+            "this router has no tokenizer: send prompt.tokens, and no stopping.stop");
+}
+
+}  // namespace
+}  // namespace conclave::services::testing
