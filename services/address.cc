@@ -62,4 +62,8 @@ bool Address::wildcard() const {
   return inet_pton(AF_INET6, host.c_str(), &v6) == 1 && IN6_IS_ADDR_UNSPECIFIED(&v6);
 }
 
+Address Address::As(const std::string& advertised_host) const {
+  return {.host = wildcard() ? advertised_host : host, .port = port};
+}
+
 }  // namespace conclave::services

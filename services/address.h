@@ -19,6 +19,8 @@ struct Address {
   bool loopback()
       const;  // 127.0.0.0/8, ::1 or "localhost": nobody outside this machine can reach it
   bool wildcard() const;  // every interface: good to listen on, useless to tell others
+  // What others call it, given one address of theirs for this machine.
+  Address As(const std::string& advertised_host) const;
 };
 
 }  // namespace conclave::services

@@ -72,7 +72,7 @@ absl::StatusOr<std::unique_ptr<SchedulerNode>> SchedulerNode::Start(const Option
 absl::Status SchedulerNode::StartMetrics(const Options& options) {
   if (options.metrics.empty()) return absl::OkStatus();
   CONCLAVE_ASSIGN_OR_RETURN(metrics_, Metrics::Start(options.metrics, credentials_.insecure()));
-  metrics_address_ = metrics_->address().ToString();
+  metrics_address_ = metrics_->address().As(Address::Parse(address_)->host).ToString();
   metrics_->AddSource([this](MetricsWriter& writer) { WriteMetrics(service_->stats(), writer); });
   return absl::OkStatus();
 }

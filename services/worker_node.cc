@@ -110,7 +110,7 @@ absl::Status WorkerNode::StartService() {
 absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
   if (!options_.metrics.empty()) {
     CONCLAVE_ASSIGN_OR_RETURN(metrics_, Metrics::Start(options_.metrics, credentials_.insecure()));
-    metrics_address_ = metrics_->address().ToString();
+    metrics_address_ = metrics_->address().As(Address::Parse(address_)->host).ToString();
   }
   if (!options_.scheduler.empty()) {
     CONCLAVE_RETURN_IF_ERROR(Address::Parse(options_.scheduler).status());

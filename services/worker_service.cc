@@ -55,32 +55,31 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     const std::lock_guard lock(mutex_);
     outgoing_ = service_.hello_;
     *outgoing_.mutable_load() = ToProto(service_.engine_.stats());
-    writing_ = true;
     StartWrite(&outgoing_);
     StartRead(&incoming_);
   }
 
   // Engine thread.
   void OnStep(std::vector<SequenceEvent> events) override {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     for (SequenceEvent& event : events) {
       pending_bytes_ += BytesOf(event);
       pending_.push_back(std::move(event));
     }
-    CutOrWrite();
+    CutOrWrite(std::move(lock));
   }
 
   void SendLoad(const v1::WorkerLoad& load) {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     load_ = load;
-    CutOrWrite();
+    CutOrWrite(std::move(lock));
   }
 
   // Ends the stream well once everything is written.
   void CloseWhenWritten() {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     closing_ = true;
-    CutOrWrite();
+    CutOrWrite(std::move(lock));
   }
 
  private:
@@ -93,16 +92,17 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
 
   void OnWriteDone(bool ok) override {
     if (!ok) return End(grpc::Status(grpc::UNAVAILABLE, "the router is gone"));
-    const std::lock_guard lock(mutex_);
     service_.messages_.fetch_add(1, std::memory_order_relaxed);
+    std::unique_lock lock(mutex_);
     writing_ = false;
-    CutOrWrite();
+    CutOrWrite(std::move(lock));
   }
 
   void OnCancel() override { End(grpc::Status::CANCELLED); }
 
   // Last, when all reactions have returned: nothing can be submitted any more.
   void OnDone() override {
+    LogInfo("router %s left", peer_);
     service_.engine_.CloseLink(this);
     service_.Forget(shared_from_this());
   }
@@ -134,22 +134,30 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     OnStep({std::move(event)});
   }
 
-  // Under mutex_. Writes what waits if the stream is free; cuts the stream if too much waits.
-  void CutOrWrite() {
+  // Writes what waits if the stream is free; cuts the stream if too much waits.
+  void CutOrWrite(std::unique_lock<std::mutex> lock) {
     if (finished_ || cut_) {
       pending_.clear();
       return;
     }
     if (pending_bytes_ > service_.options_.outbound_bytes) return Cut();
     if (writing_) return;
-    if (!pending_.empty() || load_) {
-      FillMessage();
-      writing_ = true;
-      StartWrite(&outgoing_);
-    } else if (closing_) {
+    if (!pending_.empty() || load_) return Write(std::move(lock));
+    if (closing_) {
       finished_ = true;
       Finish(grpc::Status::OK);
     }
+  }
+
+  // The engine adds to pending_ meanwhile: it never waits for a message to be made.
+  void Write(std::unique_lock<std::mutex> lock) {
+    writing_ = true;
+    const std::vector<SequenceEvent> events = TakePending();
+    const std::optional<v1::WorkerLoad> load = std::exchange(load_, std::nullopt);
+    lock.unlock();
+    FillMessage(events, load);
+    lock.lock();
+    if (!finished_) StartWrite(&outgoing_);
   }
 
   // Under mutex_, maybe on the engine's thread, which must not be called back: gRPC's cancellation
@@ -162,19 +170,29 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     context_.TryCancel();
   }
 
-  // Under mutex_. A sequence's events of several steps become one.
-  void FillMessage() {
+  // Under mutex_. What fits a message.
+  std::vector<SequenceEvent> TakePending() {
+    std::vector<SequenceEvent> events;
+    for (size_t bytes = 0; !pending_.empty() && bytes < kMessageBytes; pending_.pop_front()) {
+      const size_t event_bytes = BytesOf(pending_.front());
+      bytes += event_bytes;
+      pending_bytes_ -= event_bytes;
+      events.push_back(std::move(pending_.front()));
+    }
+    return events;
+  }
+
+  // By who set writing_. A sequence's events of several steps become one.
+  void FillMessage(const std::vector<SequenceEvent>& events,
+                   const std::optional<v1::WorkerLoad>& load) {
     outgoing_.Clear();
     std::map<uint64_t, v1::SequenceEvent*> open;
-    for (size_t bytes = 0; !pending_.empty() && bytes < kMessageBytes; pending_.pop_front()) {
-      const SequenceEvent& event = pending_.front();
-      bytes += BytesOf(event);
-      pending_bytes_ -= BytesOf(event);
+    for (const SequenceEvent& event : events) {
       v1::SequenceEvent*& proto = open[event.id];
       if (proto == nullptr || proto->has_end()) proto = outgoing_.add_events();
       ToProto(event, service_.engine_.model(), *proto);
     }
-    if (load_) *outgoing_.mutable_load() = *std::exchange(load_, std::nullopt);
+    if (load) *outgoing_.mutable_load() = *load;
   }
 
   // The stream is over: the router left, or was cut. gRPC's threads.
@@ -195,11 +213,11 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   v1::ToWorker incoming_;  // gRPC's while a read is in flight
 
   std::mutex mutex_;
-  v1::FromWorker outgoing_;  // gRPC's while a write is in flight
+  v1::FromWorker outgoing_;  // theirs who set writing_, then gRPC's
   std::deque<SequenceEvent> pending_;
   size_t pending_bytes_ = 0;  // of pending_
   std::optional<v1::WorkerLoad> load_;
-  bool writing_ = false;
+  bool writing_ = true;    // a message is being made or written; at first the hello
   bool cut_ = false;       // cancelled for not reading; nothing is written any more
   bool closing_ = false;   // finish once nothing waits
   bool finished_ = false;  // Finish was called; no operation may follow

@@ -6,10 +6,13 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "conclave/v1/inference.grpc.pb.h"
+#include "services/channel.h"
 #include "services/child.h"
 #include "tests/cluster/test_link.h"
 #include "tests/cluster/test_watch.h"
@@ -67,6 +70,53 @@ class Process {
 
   std::unique_ptr<Child> child_;
   std::string ready_;
+};
+
+// A client of a router, one request at a time.
+class Client {
+ public:
+  // Waits until the router knows a model, that is, has a worker.
+  explicit Client(const std::string& router)
+      : stub_(v1::Inference::NewStub(MakeChannel(router, Credentials()))) {
+    v1::ListModelsResponse models;
+    while (models.models().empty()) {
+      grpc::ClientContext context;
+      const grpc::Status status = stub_->ListModels(&context, {}, &models);
+      EXPECT_TRUE(status.ok()) << status.error_message();
+      if (!status.ok()) break;
+    }
+  }
+
+  struct Answer {
+    std::vector<uint32_t> tokens;
+    v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
+    grpc::Status status;
+  };
+  // Calls `first` once the first tokens are there.
+  Answer Generate(uint32_t prompt_tokens, uint32_t max_tokens,
+                  const std::function<void()>& first = {}) {
+    v1::GenerateRequest request;
+    for (uint32_t i = 0; i < prompt_tokens; ++i) {
+      request.mutable_prompt()->mutable_tokens()->add_ids((i * 7 + 1) % 256);
+    }
+    request.mutable_sampling()->set_temperature(0);
+    request.mutable_stopping()->set_max_tokens(max_tokens);
+    grpc::ClientContext context;
+    const auto stream = stub_->Generate(&context, request);
+    Answer answer;
+    v1::GenerateResponse response;
+    while (stream->Read(&response)) {
+      if (first && answer.tokens.empty() && !response.token_ids().empty()) first();
+      answer.tokens.insert(answer.tokens.end(), response.token_ids().begin(),
+                           response.token_ids().end());
+      answer.finish_reason = response.finish_reason();
+    }
+    answer.status = stream->Finish();
+    return answer;
+  }
+
+ private:
+  std::unique_ptr<v1::Inference::Stub> stub_;
 };
 
 class Processes : public ::testing::Test {
@@ -171,6 +221,41 @@ TEST_F(Processes, RememberTheClusterOverAKill) {
   }
   scheduler.Signal(SIGTERM);
   EXPECT_EQ(ExitCode(scheduler.WaitForEnd()), 0) << scheduler.Log();
+}
+
+TEST_F(Processes, AnswerThroughRouterAndWorkerWhateverBecomesOfTheScheduler) {
+  Process scheduler("conclave-scheduler", {"--state", state_.path()});
+  Process worker("conclave-worker", WorkerArguments({"--scheduler", scheduler.grpc()}));
+  Process router("conclave-router",
+                 {"--tokenizer", model_.path(), "--scheduler", scheduler.grpc()});
+  Client client(router.grpc());
+  const Client::Answer before = client.Generate(20, 50);
+  EXPECT_TRUE(before.status.ok()) << before.status.error_message();
+  EXPECT_EQ(before.tokens.size(), 50u);
+  EXPECT_EQ(before.finish_reason, v1::FINISH_REASON_LENGTH);
+
+  scheduler.Signal(SIGKILL);
+  scheduler.WaitForEnd();
+  EXPECT_EQ(client.Generate(20, 50).tokens, before.tokens);
+
+  Process restarted("conclave-scheduler", {"--state", state_.path(), "--listen", scheduler.grpc()});
+  TestWatch watch(restarted.grpc());
+  EXPECT_TRUE(watch.WaitForState("w", v1::WORKER_STATE_READY).has_value());
+  EXPECT_EQ(client.Generate(20, 50).tokens, before.tokens);
+}
+
+TEST_F(Processes, FinishAStreamWhenRouterAndWorkerAreAskedToStop) {
+  Process worker("conclave-worker", WorkerArguments({"--unsafe-failpoints", "step.begin=delay:2"}));
+  Process router("conclave-router", {"--tokenizer", model_.path(), "--worker", worker.grpc()});
+  Client client(router.grpc());
+  const Client::Answer answer = client.Generate(8, 300, [&] {
+    router.Signal(SIGTERM);
+    worker.Signal(SIGTERM);
+  });
+  EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.tokens.size(), 300u);
+  EXPECT_EQ(ExitCode(router.WaitForEnd()), 0) << router.Log();
+  EXPECT_EQ(ExitCode(worker.WaitForEnd()), 0) << worker.Log();
 }
 
 TEST_F(Processes, EndAtOnceWhenTheyCannotBegin) {

@@ -37,5 +37,10 @@ TEST(Address, KnowsWhoCanReachIt) {
   EXPECT_FALSE(Address::Parse("127.0.0.1.example.org:1")->loopback());
 }
 
+TEST(Address, IsToldToOthersUnderAHostTheyCanReach) {
+  EXPECT_EQ(Address::Parse("0.0.0.0:80")->As("me").ToString(), "me:80");
+  EXPECT_EQ(Address::Parse("127.0.0.1:80")->As("me").ToString(), "127.0.0.1:80");
+}
+
 }  // namespace
 }  // namespace conclave::services

@@ -130,13 +130,5 @@ TEST(Authorize, KeepsStrangersOutOfAPlainServer) {
             absl::StatusCode::kUnauthenticated);
 }
 
-TEST(Credentials, WantCertificateAndKeyTogether) {
-  EXPECT_EQ(Credentials::Load({.tls_cert = "x"}).status().code(),
-            absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(
-      Credentials::Load({.tls_cert = "/nonexistent", .tls_key = "/nonexistent"}).status().code(),
-      absl::StatusCode::kNotFound);
-}
-
 }  // namespace
 }  // namespace conclave::services
