@@ -226,8 +226,7 @@ TEST_F(Processes, RememberTheClusterOverAKill) {
 TEST_F(Processes, AnswerThroughRouterAndWorkerWhateverBecomesOfTheScheduler) {
   Process scheduler("conclave-scheduler", {"--state", state_.path()});
   Process worker("conclave-worker", WorkerArguments({"--scheduler", scheduler.grpc()}));
-  Process router("conclave-router",
-                 {"--tokenizer", model_.path(), "--scheduler", scheduler.grpc()});
+  Process router("conclave-router", {"--model", model_.path(), "--scheduler", scheduler.grpc()});
   Client client(router.grpc());
   const Client::Answer before = client.Generate(20, 50);
   EXPECT_TRUE(before.status.ok()) << before.status.error_message();
@@ -246,7 +245,7 @@ TEST_F(Processes, AnswerThroughRouterAndWorkerWhateverBecomesOfTheScheduler) {
 
 TEST_F(Processes, FinishAStreamWhenRouterAndWorkerAreAskedToStop) {
   Process worker("conclave-worker", WorkerArguments({"--unsafe-failpoints", "step.begin=delay:2"}));
-  Process router("conclave-router", {"--tokenizer", model_.path(), "--worker", worker.grpc()});
+  Process router("conclave-router", {"--model", model_.path(), "--worker", worker.grpc()});
   Client client(router.grpc());
   const Client::Answer answer = client.Generate(8, 300, [&] {
     router.Signal(SIGTERM);
