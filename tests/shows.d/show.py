@@ -153,8 +153,7 @@ class Cluster:
         address = self.scheduler.at["grpc"]
         self.worker = Process("conclave-worker", "--model", str(model), "--listen", "127.0.0.1:0", "--scheduler", address,
                               "--id", "w0", "--state", str(self.directory), *worker)
-        tokenizer = ["--tokenizer", str(model)] if (pathlib.Path(model) / "tokenizer.json").exists() else []
-        self.router = Process("conclave-router", "--listen", "127.0.0.1:0", "--scheduler", address, *tokenizer, *router)
+        self.router = Process("conclave-router", "--model", str(model), "--listen", "127.0.0.1:0", "--scheduler", address, *router)
         self.channel = grpc.insecure_channel(self.router.at["grpc"])
         self.inference = inference_pb2_grpc.InferenceStub(self.channel)
         self.wait_for_worker()
