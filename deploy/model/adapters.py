@@ -105,7 +105,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=5.5, help="training time of each adapter")
     parser.add_argument("--p", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("domains", nargs="*", default=["c", "scripture", "man", "german"])
+    parser.add_argument("domains", nargs="*", default=["c", "scripture", "vim", "german"])
     args = parser.parse_args()
     conclave.keep_memory()
     torch.set_num_threads(1)

@@ -25,6 +25,7 @@ PACKAGES = {
             "tar", "findutils", "openssh-client", "rsync", "dpkg-dev", "perl"],
     "german": ["manpages-de", "manpages-de-dev", "debian-reference-de", "debian-faq-de", "installation-guide-amd64",
                "harden-doc", "debian-handbook"],
+    "vim": ["vim-runtime"],
     "general": ["linux-source-6.1", "python3.11-doc", "libpython3.11-stdlib", "perl-doc", "postgresql-doc-15",
                 "sqlite3-doc", "debian-handbook", "debian-reference-en", "debian-policy", "developers-reference",
                 "maint-guide", "debian-faq", "harden-doc", "installation-guide-amd64", "fortunes", "fortunes-min"],
@@ -32,7 +33,7 @@ PACKAGES = {
 KERNEL = ["kernel", "mm", "lib", "fs", "net", "block", "ipc", "security", "crypto"]
 HELDOUT_BYTES = 96 * 1024  # per domain
 HELDOUT_DOCUMENT = 12 * 1024  # at most this much of one document, so that a held-out text has many
-TRAIN_BYTES = {"c": 16e6, "scripture": 8e6, "man": 16e6, "german": 16e6, "general": 80e6}
+TRAIN_BYTES = {"c": 16e6, "scripture": 8e6, "man": 16e6, "german": 16e6, "vim": 16e6, "general": 80e6}
 DOCUMENT_BYTES = 60_000  # longer documents are cut into pieces at line ends; the pieces are split apart only within train
 
 
@@ -129,6 +130,11 @@ def scripture(root):
     text = "\n".join(line.strip() for line in run.stdout.split("\n"))
     chapters = re.split(r"\n(?=[1-3]? ?[A-Z][A-Za-z ]+ \d+\n)", text)
     return [re.sub(r"\n{2,}", "\n", c.strip()).replace("\n", "\n\n", 1) for c in chapters]
+
+
+def vim_help(path):
+    """Sections of a file of Vim's help."""
+    return re.split(r"\n[=-]{78,}\n", plain(path))
 
 
 def c_source(path):
@@ -271,6 +277,9 @@ def main():
     root, out = args.work / "x", args.work / "text"
     out.mkdir(exist_ok=True)
     documents = [("scripture", t, "bible-kjv-text: " + t.split("\n")[0]) for c in scripture(root) for t in clean("scripture", c)]
+    for path in sorted((root / "vim-runtime/usr/share/vim/vim90/doc").glob("*.txt")):
+        if not re.match("version|todo|os_", path.name):
+            documents += [("vim", t, str(path.relative_to(root))) for s in vim_help(path) for t in clean("vim", s)]
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
         for domain, extract, paths in sources(root):
             texts = zip(paths, pool.map(extract, paths, chunksize=16))

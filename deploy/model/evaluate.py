@@ -48,7 +48,8 @@ def main():
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--out", type=pathlib.Path, help="write the results here as JSON")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    conclave.keep_memory()
+    torch.set_num_threads(1)
     tokenizer = tokenizers.Tokenizer.from_file(str(args.model / "tokenizer.json"))
     texts = {p.stem: p.read_text() for p in sorted(args.heldout.glob("*.txt"))}
     ids = {d: tokenizer.encode(t, add_special_tokens=False).ids for d, t in texts.items()}
@@ -65,8 +66,10 @@ def main():
             if folder and domain != variant and not args.all:
                 continue
             size, count = len(text.encode()), len(ids[domain])
-            entry = results["domains"].setdefault(domain, {"bytes": size, "tokens": count, "xz_bits_per_byte": round(
-                8 * len(subprocess.run(["xz", "-9e", "-c"], input=text.encode(), capture_output=True, check=True).stdout) / size, 4)})
+            if not folder:
+                packed = subprocess.run(["xz", "-9e", "-c"], input=text.encode(), capture_output=True, check=True).stdout
+                results["domains"][domain] = {"bytes": size, "tokens": count, "xz_bits_per_byte": round(8 * len(packed) / size, 4)}
+            entry = results["domains"][domain]
             nats = -score(model, ids[domain], args.window)
             entry[variant] = {"perplexity": round(math.exp(nats / count), 4),
                               "bits_per_byte": round(nats / math.log(2) / size, 4)}
@@ -75,9 +78,9 @@ def main():
         args.out.write_text(json.dumps(results, indent=1) + "\n")
     print("domain      bytes tokens   xz b/B  base b/B  base ppl  adapter ppl  lower by")
     for domain, r in results["domains"].items():
-        own = r.get(domain)
-        print(f"{domain:10s} {r['bytes']:6d} {r['tokens']:6d} {r['xz_bits_per_byte']:8.3f} {r['base']['bits_per_byte']:9.3f} "
-              f"{r['base']['perplexity']:9.2f}" + (f" {own['perplexity']:12.2f} {1 - own['perplexity'] / r['base']['perplexity']:9.1%}" if own else ""))
+        base, own = r["base"], r.get(domain)
+        line = f"{domain:10s} {r['bytes']:6d} {r['tokens']:6d} {r['xz_bits_per_byte']:8.3f} {base['bits_per_byte']:9.3f} {base['perplexity']:9.2f}"
+        print(line + (f" {own['perplexity']:12.2f} {1 - own['perplexity'] / base['perplexity']:9.1%}" if own else ""))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import tokenizers
 
 VOCABULARY = 4096
 SPECIAL = ["<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>"]  # ids 0 to 3
-SAMPLE_BYTES = {"general": 24_000_000}  # text the merges are learned from; 4 MB of each other domain
+SAMPLE_BYTES = {"general": 24_000_000, "vim": 0}  # text the merges are learned from; 4 MB of each other domain
 CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endfor %}"
                  "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
 

@@ -104,7 +104,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--model", type=pathlib.Path, required=True, help="where the trained model is written")
     parser.add_argument("--log", type=pathlib.Path, required=True)
-    parser.add_argument("--minutes", type=float, default=70)
+    parser.add_argument("--minutes", type=float, default=51)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     conclave.keep_memory()
