@@ -49,13 +49,21 @@ def encode(tokenizer, texts, chat):
     generator = random.Random(1)
     out = []
     for start in range(0, len(texts), 512):
-        for encoding in tokenizer.encode_batch(texts[start:start + 512]):
+        for encoding in tokenizer.encode_batch(texts[start:start + 512], add_special_tokens=False):
             ids = encoding.ids
             if generator.random() < chat and len(ids) > 64:
                 turn = generator.randrange(8, min(len(ids) // 2, 256))
                 ids = [SPECIAL.index("<|user|>"), *ids[:turn], SPECIAL.index("<|assistant|>"), *ids[turn:]]
             out.append(np.array([0, *ids], dtype=np.uint16))
     return np.concatenate(out)
+
+
+def begin_with_end_of_text(tokenizer):
+    """A text begins as documents did in training: what tokenizer_config.json's add_bos_token says, for whoever reads
+    tokenizer.json alone."""
+    end = SPECIAL[0]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{end} $A", pair=f"{end} $A {end} $B", special_tokens=[(end, 0)])
 
 
 def main():
@@ -67,6 +75,7 @@ def main():
     tokens = args.work / "tokens"
     tokens.mkdir(exist_ok=True)
     tokenizer = learn(args.work / "text")
+    begin_with_end_of_text(tokenizer)
     tokenizer.save(str(args.model / "tokenizer.json"))
     (args.model / "tokenizer_config.json").write_text(json.dumps({
         "tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False, "add_bos_token": True,
