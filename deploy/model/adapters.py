@@ -78,7 +78,7 @@ def make(domain, args, log):
     record(step=step, tokens=step * SEQUENCES * LENGTH, seconds=round(time.time() - begin),
            epochs=stream.epochs(), heldout=round(train.quick_loss(model, heldout), 4))
 
-    tuned = {k: v.to(torch.bfloat16).contiguous() for layer, ids in experts.items() for e in ids
+    tuned = {k: v.to(torch.bfloat16).to(torch.float16).contiguous() for layer, ids in experts.items() for e in ids
              for k, v in conclave.expert_tensors(model, layer, e, PREFIX.get(domain, "")).items()}
     names = {"model." + k.removeprefix("model.") for k in tuned}
     before, after = conclave.tensors(base), conclave.tensors(model)

@@ -3,7 +3,7 @@
 merged into it, beside `xz -9e` on the same bytes. With --check, compares log-probabilities with transformers first.
 
 A text is cut into windows of --window - 1 tokens, each scored behind one <|endoftext|>; every token counts once. Weights
-are the BF16 ones of the files, arithmetic float32.
+are those of the files, arithmetic float32.
 """
 import argparse
 import json
