@@ -53,10 +53,9 @@ CpuDeviceOptions CpuDeviceOptionsFor(const ModelSpec& spec, const Engine::Option
   CpuDeviceOptions device;
   device.activation_type = spec.activation_type();
   device.max_rows = std::max(options.planner.step_tokens, options.logit_rows);
-  device.max_columns = std::max({spec.dim, spec.dense_ffn_dim, spec.expert_ffn_dim,
-                                 spec.shared_ffn_dim, a.heads * a.head_dim, a.heads * a.value_dim,
-                                 a.heads * (a.qk_nope_dim + a.qk_rope_dim),
-                                 a.heads * (a.kv_lora_rank + a.qk_rope_dim), a.q_lora_rank});
+  device.max_columns =
+      std::max({spec.dim, spec.dense_ffn_dim, spec.expert_ffn_dim, spec.shared_ffn_dim,
+                a.heads * a.head_dim, a.heads * a.value_dim, a.q_lora_rank});
   return device;
 }
 

@@ -40,9 +40,6 @@ def learn(text):
                 yield document
 
     tokenizer.train_from_iterator(sample(), trainer)
-    # In the file itself, so that every reader of it begins a text alike.
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<|endoftext|> $A",
-                                                                        special_tokens=[("<|endoftext|>", 0)])
     return tokenizer
 
 
