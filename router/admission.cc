@@ -122,9 +122,9 @@ void Admission::Departed(Micros now) {
 Admission::Micros Admission::Pushback() const {
   if (!departure_us_) return options_.pushback_default;
   // By then half of those who wait have gone home, so that not everybody returns for the one place.
-  const double places = static_cast<double>(queue_.size() / 2 + 1);
-  const double wait =
-      std::min(places * *departure_us_, static_cast<double>(options_.pushback_max.count()));
+  const size_t places = queue_.size() / 2 + 1;
+  const double wait = std::min(static_cast<double>(places) * *departure_us_,
+                               static_cast<double>(options_.pushback_max.count()));
   return std::clamp(Micros(static_cast<int64_t>(wait)), options_.pushback_min,
                     options_.pushback_max);
 }

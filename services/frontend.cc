@@ -103,7 +103,8 @@ void Frontend::SetView(const v1::ClusterView& view) {
 v1::ClusterView Frontend::view() const {
   std::lock_guard lock(mutex_);
   v1::ClusterView view = view_;
-  for (const auto& [address, home] : homes_) {
+  for (const auto& [key, home] : homes_) {
+    const std::string& address = key;
     const auto same = [&](const v1::WorkerInfo& worker) { return worker.address() == address; };
     auto* const workers = view.mutable_workers();
     auto known = std::find_if(workers->begin(), workers->end(), same);
@@ -223,13 +224,11 @@ absl::StatusOr<std::shared_ptr<LiveRequest>> Frontend::Start(
     live_[key] = live;
   }
   if (IsShort(prompt)) {
-    Prepare(*live, std::move(prompt), *std::move(stops), std::move(served));
+    Prepare(*live, std::move(prompt), *std::move(stops), served);
     return live;
   }
   auto work = [this, live, prompt = std::move(prompt), stops = *std::move(stops),
-               served]() mutable {
-    Prepare(*live, std::move(prompt), std::move(stops), std::move(served));
-  };
+               served]() mutable { Prepare(*live, std::move(prompt), std::move(stops), served); };
   if (pool_->Post(std::move(work))) return live;
   Forget(*live);
   metrics_.Reject(Rejection::kTokenizer);
@@ -284,7 +283,7 @@ absl::Status Frontend::Refuse(const Admission::Refusal& refusal) {
 }
 
 void Frontend::Prepare(LiveRequest& request, router::Prompt prompt, router::StopStrings stops,
-                       std::shared_ptr<const Served> served) {
+                       const std::shared_ptr<const Served>& served) {
   Tokens tokens = Encode(std::move(prompt));
   if (!tokens.ok()) return request.End(tokens.status());
   const auto vocab_size = static_cast<int32_t>(served->model.vocab_size());
@@ -333,7 +332,7 @@ bool Frontend::IsShort(const router::Prompt& prompt) const {
   return static_cast<int64_t>(prompt.text.size()) <= options_.tokenize_inline_bytes;
 }
 
-void Frontend::Tokenize(router::Prompt prompt, std::function<void(Tokens)> done) {
+void Frontend::Tokenize(router::Prompt prompt, const std::function<void(Tokens)>& done) {
   if (tokenizer_ == nullptr) return done(NoTokenizer());
   const auto vocab_size = static_cast<int32_t>(tokenizer_->vocab_size());
   if (const auto problem = router::CheckPrompt(prompt, options_.limits, vocab_size)) {

@@ -79,7 +79,7 @@ class Frontend : private LiveRequest::Owner {
 
   using Tokens = absl::StatusOr<std::vector<scheduler::TokenId>>;
   // Calls `done` once, on this thread or another.
-  void Tokenize(router::Prompt prompt, std::function<void(Tokens)> done);
+  void Tokenize(router::Prompt prompt, const std::function<void(Tokens)>& done);
   absl::StatusOr<std::string> Detokenize(const std::vector<uint32_t>& tokens,
                                          bool skip_special) const;
   std::vector<v1::Model> Models() const;
@@ -120,7 +120,7 @@ class Frontend : private LiveRequest::Owner {
                      const Served* served) const;
   // Tokenises and queues an admitted request, or ends it.
   void Prepare(LiveRequest& request, router::Prompt prompt, router::StopStrings stops,
-               std::shared_ptr<const Served> served);
+               const std::shared_ptr<const Served>& served);
   Tokens Encode(router::Prompt prompt) const;
   bool IsShort(const router::Prompt& prompt) const;
   absl::Status Refuse(const router::Admission::Refusal& refusal);

@@ -23,7 +23,7 @@ Bounds RequestBounds() {
 }
 Bounds TokenBounds() {
   Bounds bounds;
-  for (double decade = 1; decade <= 100000; decade *= 10) {
+  for (const double decade : {1.0, 10.0, 100.0, 1000.0, 10000.0, 100000.0}) {
     for (const double step : {1.0, 2.0, 5.0}) bounds.push_back(decade * step);
   }
   return bounds;
