@@ -16,9 +16,10 @@ struct Address {
   static absl::StatusOr<Address> Parse(const std::string& text);
 
   std::string ToString() const;  // brackets around an IPv6 host
-  bool loopback()
-      const;  // 127.0.0.0/8, ::1 or "localhost": nobody outside this machine can reach it
-  bool wildcard() const;  // every interface: good to listen on, useless to tell others
+  // 127.0.0.0/8, ::1 or "localhost": nobody outside this machine can reach it.
+  bool loopback() const;
+  // Every interface: good to listen on, useless to tell others.
+  bool wildcard() const;
   // What others call it, given one address of theirs for this machine.
   Address As(const std::string& advertised_host) const;
 };

@@ -102,13 +102,6 @@ void MetricsWriter::Counter(const std::string& name, const std::string& help, co
   Add(name, help, prometheus::MetricType::Counter, labels).counter.value = value;
 }
 
-void MetricsWriter::Summary(const std::string& name, const std::string& help, const Labels& labels,
-                            uint64_t count, double sum) {
-  prometheus::ClientMetric& metric = Add(name, help, prometheus::MetricType::Summary, labels);
-  metric.summary.sample_count = count;
-  metric.summary.sample_sum = sum;
-}
-
 void MetricsWriter::Histogram(const std::string& name, const std::string& help,
                               const Labels& labels, const std::vector<double>& bounds,
                               const std::vector<uint64_t>& counts, double sum) {
@@ -142,10 +135,7 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Start(const std::string& liste
 }
 
 Metrics::Metrics(std::unique_ptr<prometheus::Exposer> exposer, Address address)
-    : registry_(std::make_shared<prometheus::Registry>()),
-      address_(std::move(address)),
-      exposer_(std::move(exposer)) {
-  exposer_->RegisterCollectable(registry_);
+    : address_(std::move(address)), exposer_(std::move(exposer)) {
   AddSource(WriteProcess);
 }
 

@@ -1,13 +1,12 @@
 #pragma once
 // A process's Prometheus endpoint. Values live with their owners as plain Stats structs and are
-// read at scrape time by a source; the registry holds what is counted where it happens. Names:
-// `vllm:` for series other servers have under that name (labels model_name, engine), `conclave_`
-// for ours. Label values come from bounded sets only. Any thread.
+// read at scrape time by a source. Names: `vllm:` for series other servers have under that name
+// (labels model_name, engine), `conclave_` for ours. Label values come from bounded sets only. Any
+// thread.
 
 #include <prometheus/collectable.h>
 #include <prometheus/exposer.h>
 #include <prometheus/metric_family.h>
-#include <prometheus/registry.h>
 
 #include <functional>
 #include <map>
@@ -30,9 +29,6 @@ class MetricsWriter {
   void Gauge(const std::string& name, const std::string& help, const Labels& labels, double value);
   void Counter(const std::string& name, const std::string& help, const Labels& labels,
                double value);
-  // How often and how much in all: NAME_count and NAME_sum.
-  void Summary(const std::string& name, const std::string& help, const Labels& labels,
-               uint64_t count, double sum);
   // `counts` are per bucket, not cumulative: one more than `bounds`, the last for what lies above
   // them all.
   void Histogram(const std::string& name, const std::string& help, const Labels& labels,
@@ -54,11 +50,9 @@ class Metrics {
   // CPU, files). INVALID_ARGUMENT, FAILED_PRECONDITION (reachable from outside without --insecure;
   // it has no TLS), UNAVAILABLE.
   static absl::StatusOr<std::unique_ptr<Metrics>> Start(const std::string& listen, bool insecure);
-
   ~Metrics();
 
   const Address& address() const { return address_; }
-  prometheus::Registry& registry() { return *registry_; }
 
   // Calls `source` at every scrape, on a scrape's thread, from now until this object ends.
   void AddSource(Source source);
@@ -66,7 +60,6 @@ class Metrics {
  private:
   Metrics(std::unique_ptr<prometheus::Exposer> exposer, Address address);
 
-  std::shared_ptr<prometheus::Registry> registry_;
   std::vector<std::shared_ptr<prometheus::Collectable>> sources_;
   Address address_;
   std::unique_ptr<prometheus::Exposer> exposer_;  // first to end: no scrape outlives what it reads

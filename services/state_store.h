@@ -19,8 +19,8 @@ class StateStore {
  public:
   struct State {
     scheduler::Membership::Stored membership;
-    std::map<std::string, std::string>
-        infos;  // worker id -> what it said of itself (a serialized v1::WorkerInfo)
+    // By worker id: what it said of itself, a serialized v1::WorkerInfo.
+    std::map<std::string, std::string> infos;
   };
 
   // Opens or makes DIRECTORY/scheduler.db. FAILED_PRECONDITION: another scheduler has it, or a

@@ -150,8 +150,7 @@ TEST_F(Processes, SayWhereTheyListen) {
   EXPECT_EQ(view->workers(0).metrics_address(), worker.metrics());
   EXPECT_THAT(Scrape(*Address::Parse(scheduler.metrics())),
               HasSubstr("conclave_workers{state=\"ready\"} 1\n"));
-  EXPECT_THAT(Scrape(*Address::Parse(worker.metrics())),
-              HasSubstr("conclave_scheduler_connected 1\n"));
+  EXPECT_THAT(Scrape(*Address::Parse(worker.metrics())), HasSubstr("conclave_links 0\n"));
 }
 
 TEST_F(Processes, LoseNothingWhenAskedToStop) {

@@ -18,14 +18,12 @@ TEST(Metrics, ServesWhatItsSourcesSayAtScrapeTime) {
   (*metrics)->AddSource([&](MetricsWriter& writer) {
     writer.Counter("conclave_scrapes_total", "help", {}, ++scrapes);
     writer.Gauge("vllm:kv_cache_usage_perc", "help", {{"model_name", "m"}, {"engine", "0"}}, 0.25);
-    writer.Summary("conclave_step_seconds", "help", {}, 4, 0.5);
     writer.Histogram("vllm:iteration_tokens_total", "help", {}, {1, 8}, {1, 2, 3}, 99);
   });
   EXPECT_THAT(Scrape((*metrics)->address()), HasSubstr("conclave_scrapes_total 1\n"));
   const std::string body = Scrape((*metrics)->address());
   EXPECT_THAT(body, HasSubstr("conclave_scrapes_total 2\n"));
   EXPECT_THAT(body, HasSubstr("vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"m\"} 0.25\n"));
-  EXPECT_THAT(body, HasSubstr("conclave_step_seconds_count 4\n"));
   EXPECT_THAT(body, HasSubstr("vllm:iteration_tokens_total_bucket{le=\"8\"} 3\n"));
   EXPECT_THAT(body, HasSubstr("vllm:iteration_tokens_total_bucket{le=\"+Inf\"} 6\n"));
   EXPECT_THAT(body, HasSubstr("process_resident_memory_bytes "));
