@@ -196,7 +196,9 @@ void LiveRequest::Observe(const v1::SequenceEvent& event) {
     first_token_ = now;
     metrics_->first_token_seconds.Observe(now - arrived_);
   } else {
-    metrics_->inter_token_seconds.Observe(now - *last_token_);
+    // Tokens that came together share their wait.
+    const Micros each = (now - *last_token_) / event.tokens_size();
+    for (int i = 0; i < event.tokens_size(); ++i) metrics_->inter_token_seconds.Observe(each);
   }
   last_token_ = now;
 }
