@@ -81,6 +81,7 @@ class UpTest : public ::testing::Test {
   // supervisor is told to stop.
   absl::Status Run(const std::function<void()>& script) {
     Shutdown shutdown;
+    shutdown_ = &shutdown;
     std::thread other([&] {
       out_.WaitFor("ready ");
       script();
@@ -132,6 +133,7 @@ class UpTest : public ::testing::Test {
 
   const std::string directory_;
   Up::Options options_;
+  Shutdown* shutdown_ = nullptr;  // of the running Run
   SharedText out_, err_;
   std::ostream out_stream_{&out_}, err_stream_{&err_};
 };
@@ -229,9 +231,8 @@ TEST_F(UpTest, KillsWhoDoesNotEndInTimeAndSaysSo) {
 TEST_F(UpTest, AStateDirectoryServesOneAtATimeAndIsKept) {
   options_.state = directory_ + "/state";
   EXPECT_TRUE(Run([&] {
-                Shutdown* const never = nullptr;
                 Up second(options_, out_stream_, err_stream_);
-                const absl::Status status = second.Run(*never);  // refused before it looks at it
+                const absl::Status status = second.Run(*shutdown_);
                 EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
                 EXPECT_THAT(std::string(status.message()), HasSubstr("is in use by another"));
               }).ok());
