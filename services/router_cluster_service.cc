@@ -37,14 +37,16 @@ grpc::ServerUnaryReactor* RouterClusterService::Status(grpc::CallbackServerConte
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }
-  const auto forwarded = std::make_shared<grpc::ClientContext>();
+  auto forwarded = std::make_shared<grpc::ClientContext>();
   forwarded->set_deadline(std::chrono::system_clock::now() + options_.timeout);
-  scheduler_->async()->Status(forwarded.get(), request, response,
-                              [this, forwarded, reactor, response](const grpc::Status& status) {
-                                if (!status.ok()) FillFromView(response);
-                                FillRouter(response->mutable_router());
-                                reactor->Finish(grpc::Status::OK);
-                              });
+  scheduler_->async()->Status(
+      forwarded.get(), request, response,
+      [this, forwarded, reactor, response](const grpc::Status& status) mutable {
+        forwarded.reset();  // its share of the channel goes before ours can
+        if (!status.ok()) FillFromView(response);
+        FillRouter(response->mutable_router());
+        reactor->Finish(grpc::Status::OK);
+      });
   return reactor;
 }
 

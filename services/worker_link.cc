@@ -16,8 +16,9 @@
 
 namespace conclave::services {
 
-// Shared with the stream's reactions, which may outlast the link's owner by a moment.
-class WorkerLink::Impl : public std::enable_shared_from_this<Impl> {
+// Outlives its stream: Shutdown waits until the stream is deleted, so that the last share of the
+// channel never goes on a gRPC thread, where destroying a channel crashes (gRPC 1.51).
+class WorkerLink::Impl {
  public:
   Impl(const Options& options, const Credentials& credentials, std::function<void()> on_change)
       : options_(options),
@@ -55,11 +56,11 @@ class WorkerLink::Impl : public std::enable_shared_from_this<Impl> {
   // One life of the stream. Deletes itself in OnDone, the last reaction.
   class Stream : public grpc::ClientBidiReactor<v1::ToWorker, v1::FromWorker> {
    public:
-    explicit Stream(std::shared_ptr<Impl> link) : link_(std::move(link)) {}
+    explicit Stream(Impl& link) : link_(link) {}
 
     void Start() {
       context_.set_wait_for_ready(true);
-      link_->stub_->async()->Serve(&context_, this);
+      link_.stub_->async()->Serve(&context_, this);
       AddHold();  // writes start outside reactions
       StartRead(&in_);
       StartCall();
@@ -72,24 +73,26 @@ class WorkerLink::Impl : public std::enable_shared_from_this<Impl> {
 
     void OnReadDone(bool ok) override {
       if (!ok) {
-        link_->OnBroken();  // from here on nobody writes
+        link_.OnBroken();  // from here on nobody writes
         RemoveHold();
         return;
       }
-      link_->OnMessage(in_);
+      link_.OnMessage(in_);
       in_.Clear();
       StartRead(&in_);
     }
     void OnWriteDone(bool ok) override {
-      if (ok) link_->OnWritten();
+      if (ok) link_.OnWritten();
     }
     void OnDone(const grpc::Status& status) override {
-      link_->OnStreamDone(FromGrpc(status));
+      Impl& link = link_;
+      link.OnStreamDone(FromGrpc(status));
       delete this;
+      link.SetIdle();
     }
 
    private:
-    const std::shared_ptr<Impl> link_;
+    Impl& link_;
     grpc::ClientContext context_;
     v1::FromWorker in_;
     v1::ToWorker out_;
@@ -99,6 +102,7 @@ class WorkerLink::Impl : public std::enable_shared_from_this<Impl> {
   void OnWritten();
   void OnBroken();
   void OnStreamDone(const absl::Status& status);
+  void SetIdle();
 
   // Delivers one event; whether the worker refused the sequence because it drains.
   bool Deliver(const v1::SequenceEvent& event);
@@ -113,7 +117,7 @@ class WorkerLink::Impl : public std::enable_shared_from_this<Impl> {
   mutable std::mutex mutex_;
   Stream* stream_ = nullptr;
   bool broken_ = true;  // the stream can carry nothing more
-  bool idle_ = true;    // no stream, and no reaction of one running
+  bool idle_ = true;    // no stream is left
   std::condition_variable done_;
   bool shut_ = false;
   bool writing_ = false;
@@ -136,7 +140,7 @@ void WorkerLink::Impl::Tick(Micros now) {
     std::lock_guard lock(mutex_);
     now_ = now;
     if (!idle_ || shut_ || now < next_attempt_) return;
-    opened = stream_ = new Stream(shared_from_this());
+    opened = stream_ = new Stream(*this);
     idle_ = false;
     broken_ = false;
     writing_ = false;
@@ -297,6 +301,9 @@ void WorkerLink::Impl::OnStreamDone(const absl::Status& status) {
     on_change_();
     for (const auto& [sequence, sink] : lost) sink->OnLost(status);
   }
+}
+
+void WorkerLink::Impl::SetIdle() {
   std::lock_guard lock(mutex_);
   idle_ = true;
   done_.notify_all();
@@ -304,7 +311,7 @@ void WorkerLink::Impl::OnStreamDone(const absl::Status& status) {
 
 WorkerLink::WorkerLink(const Options& options, const Credentials& credentials,
                        std::function<void()> on_change)
-    : impl_(std::make_shared<Impl>(options, credentials, std::move(on_change))) {}
+    : impl_(std::make_unique<Impl>(options, credentials, std::move(on_change))) {}
 WorkerLink::~WorkerLink() { impl_->Shutdown(); }
 
 const std::string& WorkerLink::address() const { return impl_->address(); }

@@ -86,7 +86,7 @@ class WorkerLink {
 
  private:
   class Impl;
-  std::shared_ptr<Impl> impl_;
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace conclave::services
