@@ -184,7 +184,9 @@ void Engine::Impl::RunGqa(int32_t index) {
                                 .value_dim = a.head_dim,
                                 .key_offset = 0,
                                 .value_offset = kv_columns,
-                                .scale = a.scale};
+                                .scale = a.scale,
+                                .window = spec.layers[static_cast<size_t>(index)].window,
+                                .sinks = w.sinks};
   device_->Attention(query, shape, b.places(), cache, b.attended.Top(rows));
   device_->MatMul(b.attended.Top(rows), w.o, w.o_bias, Inputs::kActivationType,
                   b.projected.Top(rows));

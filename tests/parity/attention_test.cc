@@ -51,9 +51,12 @@ class Attention : public testing::TestWithParam<LevelCase> {
   void ExpectHead(const AttentionShape& shape, RowPlace place, const Batch& q, int64_t r, int32_t h,
                   const Batch& out) {
     const int32_t kv = h / (shape.heads / shape.kv_heads);
+    const int32_t begin = shape.window > 0 ? std::max(0, place.position - shape.window + 1) : 0;
+    const bool sink = !shape.sinks.empty();
     std::vector<double> weights;
-    double max = -1e300, sum = 0.0;
-    for (int32_t p = 0; p <= place.position; ++p) {
+    double max = sink ? static_cast<double>(shape.sinks[static_cast<size_t>(h)]) : -1e300;
+    double sum = 0.0;
+    for (int32_t p = begin; p <= place.position; ++p) {
       double score = 0.0;
       for (int32_t c = 0; c < shape.key_dim; ++c) {
         score += static_cast<double>(q.at(r, int64_t{h} * shape.key_dim + c)) *
@@ -66,10 +69,11 @@ class Attention : public testing::TestWithParam<LevelCase> {
       w = std::exp(w - max);
       sum += w;
     }
+    if (sink) sum += std::exp(static_cast<double>(shape.sinks[static_cast<size_t>(h)]) - max);
     for (int32_t c = 0; c < shape.value_dim; ++c) {
       double expected = 0.0;
-      for (int32_t p = 0; p <= place.position; ++p) {
-        expected += weights[static_cast<size_t>(p)] / sum *
+      for (int32_t p = begin; p <= place.position; ++p) {
+        expected += weights[static_cast<size_t>(p - begin)] / sum *
                     Cached(place.sequence, p, shape.value_offset + kv * shape.value_dim + c);
       }
       ASSERT_NEAR(out.at(r, int64_t{h} * shape.value_dim + c), expected, 4e-6)
@@ -143,6 +147,65 @@ TEST_P(Attention, LooksAtNothingBeyondARowsOwnPosition) {
   const Batch q(1, 16, 3, 1.0);
   Batch out(1, 16);
   device_->Attention(q.rows(), shape, {after, tables_}, cache_, out.rows());
+  EXPECT_TRUE(std::isnan(out.at(0, 0)));
+}
+
+TEST_P(Attention, InAWindowEqualsTheReference) {
+  AttentionShape shape = {.heads = 6,
+                          .kv_heads = 2,
+                          .key_dim = 20,
+                          .value_dim = 20,
+                          .key_offset = 0,
+                          .value_offset = 40,
+                          .scale = 0.22f};
+  Fill(80);
+  // Within a tile of positions, about one, across two, longer than the sequence.
+  for (const int32_t window : {1, 2, 7, 63, 64, 65, 100, 149, 150, 1000}) {
+    SCOPED_TRACE(window);
+    shape.window = window;
+    Expect(shape, Places(0, 0, 150));
+    Expect(shape, Places(1, 149, 1));
+    Expect(shape, Places(0, 3, 1) + Places(0, 60, 9) + Places(0, 140, 10) + Places(1, 64, 1));
+  }
+}
+
+TEST_P(Attention, WithSinksEqualsTheReference) {
+  const float sinks[] = {-2.0f, 0.5f, 3.0f, 60.0f, -80.0f, 0.0f};
+  AttentionShape shape = {.heads = 6,
+                          .kv_heads = 2,
+                          .key_dim = 20,
+                          .value_dim = 20,
+                          .key_offset = 0,
+                          .value_offset = 40,
+                          .scale = 0.22f,
+                          .sinks = sinks};
+  Fill(80);
+  for (const int32_t window : {0, 5, 90}) {
+    SCOPED_TRACE(window);
+    shape.window = window;
+    Expect(shape, Places(0, 0, 150) + Places(1, 100, 2));
+  }
+}
+
+TEST_P(Attention, LooksAtNothingBeforeTheWindow) {
+  const AttentionShape shape = {.heads = 2,
+                                .kv_heads = 1,
+                                .key_dim = 8,
+                                .value_dim = 8,
+                                .key_offset = 0,
+                                .value_offset = 8,
+                                .scale = 0.3f,
+                                .window = 5};
+  Fill(16);
+  Batch poison(81, 16);
+  for (int64_t r = 0; r < 81; ++r) {
+    for (int64_t c = 0; c < 16; ++c) poison.at(r, c) = NAN;
+  }
+  device_->StoreKv(poison.rows(), {Places(0, 0, 81), tables_}, 0, cache_);
+  Expect(shape, Places(0, 85, 30));
+  const Batch q(1, 16, 3, 1.0);
+  Batch out(1, 16);
+  device_->Attention(q.rows(), shape, {Places(0, 84, 1), tables_}, cache_, out.rows());
   EXPECT_TRUE(std::isnan(out.at(0, 0)));
 }
 

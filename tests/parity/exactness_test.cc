@@ -105,6 +105,7 @@ TEST_P(Exactness, OfAttentionAndItsCacheInAnyChunksAndBlocks) {
     AttentionShape attention;
     int64_t width;
   };
+  static constexpr float kSinks[] = {0.5f, -1.0f, 2.0f, 0.0f, 9.0f, -9.0f};
   const Shape shapes[] = {
       {{.heads = 12, .kv_heads = 1, .key_dim = 40, .value_dim = 36, .scale = 0.2f}, 40},
       {{.heads = 4,
@@ -127,6 +128,15 @@ TEST_P(Exactness, OfAttentionAndItsCacheInAnyChunksAndBlocks) {
         .value_dim = 24,
         .value_offset = 48,
         .scale = 0.2f},
+       96},
+      {{.heads = 6,
+        .kv_heads = 2,
+        .key_dim = 24,
+        .value_dim = 24,
+        .value_offset = 48,
+        .scale = 0.2f,
+        .window = 70,
+        .sinks = kSinks},
        96}};
   for (const Shape& shape : shapes) {
     for (const int32_t block_size : {16, 5, 200}) {

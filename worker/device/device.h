@@ -63,6 +63,10 @@ struct BatchPlaces {
 // Grouped-query attention over cache rows. Keys of kv head h start at key_offset + h * key_dim,
 // values at value_offset + h * value_dim. MLA, absorbed, is kv_heads = 1, key = [latent | rope],
 // value = the latent itself (value_offset 0).
+//
+// `window` above 0 is Mistral's sliding window: position p sees p - window + 1 .. p. `sinks`
+// [heads] are gpt-oss's: a logit of each head (not scaled) that takes its share of the softmax and
+// gives no value.
 struct AttentionShape {
   int32_t heads = 0;
   int32_t kv_heads = 0;
@@ -71,6 +75,8 @@ struct AttentionShape {
   int32_t key_offset = 0;
   int32_t value_offset = 0;
   float scale = 1.0f;
+  int32_t window = 0;            // positions, the own one included; 0: all
+  std::span<const float> sinks;  // empty: none
 };
 
 // The gate as a pipeline of small fp32 functions: Score -> Shift -> Select -> Weight -> Filter;
@@ -190,8 +196,9 @@ class Device {
   // type.
   virtual void StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) = 0;
 
-  // out [n, heads * value_dim]: softmax(scale * q k) v over positions 0 .. own; q [n, heads *
-  // key_dim]. Reduced by absolute position, so neither chunking nor the layout of blocks shows.
+  // out [n, heads * value_dim]: softmax(scale * q k) v over positions 0 .. own, or those of them in
+  // the window; q [n, heads * key_dim]. Reduced by absolute position, so neither chunking nor the
+  // layout of blocks shows.
   virtual void Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places,
                          KvLayer cache, Rows out) = 0;
 

@@ -50,7 +50,6 @@ ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options) {
   const ModelLimits& limits = options.limits;
   config.RequireOneOf("hidden_act", "silu", {"silu"});
   config.RequireAbsent("quantization_config");
-  config.RequireAbsent("sliding_window");
   config.RequireFalse("mlp_bias");
 
   ModelSpec spec;

@@ -66,7 +66,7 @@ absl::StatusOr<Family> MakeFamily(Config& config, const FamilyOptions& options);
 // For family files: what all of them read the same way.
 
 // Sizes, norm_eps, tied embeddings and the gate's top_k; refuses quantised weights and activations
-// other than silu.
+// other than silu. Leaves to the family what only some have: sliding_window, rope, head sizes.
 ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options);
 // Sets spec.gate.slots from `key`, and holds top_k against it.
 void ReadSlots(Config& config, const std::string& key, const FamilyOptions& options,

@@ -25,6 +25,7 @@ struct AttentionWeights {
   Weight q_norm, k_norm;
   Weight q_a, q_a_norm, q_b, q_a_bias;
   Weight kv_a, kv_a_norm, kv_b, kv_a_bias;
+  std::vector<float> sinks;  // kGqa: [heads] or empty
 };
 
 struct LayerWeights {

@@ -32,6 +32,7 @@ struct AttentionSpec {
 
 struct LayerSpec {
   bool moe = false;
+  int32_t window = 0;  // kGqa: positions a row sees, its own included; 0: all
 };
 
 struct ModelSpec {

@@ -2,8 +2,8 @@
 //
 // A task is (some consecutive rows of one sequence) x (some heads): its tiles of positions are read
 // once for all of them, each kv head's part by every head that shares it. Each (row, head) goes
-// through the positions in tiles of kAttentionTile from 0, in the online softmax's way, so its
-// result is a function of its own positions, whatever shares the task.
+// through the positions in tiles of kAttentionTile, which begin at multiples of it, in the online
+// softmax's way, so its result is a function of the positions it sees, whatever shares the task.
 
 #include <algorithm>
 #include <cstring>
@@ -98,6 +98,10 @@ struct CpuDevice::AttentionCall {
 
   int32_t group() const { return shape.heads / shape.kv_heads; }
   int32_t position(int64_t row) const { return places.rows[static_cast<size_t>(row)].position; }
+  // The first position a row sees.
+  int32_t begin(int64_t row) const {
+    return shape.window > 0 ? std::max(0, position(row) - shape.window + 1) : 0;
+  }
   int32_t sequence(int64_t row) const { return places.rows[static_cast<size_t>(row)].sequence; }
   void Split(int32_t kv, int32_t heads) {
     kv_at_once = kv;
@@ -144,6 +148,8 @@ void CpuDevice::Attention(ConstRows q, const AttentionShape& shape, const BatchP
   CONCLAVE_CHECK(out.cols == int64_t{shape.heads} * shape.value_dim);
   CONCLAVE_CHECK(shape.key_offset + int64_t{shape.kv_heads} * shape.key_dim <= cache.width);
   CONCLAVE_CHECK(shape.value_offset + int64_t{shape.kv_heads} * shape.value_dim <= cache.width);
+  CONCLAVE_CHECK(shape.window >= 0);
+  CONCLAVE_CHECK(shape.sinks.empty() || shape.sinks.size() == static_cast<size_t>(shape.heads));
 
   AttentionCall call{q, shape, places, cache, out};
   const auto pairs = static_cast<int32_t>(kTaskRows);
@@ -172,11 +178,15 @@ void CpuDevice::AttendTask(const AttentionCall& call, int64_t task, int thread) 
   float max[kTaskKvHeads][kTaskRows];
   float sum[kTaskKvHeads][kTaskRows];
   for (int64_t kv = first_kv; kv < last_kv; ++kv) {
-    std::fill_n(max[kv - first_kv], pairs, -std::numeric_limits<float>::infinity());
-    std::fill_n(sum[kv - first_kv], pairs, 0.0f);
+    StartSums(call, {.block = block,
+                     .first_head = kv * call.group() + first_head,
+                     .heads = heads,
+                     .max = max[kv - first_kv],
+                     .sum = sum[kv - first_kv]});
   }
+  const int32_t begin = call.begin(block.first) / cpu::kAttentionTile * cpu::kAttentionTile;
   const int32_t end = call.position(block.first + block.count - 1) + 1;  // rows ascend
-  for (int32_t first = 0; first < end; first += cpu::kAttentionTile) {
+  for (int32_t first = begin; first < end; first += cpu::kAttentionTile) {
     const int count = std::min(end - first, cpu::kAttentionTile);
     const char* cache[cpu::kAttentionTile];
     for (int p = 0; p < count; ++p) {
@@ -204,6 +214,16 @@ void CpuDevice::AttendTask(const AttentionCall& call, int64_t task, int thread) 
   }
 }
 
+// Before its first position a pair has seen nothing, or its head's sink.
+void CpuDevice::StartSums(const AttentionCall& call, const AttentionTile& tile) {
+  const std::span<const float> sinks = call.shape.sinks;
+  for (int i = 0; i < tile.block.count * tile.heads; ++i) {
+    const auto head = static_cast<size_t>(tile.first_head + i % tile.heads);
+    tile.max[i] = sinks.empty() ? -std::numeric_limits<float>::infinity() : sinks[head];
+    tile.sum[i] = sinks.empty() ? 0.0f : 1.0f;
+  }
+}
+
 void CpuDevice::AttendTile(const AttentionCall& call, const AttentionTile& tile) {
   const AttentionShape& shape = call.shape;
   const int type = static_cast<int>(call.cache.type);
@@ -226,23 +246,37 @@ void CpuDevice::AttendTile(const AttentionCall& call, const AttentionTile& tile)
     outputs[i] = call.out.row(row) + head * shape.value_dim;
     scores[i] = tile.scores + i * cpu::kAttentionTile;
   }
-  // How many of the tile's positions a pair sees.
-  const auto visible = [&](int i) {
-    return std::min(call.position(tile.block.first + i / tile.heads) + 1 - tile.first, tile.count);
+  // The positions [first, end) of the tile that a pair sees, and whether they are its first.
+  struct Seen {
+    int first, end;
+    bool starts;
+    bool operator==(const Seen&) const = default;
+  };
+  const auto seen = [&](int i) {
+    const int64_t row = tile.block.first + i / tile.heads;
+    const int32_t begin = call.begin(row);
+    return Seen{std::max(begin - tile.first, 0),
+                std::min(call.position(row) + 1 - tile.first, tile.count), begin >= tile.first};
   };
   int begin = 0;
-  while (visible(begin) <= 0) begin += tile.heads;  // rows that ended in an earlier tile
-  kernels_.dot[type](queries + begin, pairs - begin, keys, tile.count, shape.key_dim,
-                     scores + begin);
-  while (begin < pairs) {
-    const int sees = visible(begin);
+  int end = pairs;
+  while (seen(begin).end <= 0) begin += tile.heads;  // rows that ended in an earlier tile
+  while (end > begin && seen(end - 1).first >= tile.count)
+    end -= tile.heads;  // or begin in a later
+  if (begin == end) return;
+  kernels_.dot[type](queries + begin, end - begin, keys, tile.count, shape.key_dim, scores + begin);
+  while (begin < end) {
+    const Seen sees = seen(begin);
     int next = begin + tile.heads;  // pairs that see the same go together
-    while (next < pairs && visible(next) == sees) next += tile.heads;
+    while (next < end && seen(next) == sees) next += tile.heads;
     for (int i = begin; i < next; ++i) {
-      shrink[i] = kernels_.softmax_tile(scores[i], sees, shape.scale, &tile.max[i], &tile.sum[i]);
+      std::fill_n(scores[i], sees.first, -std::numeric_limits<float>::infinity());
+      shrink[i] =
+          kernels_.softmax_tile(scores[i], sees.end, shape.scale, &tile.max[i], &tile.sum[i]);
+      scores[i] += sees.first;
     }
-    kernels_.mix[type](scores + begin, next - begin, values, sees, shape.value_dim,
-                       tile.first == 0 ? nullptr : shrink + begin, outputs + begin);
+    kernels_.mix[type](scores + begin, next - begin, values + sees.first, sees.end - sees.first,
+                       shape.value_dim, sees.starts ? nullptr : shrink + begin, outputs + begin);
     begin = next;
   }
 }

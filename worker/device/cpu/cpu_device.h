@@ -99,6 +99,7 @@ class CpuDevice final : public Device {
   struct AttentionTile;
   int64_t MakeRowBlocks(const AttentionCall& call, int32_t rows_at_once);
   void AttendTask(const AttentionCall& call, int64_t task, int thread);
+  static void StartSums(const AttentionCall& call, const AttentionTile& tile);
   void AttendTile(const AttentionCall& call, const AttentionTile& tile);
 
   // body(first, count) over runs of rows, on several threads when a row's `work` (about: floats

@@ -123,6 +123,7 @@ Family MakeDeepSeekV2(Config& config, const FamilyOptions& options) {
   Family family;
   ModelSpec& spec = family.spec;
   spec = ReadCommonSpec(config, options);
+  config.RequireAbsent("sliding_window");
   ReadLayers(config, options, spec);
   ReadGate(config, options, spec);
   ReadAttention(config, options, spec);
