@@ -1,32 +1,19 @@
 #!/usr/bin/env python3
 """Log-probabilities and routing of a checkpoint, computed by transformers.
 
-Prints for any DeepSeek-V2 or OLMoE checkpoint directory the document that make_checkpoints.py commits
-as reference.json (README.md has its format), so that a new configuration, or the bundled model, can be
+Prints for a checkpoint directory of any family the document that make_checkpoints.py commits as
+reference.json (README.md has its format), so that a new configuration, or the bundled model, can be
 compared with `conclave score`.
 
-Where transformers departs from the code the authors published (modeling_deepseek.py of DeepSeek-V2),
-the authors are right. patch_transformers() changes transformers, one comment for each change:
-
-  1. DeepSeek-V2 gate: norm_topk_prob is ignored by transformers; the authors normalise the chosen
-     weights, and then do not multiply them with routed_scaling_factor.
-  2. DeepSeek-V2 YaRN: transformers falls back to mscale(factor, 1) for cos and sin unless both mscale
-     and mscale_all_dim are set; the authors default them to 1 and 0 one by one.
-  3. DeepSeek-V2 layers: transformers ignores moe_layer_freq.
-  4. DeepSeek-V2 combine: transformers adds the experts' outputs in expert order, rounding each sum to
-     the activation type; the authors sum in fp32 in gate order and round once.
-  5. Both gates: torch.topk leaves open which of two equal scores wins and, unsorted, the order; here
-     weights descend and ties go to the lower slot.
-
-Everything else, for OLMoE too, is transformers as installed. OLMoE's clip_qkv is the one place where
-the training code (allenai/OLMo clips before the QK norm) and the modelling code its authors gave to
-transformers (clips after it) differ; every published OLMoE checkpoint has clip_qkv null, and the
-reference follows transformers.
+Where transformers departs from the code the authors published, the authors are right: a family's module
+in families/ lists the changes on top and makes them. All gates are changed in one more thing: weights
+descend and ties go to the lower slot.
 """
 
 import argparse
 import json
 import os
+import pathlib
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -34,123 +21,29 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import transformers
-from transformers.models.deepseek_v2 import modeling_deepseek_v2 as deepseek_v2
-from transformers.models.olmoe import modeling_olmoe as olmoe
+
+from families import FAMILIES, patch_transformers
+from families.routing import record
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
-class RoutingRecord:
-    """What the gates chose, in the order in which the layers ran."""
-
-    def __init__(self):
-        self.layers = []  # (slots [tokens, k], weights [tokens, k], gaps [tokens])
-
-    def add(self, slots, weights, gaps):
-        self.layers.append((slots.cpu(), weights.float().cpu(), gaps.float().cpu()))
-
-
-record = RoutingRecord()
-
-
-def select(scores, k):
-    """The k largest of scores [tokens, n], descending, ties to the lower index, and the gap to the next."""
-    ordered, index = torch.sort(scores, dim=-1, descending=True, stable=True)
-    if k == scores.shape[-1]:
-        gap = torch.full_like(ordered[:, 0], float("inf"))  # nothing is left out: never ambiguous
-    else:
-        gap = ordered[:, k - 1] - ordered[:, k]
-    return ordered[:, :k], index[:, :k], gap
-
-
-def deepseek_gate(self, hidden_states):
-    config = self.config
-    hidden_states = hidden_states.view(-1, self.hidden_dim)
-    logits = torch.nn.functional.linear(hidden_states.float(), self.weight.float())
-    scores = logits.softmax(dim=-1, dtype=torch.float32)
-    gap = torch.full_like(scores[:, 0], float("inf"))
-    if self.topk_method == "group_limited_greedy":
-        by_group = scores.view(-1, self.num_group, self.num_experts // self.num_group)
-        _, group, gap = select(by_group.max(dim=-1).values, self.topk_group)
-        chosen = torch.zeros(by_group.shape[:2], dtype=torch.bool).scatter_(1, group, True)
-        scores = by_group.masked_fill(~chosen.unsqueeze(-1), 0.0).view(-1, self.num_experts)
-    elif self.topk_method != "greedy":
-        raise ValueError(f"topk_method {self.topk_method} is not one of DeepSeek-V2's")
-    weights, slots, score_gap = select(scores, self.top_k)  # change 5
-    if self.top_k > 1 and config.norm_topk_prob:  # change 1
-        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-    else:
-        weights = weights * self.routed_scaling_factor
-    record.add(slots, weights, torch.minimum(gap, score_gap))
-    return logits, weights, slots
-
-
-def deepseek_combine(self, hidden_states, top_k_index, top_k_weights):
-    rows = torch.zeros(*top_k_index.shape, self.hidden_dim, dtype=hidden_states.dtype)
-    for expert in top_k_index.unique().tolist():
-        token, position = torch.where(top_k_index == expert)
-        gate, up = torch.nn.functional.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
-        down = torch.nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
-        rows[token, position] = down
-    # change 4
-    return (rows.to(top_k_weights.dtype) * top_k_weights.unsqueeze(-1)).sum(dim=1).to(hidden_states.dtype)
-
-
-def olmoe_gate(self, hidden_states):
-    hidden_states = hidden_states.reshape(-1, self.hidden_dim)
-    logits = torch.nn.functional.linear(hidden_states, self.weight)
-    scores = torch.nn.functional.softmax(logits, dtype=torch.float, dim=-1)
-    weights, slots, gap = select(scores, self.top_k)  # change 5
-    if self.norm_topk_prob:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-    weights = weights.to(logits.dtype)
-    record.add(slots, weights, gap)
-    return logits, weights, slots
-
-
-def patch_transformers():
-    gate_init = deepseek_v2.DeepseekV2TopkRouter.__init__
-
-    def gate_init_keeping_config(self, config):
-        gate_init(self, config)
-        self.config = config
-
-    deepseek_v2.DeepseekV2TopkRouter.__init__ = gate_init_keeping_config
-    deepseek_v2.DeepseekV2TopkRouter.forward = deepseek_gate
-    deepseek_v2.DeepseekV2Experts.forward = deepseek_combine
-    olmoe.OlmoeTopKRouter.forward = olmoe_gate
-
-    rope_init = deepseek_v2.DeepseekV2RotaryEmbedding.__init__
-
-    def rope_init_with_mscale(self, config):
-        rope_init(self, config)
-        rope = config.rope_parameters
-        if rope["rope_type"] == "yarn":  # change 2
-            factor = rope["factor"]
-            mscale, mscale_all_dim = rope.get("mscale", 1), rope.get("mscale_all_dim", 0)
-            self.attention_scaling = deepseek_v2.yarn_get_mscale(factor, mscale) / deepseek_v2.yarn_get_mscale(
-                factor, mscale_all_dim
-            )
-
-    deepseek_v2.DeepseekV2RotaryEmbedding.__init__ = rope_init_with_mscale
-
-    layer_init = deepseek_v2.DeepseekV2DecoderLayer.__init__
-
-    def layer_init_with_frequency(self, config, layer_idx):
-        layer_init(self, config, layer_idx)
-        if layer_idx % getattr(config, "moe_layer_freq", 1) != 0:  # change 3
-            self.mlp = deepseek_v2.DeepseekV2MLP(config)
-
-    deepseek_v2.DeepseekV2DecoderLayer.__init__ = layer_init_with_frequency
+def family_of(directory):
+    """The family's module, by the model_type of config.json."""
+    model_type = json.loads(pathlib.Path(directory, "config.json").read_text())["model_type"]
+    if model_type not in FAMILIES:
+        raise SystemExit(f"{directory}: model_type {model_type} is not one of {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[model_type]
 
 
 def load(directory, dtype):
     """dtype: a key of DTYPES; None: the checkpoint's own, F16 widened to float32, which is exact."""
-    config = transformers.AutoConfig.from_pretrained(directory)
-    if config.model_type not in ("deepseek_v2", "olmoe"):
-        raise SystemExit(f"{directory}: model_type {config.model_type} is neither deepseek_v2 nor olmoe")
+    family = family_of(directory)
     if dtype is None:
-        dtype = "bfloat16" if config.dtype == torch.bfloat16 else "float32"
+        config = json.loads(pathlib.Path(directory, "config.json").read_text())
+        dtype = "bfloat16" if config.get("dtype", config.get("torch_dtype")) == "bfloat16" else "float32"
+    if hasattr(family, "load"):
+        return family.load(directory, DTYPES[dtype]).eval(), dtype
     model = transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=DTYPES[dtype], attn_implementation="eager", experts_implementation="eager"
     )

@@ -1,0 +1,20 @@
+"""The families of models, one module for each: its tiny checkpoints, and what of transformers it changes.
+
+A module has
+  MODEL_TYPE        config.json's
+  CASES             its checkpoints, a list of case.Case
+  patch()           changes transformers where it departs from the authors' code, and makes its gates record
+  publish(config)   optional: rewrites the config.json of transformers 5 to the authors' keys, where they
+                    differ in more than what make_checkpoints.py rewrites for all
+  load(directory, dtype)  optional: the model, where transformers has none; a torch.nn.Module that is called
+                    and looked into like transformers'
+"""
+
+from . import deepseek_v2, olmoe
+
+FAMILIES = {module.MODEL_TYPE: module for module in (deepseek_v2, olmoe)}
+
+
+def patch_transformers():
+    for module in FAMILIES.values():
+        module.patch()
