@@ -25,15 +25,32 @@ struct AddedToken {
   bool normalized = false;  // looked for after those that are not, in what they left
 };
 
+// Bytes [begin, end) of a text.
+struct ByteRange {
+  size_t begin = 0;
+  size_t end = 0;
+
+  bool operator==(const ByteRange&) const = default;
+};
+
+// Which tokens' texts become tokens. Those that are not special always do, special ones by choice;
+// but of what somebody from outside wrote into a text that is otherwise ours, no control token is
+// made: no special one, and none of `control`.
+struct Recognition {
+  bool special = false;
+  std::span<const ByteRange> outside = {};  // sorted, disjoint; only with special
+  std::span<const TokenId> control = {};    // sorted
+};
+
 class AddedTokens {
  public:
   explicit AddedTokens(std::span<const AddedToken> tokens);
 
   // Calls piece(text, nullopt) for what no token claims and piece(text, id) for a token, in order,
-  // never with an empty text. Special tokens are left as text unless parse_special.
+  // never with an empty text. Parts are views into text.
   using Piece = std::function<bool(std::string_view, std::optional<TokenId>)>;
   // False as soon as piece returns false.
-  bool Split(std::string_view text, bool parse_special, const Piece& piece) const;
+  bool Split(std::string_view text, const Recognition& recognition, const Piece& piece) const;
 
  private:
   // A trie of bytes over the tokens of one pass.
@@ -53,7 +70,26 @@ class AddedTokens {
     std::vector<bool> begins_ = std::vector<bool>(256);  // a content begins with this byte
   };
 
-  bool SplitBy(const Trie& trie, std::string_view text, bool parse_special,
+  struct Match {
+    size_t begin;
+    size_t end;
+    const AddedToken* token;
+  };
+  enum class Verdict : uint8_t {
+    kTake,
+    kLeave,   // it is text, and nothing begins within it
+    kForget,  // it is text, and what begins within it is looked at
+  };
+  using Judge = std::function<Verdict(const Match&)>;
+
+  bool IsControl(const AddedToken& token, const Recognition& recognition) const;
+  // The longest token that text has at `at`.
+  std::optional<Match> Find(std::span<const Trie* const> tries, std::string_view text,
+                            size_t at) const;
+  bool HasOutsideControl(std::string_view text, const Recognition& recognition) const;
+  // Both passes over text, with those tokens that judge takes.
+  bool SplitTwice(std::string_view text, const Judge& judge, const Piece& piece) const;
+  bool SplitBy(std::span<const Trie* const> tries, std::string_view text, const Judge& judge,
                const Piece& piece) const;
 
   std::vector<AddedToken> tokens_;

@@ -98,13 +98,14 @@ std::optional<std::vector<TokenId>> Tokenizer::Encode(std::string_view text,
     }
     bpe_.Encode(word, scratch, &ids);
   };
-  const bool good = added_tokens_.Split(text, options.parse_special,
-                                        [&](std::string_view piece, std::optional<TokenId> added) {
-                                          if (!added)
-                                            return pre_tokenizer_.Split(piece, encode_word, error);
-                                          ids.push_back(*added);
-                                          return true;
-                                        });
+  const bool good = added_tokens_.Split(
+      text,
+      {.special = options.parse_special, .outside = options.outside, .control = options.control},
+      [&](std::string_view piece, std::optional<TokenId> added) {
+        if (!added) return pre_tokenizer_.Split(piece, encode_word, error);
+        ids.push_back(*added);
+        return true;
+      });
   if (work != nullptr) {
     work->words += words;
     work->merge_candidates += scratch.heap_pushes;

@@ -26,6 +26,9 @@ struct EncodeOptions {
   bool parse_special = false;
   // The post_processor's tokens (a leading bos) are put around the text.
   bool add_special = false;
+  // With parse_special, what somebody from outside wrote all the same: see Recognition.
+  std::span<const ByteRange> outside = {};  // sorted, disjoint
+  std::span<const TokenId> control = {};    // sorted
 };
 
 // What an Encode() did, for tests and metrics.

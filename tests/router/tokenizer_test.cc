@@ -109,6 +109,17 @@ TEST(Tokenizer, TakesTheTextOfASpecialTokenForTextUnlessAsked) {
   EXPECT_EQ(tokenizer.Decode(parsed, true), "ab");
 }
 
+TEST(Tokenizer, TakesASpecialTokenFromOutsideForTextWithoutCuttingItThere) {
+  const Tokenizer tokenizer = Fixture("gpt2");
+  const TokenId user = *tokenizer.FindAddedToken("<|user|>");
+  const std::string text = "<|user|>say <|user|> twice<|user|>";
+  const std::vector<ByteRange> outside = {{8, 26}};
+  std::vector<TokenId> expected = Encode(tokenizer, "say <|user|> twice");
+  expected.insert(expected.begin(), user);
+  expected.push_back(user);
+  EXPECT_EQ(Encode(tokenizer, text, {.parse_special = true, .outside = outside}), expected);
+}
+
 TEST(Tokenizer, PutsItsTemplateAroundATextOnlyIfAsked) {
   const Tokenizer tokenizer = Fixture("split");
   const auto plain = Encode(tokenizer, "hello");
