@@ -473,8 +473,8 @@ INSTANTIATE_TEST_SUITE_P(
               tensors.push_back(
                   {"model.layers.1.mlp.experts.gate_up_proj", "F32", {1}, std::string(4, '\0')});
             },
-            "tensor \"model.layers.1.mlp.experts.gate_up_proj\" holds all experts of its layer, "
-            "which is not supported"},
+            "tensor \"model.layers.1.mlp.experts.gate_up_proj\" has shape [1], expected [8, 24, "
+            "32]"},
         Bad{"Transposed", Change(kExpert, [](TinyTensor& w) { std::swap(w.shape[0], w.shape[1]); }),
             "up_proj.weight\" has shape [32, 12], expected [12, 32]"},
         Bad{"Flat", Change(kExpert, [](TinyTensor& w) { w.shape = {12 * 32}; }),
@@ -522,8 +522,8 @@ TEST_P(OlmoeRefuses, ByName) {
 INSTANTIATE_TEST_SUITE_P(
     Settings, OlmoeRefuses,
     ::testing::Values(
-        Bad{"Yarn", Set("rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}),
-            "rope_type is \"yarn\", supported: default"},
+        Bad{"LongRope", Set("rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}),
+            "rope_type is \"longrope\", supported: default, linear, llama3, yarn"},
         Bad{"HeadDim", Set("head_dim", 16), "head_dim is 16, expected 8 to 8"},
         Bad{"KvHeads", Set("num_key_value_heads", 3),
             "num_attention_heads 4 and num_key_value_heads 3 do not divide"},

@@ -124,6 +124,24 @@ std::vector<int32_t> Config::IntsOr(const std::string& key, IntRange range, size
   return numbers;
 }
 
+std::vector<std::string> Config::StringsOr(const std::string& key, size_t max_count) {
+  const Json* value = Find(key);
+  if (value == nullptr) return {};
+  std::vector<std::string> strings;
+  if (!value->is_array() || value->size() > max_count) {
+    Refuse(absl::StrFormat("%s is no list of at most %d strings", key, max_count));
+    return {};
+  }
+  for (const Json& one : *value) {
+    if (one.is_string()) {
+      strings.push_back(one.get<std::string>());
+    } else {
+      Refuse(absl::StrFormat("%s has %s in it, expected strings", key, one.type_name()));
+    }
+  }
+  return strings;
+}
+
 Config Config::Object(const std::string& key) {
   const Json* value = Find(key);
   return {value == nullptr ? Json::object() : *value, name_ + ": " + key};
@@ -131,6 +149,13 @@ Config Config::Object(const std::string& key) {
 
 void Config::RequireAbsent(const std::string& key) {
   if (Has(key)) Refuse(absl::StrFormat("%s is set, which is not supported", key));
+}
+
+void Config::RequireKnown(const std::vector<std::string>& known) {
+  for (const auto& [key, value] : object_->items()) {
+    if (value.is_null() || std::find(known.begin(), known.end(), key) != known.end()) continue;
+    Refuse(absl::StrFormat("%s is set, which is not supported", Printable(key)));
+  }
 }
 
 void Config::RequireFalse(const std::string& key) {

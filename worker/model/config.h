@@ -59,6 +59,7 @@ class Config {
   std::string StringOr(const std::string& key, const std::string& otherwise);
   std::vector<int32_t> IntsOr(const std::string& key, IntRange range,
                               size_t max_count);  // one number, or a list; or none
+  std::vector<std::string> StringsOr(const std::string& key, size_t max_count);  // a list; or none
 
   bool Has(const std::string& key) const;
   // The object under the key; an empty one if it is absent. Its errors are its own: pass them on
@@ -69,6 +70,8 @@ class Config {
   // Refuses by name a setting that is there and not what we compute: anything but null, or anything
   // but these words.
   void RequireAbsent(const std::string& key);
+  // Or a setting that is there and not among these.
+  void RequireKnown(const std::vector<std::string>& known);
   void RequireFalse(const std::string& key);
   void RequireOneOf(const std::string& key, const std::string& otherwise,
                     const std::vector<std::string>& supported);

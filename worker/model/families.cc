@@ -57,8 +57,6 @@ ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options) {
   spec.dim = config.Int("hidden_size", {1, limits.dim});
   spec.layers.resize(static_cast<size_t>(config.Int("num_hidden_layers", {1, limits.layers})));
   spec.context_limit = config.Int("max_position_embeddings", {1, limits.context});
-  if (options.context_limit > 0)
-    spec.context_limit = std::min(spec.context_limit, options.context_limit);
   spec.norm_eps = static_cast<float>(config.Float("rms_norm_eps", {1e-12, 1.0}));
   spec.tied_embeddings = config.BoolOr("tie_word_embeddings", false);
   spec.attention.heads = config.Int("num_attention_heads", {1, limits.heads});
@@ -77,9 +75,19 @@ void ReadSlots(Config& config, const std::string& key, const FamilyOptions& opti
 
 void SetRope(Config& config, const RopeSettings& settings, int32_t dim, bool interleaved,
              const FamilyOptions& options, ModelSpec& spec) {
-  if (dim % 2 != 0)
+  if (dim < 2 || dim % 2 != 0) {
     config.Refuse(absl::StrFormat("rotary embedding of %d columns, expected an even number", dim));
-  const int64_t bytes = int64_t{spec.context_limit} * dim * static_cast<int64_t>(sizeof(float));
+    return;
+  }
+  const int64_t row_bytes = dim * static_cast<int64_t>(sizeof(float));
+  const double longest = std::min<double>(
+      options.limits.context, static_cast<double>(options.limits.rope_bytes / row_bytes));
+  const double stretched = StretchedContext(settings, spec.context_limit);
+  spec.context_limit =
+      std::max(spec.context_limit, static_cast<int32_t>(std::min(stretched, longest)));
+  if (options.context_limit > 0)
+    spec.context_limit = std::min(spec.context_limit, options.context_limit);
+  const int64_t bytes = spec.context_limit * row_bytes;
   if (bytes > options.limits.rope_bytes) {
     config.Refuse(absl::StrFormat(
         "max_position_embeddings %d needs a rotary table of %d bytes, the limit is %d: "
@@ -88,51 +96,6 @@ void SetRope(Config& config, const RopeSettings& settings, int32_t dim, bool int
   }
   if (!config.status().ok()) return;
   spec.rope = MakeRopeTable(settings, dim, interleaved, spec.context_limit);
-}
-
-void TensorTable::Add(const std::string& name, std::vector<int64_t> shape,
-                      Weight LayerWeights::*member, In in) {
-  rules_.push_back({name, std::move(shape), in,
-                    [member](LayerWeights& layer, size_t) -> Weight& { return layer.*member; }});
-}
-
-void TensorTable::Add(const std::string& name, std::vector<int64_t> shape,
-                      Weight AttentionWeights::*member) {
-  rules_.push_back(
-      {name, std::move(shape), In::kEveryLayer,
-       [member](LayerWeights& layer, size_t) -> Weight& { return layer.attention.*member; }});
-}
-
-void TensorTable::AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim,
-                         FfnWeights LayerWeights::*member, In in) {
-  AddFfn(
-      prefix, ffn_dim, dim,
-      [member](LayerWeights& layer, size_t) -> FfnWeights& { return layer.*member; }, in);
-}
-
-void TensorTable::AddExperts(const std::string& prefix, int64_t ffn_dim, int64_t dim) {
-  AddFfn(
-      prefix, ffn_dim, dim,
-      [](LayerWeights& layer, size_t slot) -> FfnWeights& { return layer.experts[slot]; },
-      In::kMoeLayers);
-}
-
-void TensorTable::AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim, const FfnOf& ffn,
-                         In in) {
-  const auto add = [&](const char* name, std::vector<int64_t> shape, Weight FfnWeights::*member) {
-    rules_.push_back({prefix + name, std::move(shape), in,
-                      [ffn, member](LayerWeights& layer, size_t slot) -> Weight& {
-                        return ffn(layer, slot).*member;
-                      }});
-  };
-  add(".gate_proj.weight", {ffn_dim, dim}, &FfnWeights::gate);
-  add(".up_proj.weight", {ffn_dim, dim}, &FfnWeights::up);
-  add(".down_proj.weight", {dim, ffn_dim}, &FfnWeights::down);
-}
-
-void TensorTable::AddNorms(int64_t dim) {
-  Add("model.layers.{L}.input_layernorm.weight", {dim}, &LayerWeights::attention_norm);
-  Add("model.layers.{L}.post_attention_layernorm.weight", {dim}, &LayerWeights::ffn_norm);
 }
 
 }  // namespace conclave::worker

@@ -4,50 +4,16 @@
 // line in families.cc.
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "worker/model/config.h"
-#include "worker/model/model.h"
 #include "worker/model/rope.h"
 #include "worker/model/spec.h"
+#include "worker/model/tensor_table.h"
 
 namespace conclave::worker {
-
-// The tensors of a layer, as a checkpoint names them: {L} stands for the layer, {E} for the slot of
-// an expert.
-class TensorTable {
- public:
-  enum class In : uint8_t { kEveryLayer, kDenseLayers, kMoeLayers };
-
-  struct Rule {
-    std::string name;
-    std::vector<int64_t> shape;  // [rows, cols] or [cols]
-    In in = In::kEveryLayer;
-    std::function<Weight&(LayerWeights&, size_t slot)> member;
-  };
-
-  void Add(const std::string& name, std::vector<int64_t> shape, Weight LayerWeights::*member,
-           In in = In::kEveryLayer);
-  void Add(const std::string& name, std::vector<int64_t> shape, Weight AttentionWeights::*member);
-  // {prefix}.gate_proj.weight, up_proj and down_proj.
-  void AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim,
-              FfnWeights LayerWeights::*member, In in);
-  // The same of every expert; `prefix` has {E}.
-  void AddExperts(const std::string& prefix, int64_t ffn_dim, int64_t dim);
-  // input_layernorm and post_attention_layernorm.
-  void AddNorms(int64_t dim);
-
-  const std::vector<Rule>& rules() const { return rules_; }
-
- private:
-  using FfnOf = std::function<FfnWeights&(LayerWeights&, size_t slot)>;
-  void AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim, const FfnOf& ffn, In in);
-
-  std::vector<Rule> rules_;
-};
 
 struct Family {
   ModelSpec spec;  // without name, type, eos and sampling defaults: those are no family's subject
@@ -71,7 +37,8 @@ ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options);
 // Sets spec.gate.slots from `key`, and holds top_k against it.
 void ReadSlots(Config& config, const std::string& key, const FamilyOptions& options,
                ModelSpec& spec);
-// Sets spec.rope, of `dim` columns, within the limit on its bytes.
+// Sets spec.rope, of `dim` columns, within the limit on its bytes; and spec.context_limit to what
+// the settings stretch max_position_embeddings to, or options lower it to.
 void SetRope(Config& config, const RopeSettings& settings, int32_t dim, bool interleaved,
              const FamilyOptions& options, ModelSpec& spec);
 

@@ -85,10 +85,35 @@ double Mscale(double factor, double mscale) {
   return factor <= 1 ? 1 : 0.1 * mscale * Log(factor) + 1;
 }
 
-// The pair that makes `rotations` full turns within the original context.
-double CorrectionPair(double rotations, int32_t dim, const RopeSettings& settings) {
-  return dim * Log(settings.scaling.original_context / (rotations * 2 * kPi)) /
-         (2 * Log(settings.theta));
+// The pair that makes `turns` full turns within the original context.
+double CorrectionPair(double turns, int32_t dim, const RopeSettings& settings) {
+  return dim * Log(settings.original_context / (turns * 2 * kPi)) / (2 * Log(settings.theta));
+}
+
+void ScaleByYarn(const RopeSettings& settings, int32_t dim, std::vector<double>& frequencies) {
+  double low = CorrectionPair(settings.yarn.beta_fast, dim, settings);
+  double high = CorrectionPair(settings.yarn.beta_slow, dim, settings);
+  if (settings.yarn.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, dim - 1.0);
+  if (high == low) high += 0.001;
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    const double slow = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    frequencies[i] = frequencies[i] / settings.factor * slow + frequencies[i] * (1 - slow);
+  }
+}
+
+void ScaleAsLlama3(const RopeSettings& settings, std::vector<double>& frequencies) {
+  const double low = settings.low_freq_factor;
+  const double high = settings.high_freq_factor;
+  for (double& frequency : frequencies) {
+    const double waves = settings.original_context * frequency / (2 * kPi);
+    const double keep = std::clamp((waves - low) / (high - low), 0.0, 1.0);
+    frequency = (1 - keep) * frequency / settings.factor + keep * frequency;
+  }
 }
 
 // Angle per position of every pair.
@@ -98,57 +123,124 @@ std::vector<double> Frequencies(const RopeSettings& settings, int32_t dim) {
   for (size_t i = 0; i < frequencies.size(); ++i) {
     frequencies[i] = Exp(-log_theta * (2.0 * static_cast<double>(i) / dim));
   }
-  if (!settings.yarn) return frequencies;
-  const double low =
-      std::max(std::floor(CorrectionPair(settings.scaling.beta_fast, dim, settings)), 0.0);
-  double high =
-      std::min(std::ceil(CorrectionPair(settings.scaling.beta_slow, dim, settings)), dim - 1.0);
-  if (high == low) high += 0.001;
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    const double slow = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
-    frequencies[i] = frequencies[i] / settings.scaling.factor * slow + frequencies[i] * (1 - slow);
+  switch (settings.scaling) {
+    case RopeSettings::Scaling::kNone:
+      break;
+    case RopeSettings::Scaling::kLinear:
+      for (double& frequency : frequencies) frequency /= settings.factor;
+      break;
+    case RopeSettings::Scaling::kLlama3:
+      ScaleAsLlama3(settings, frequencies);
+      break;
+    case RopeSettings::Scaling::kYarn:
+      ScaleByYarn(settings, dim, frequencies);
+      break;
   }
   return frequencies;
 }
 
+// What cos and sin are multiplied with.
+double Amplitude(const RopeSettings& settings) {
+  if (settings.scaling != RopeSettings::Scaling::kYarn) return 1;
+  const Yarn& yarn = settings.yarn;
+  if (yarn.attention_factor) return *yarn.attention_factor;
+  return Mscale(settings.factor, yarn.mscale) / Mscale(settings.factor, yarn.mscale_all_dim);
+}
+
+void ReadYarn(Config& settings, const RopeDialect& dialect, Yarn& yarn) {
+  yarn.beta_fast = settings.FloatOr("beta_fast", 32, {1e-6, 1e6});
+  yarn.beta_slow = settings.FloatOr("beta_slow", 1, {1e-6, 1e6});
+  yarn.truncate = settings.BoolOr("truncate", true);
+  if (dialect.mscales_alone) {
+    settings.RequireAbsent("attention_factor");
+  } else if (settings.Has("attention_factor")) {
+    yarn.attention_factor = settings.Float("attention_factor", {1e-6, 1e6});
+  }
+  const double mscale = settings.FloatOr("mscale", 1, {0.0, 100.0});
+  const double all_dim = settings.FloatOr("mscale_all_dim", 0, {0.0, 100.0});
+  if (!dialect.mscales_alone && (!settings.Has("mscale") || mscale == 0 || all_dim == 0)) return;
+  yarn.mscale = mscale;
+  yarn.mscale_all_dim = all_dim;
+}
+
+void ReadScaling(Config& config, Config& settings, const RopeDialect& dialect,
+                 const std::string& type, RopeSettings& rope) {
+  using Scaling = RopeSettings::Scaling;
+  rope.scaling = type == "linear"   ? Scaling::kLinear
+                 : type == "llama3" ? Scaling::kLlama3
+                                    : Scaling::kYarn;
+  rope.factor = settings.Float("factor", {1.0, 1e6});
+  if (rope.scaling == Scaling::kLinear) return;
+  constexpr Config::FloatRange kContext = {1.0, 1e9};
+  const std::string original = "original_max_position_embeddings";
+  rope.original_context = config.Has(original) ? config.Float(original, kContext)
+                          : settings.Has(original)
+                              ? settings.Float(original, kContext)
+                              : config.Float("max_position_embeddings", kContext);
+  if (rope.scaling == Scaling::kYarn) {
+    ReadYarn(settings, dialect, rope.yarn);
+    return;
+  }
+  rope.low_freq_factor = settings.Float("low_freq_factor", {1e-6, 1e6});
+  rope.high_freq_factor = settings.Float("high_freq_factor", {1e-6, 1e6});
+  if (!(rope.low_freq_factor < rope.high_freq_factor))
+    settings.Refuse("low_freq_factor is not below high_freq_factor");
+}
+
+double ReadPartial(Config& config, Config& settings, const RopeDialect& dialect) {
+  constexpr Config::FloatRange kShare = {1e-3, 1.0};
+  const std::string key = "partial_rotary_factor";
+  const double otherwise = config.FloatOr(key, dialect.partial.value_or(1.0), kShare);
+  const double partial = settings.FloatOr(key, otherwise, kShare);
+  if (!dialect.partial && partial != 1.0)
+    config.Refuse("partial_rotary_factor is below 1, which is not supported");
+  return partial;
+}
+
 }  // namespace
 
-RopeSettings ReadRope(Config& config, bool yarn_supported) {
+RopeSettings ReadRope(Config& config, const RopeDialect& dialect) {
   constexpr Config::FloatRange kTheta = {1.001, 1e12};
   RopeSettings rope;
   const bool renamed = config.Has("rope_parameters");
   if (renamed) config.RequireAbsent("rope_scaling");
   Config settings = config.Object(renamed ? "rope_parameters" : "rope_scaling");
-  rope.theta = config.FloatOr("rope_theta", 10000.0, kTheta);
+  settings.RequireKnown({"attention_factor", "beta_fast", "beta_slow", "factor", "high_freq_factor",
+                         "low_freq_factor", "mscale", "mscale_all_dim",
+                         "original_max_position_embeddings", "partial_rotary_factor", "rope_theta",
+                         "rope_type", "truncate", "type"});
+  rope.theta = config.FloatOr("rope_theta", dialect.theta, kTheta);
   rope.theta = settings.FloatOr("rope_theta", rope.theta, kTheta);
-  config.RequireAbsent("partial_rotary_factor");
-  settings.RequireAbsent("partial_rotary_factor");
+  rope.partial = ReadPartial(config, settings, dialect);
 
   // Written as rope_type, before that as type, sometimes both.
   const std::string type = settings.StringOr("rope_type", settings.StringOr("type", "default"));
   if (settings.StringOr("type", type) != type) settings.Refuse("type and rope_type differ");
-  if (type == "yarn" && yarn_supported) {
-    rope.yarn = true;
-    rope.scaling.factor = settings.Float("factor", {1.0, 1e6});
-    rope.scaling.original_context = settings.Float("original_max_position_embeddings", {1.0, 1e9});
-    rope.scaling.beta_fast = settings.FloatOr("beta_fast", 32, {1e-6, 1e6});
-    rope.scaling.beta_slow = settings.FloatOr("beta_slow", 1, {1e-6, 1e6});
-    rope.scaling.mscale = settings.FloatOr("mscale", 1, {0.0, 100.0});
-    rope.scaling.mscale_all_dim = settings.FloatOr("mscale_all_dim", 0, {0.0, 100.0});
-    settings.RequireAbsent("attention_factor");
-    if (!settings.BoolOr("truncate", true))
-      settings.Refuse("truncate is false, which is not supported");
+  if (type == "linear" || type == "llama3" || type == "yarn") {
+    ReadScaling(config, settings, dialect, type, rope);
   } else if (type != "default") {
-    settings.Refuse("rope_type is \"" + Printable(type) + "\", supported: default" +
-                    (yarn_supported ? ", yarn" : ""));
+    settings.Refuse("rope_type is \"" + Printable(type) +
+                    "\", supported: default, linear, llama3, yarn");
   }
   config.Take(settings);
   return rope;
 }
 
+double StretchedContext(const RopeSettings& settings, double context) {
+  switch (settings.scaling) {
+    case RopeSettings::Scaling::kLinear:
+      return context * settings.factor;
+    case RopeSettings::Scaling::kYarn:
+      return std::max(context, settings.original_context * settings.factor);
+    default:
+      return context;
+  }
+}
+
 double AttentionScaleFactor(const RopeSettings& settings) {
-  if (!settings.yarn || settings.scaling.mscale_all_dim == 0) return 1;
-  const double mscale = Mscale(settings.scaling.factor, settings.scaling.mscale_all_dim);
+  if (settings.scaling != RopeSettings::Scaling::kYarn || settings.yarn.mscale_all_dim == 0)
+    return 1;
+  const double mscale = Mscale(settings.factor, settings.yarn.mscale_all_dim);
   return mscale * mscale;
 }
 
@@ -156,10 +248,7 @@ RopeTable MakeRopeTable(const RopeSettings& settings, int32_t dim, bool interlea
                         int64_t positions) {
   CONCLAVE_CHECK(dim > 0 && dim % 2 == 0 && positions <= ModelLimits().context);
   const std::vector<double> frequencies = Frequencies(settings, dim);
-  const Yarn& yarn = settings.scaling;
-  const double scale =
-      settings.yarn ? Mscale(yarn.factor, yarn.mscale) / Mscale(yarn.factor, yarn.mscale_all_dim)
-                    : 1.0;
+  const double amplitude = Amplitude(settings);
   RopeTable table{.dim = dim, .interleaved = interleaved, .positions = positions};
   const size_t entries = static_cast<size_t>(positions) * frequencies.size();
   table.cos.resize(entries);
@@ -168,8 +257,8 @@ RopeTable MakeRopeTable(const RopeSettings& settings, int32_t dim, bool interlea
   for (int64_t position = 0; position < positions; ++position) {
     for (const double frequency : frequencies) {
       const SinCosPair pair = SinCos(static_cast<double>(position) * frequency);
-      table.cos[at] = static_cast<float>(pair.cos * scale);
-      table.sin[at] = static_cast<float>(pair.sin * scale);
+      table.cos[at] = static_cast<float>(pair.cos * amplitude);
+      table.sin[at] = static_cast<float>(pair.sin * amplitude);
       ++at;
     }
   }

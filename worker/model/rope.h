@@ -4,38 +4,67 @@
 // bits; libm's functions differ between CPUs in the last place. Any thread.
 
 #include <cstdint>
+#include <optional>
 
 #include "worker/device/device.h"
 #include "worker/model/config.h"
 
 namespace conclave::worker {
 
-// YaRN (arXiv:2309.00071) as DeepSeek's authors publish it (modeling_deepseek.py): fast pairs keep
-// their angle, slow ones are slowed by `factor`, with a ramp between; cos and sin are scaled.
+// What YaRN (arXiv:2309.00071) says beside its factor: pairs that turn often within the original
+// context keep their angle, those that turn seldom are slowed by the factor, with a ramp between;
+// cos and sin are scaled.
 struct Yarn {
-  double factor = 1.0;
-  double original_context = 4096;
-  double beta_fast = 32;
-  double beta_slow = 1;
+  double beta_fast = 32;  // turns within the original context, from which a pair keeps its angle
+  double beta_slow = 1;   // and up to which it is slowed
+  bool truncate = true;   // the ramp begins and ends at whole pairs
+  // cos and sin are scaled by attention_factor, or without one by a logarithm of the factor each:
+  // mscale's over mscale_all_dim's (DeepSeek's modeling_deepseek.py).
+  std::optional<double> attention_factor;
   double mscale = 1;
   double mscale_all_dim = 0;
 };
 
 struct RopeSettings {
+  // kLinear slows all pairs by the factor; kLlama3 (Llama 3.1) those whose wave is longer than
+  // original_context / low_freq_factor, leaves those shorter than original_context /
+  // high_freq_factor, and blends between.
+  enum class Scaling : uint8_t { kNone, kLinear, kLlama3, kYarn };
+
   double theta = 10000.0;
-  bool yarn = false;
-  Yarn scaling;
+  double partial = 1.0;  // share of a head's columns that turn
+  Scaling scaling = Scaling::kNone;
+  double factor = 1.0;             // of all scalings
+  double original_context = 4096;  // kLlama3, kYarn: positions
+  double low_freq_factor = 1.0;    // kLlama3
+  double high_freq_factor = 4.0;   // kLlama3
+  Yarn yarn;
+};
+
+// What families read differently.
+struct RopeDialect {
+  double theta = 10000.0;  // unless the settings say one
+  // Unless the settings say one; families without a default know no partial rotation.
+  std::optional<double> partial;
+  // DeepSeek: mscale and mscale_all_dim default to 1 and 0 one by one, and there is no
+  // attention_factor. Otherwise both of them count or none.
+  bool mscales_alone = false;
 };
 
 // rope_parameters (transformers 5) or rope_theta and rope_scaling (before), refusing types and keys
-// we do not compute.
-RopeSettings ReadRope(Config& config, bool yarn_supported);
+// we do not compute. `dynamic` and `longrope` are among them: they turn old positions anew as a
+// sequence grows, so its cache would not stay true.
+RopeSettings ReadRope(Config& config, const RopeDialect& dialect);
+
+// How many positions settings that are made for `context` of them reach: what linear scaling and
+// YaRN stretch it to, at least `context`.
+double StretchedContext(const RopeSettings& settings, double context);
 
 // [positions, dim / 2]; dim even, positions at most ModelLimits::context.
 RopeTable MakeRopeTable(const RopeSettings& settings, int32_t dim, bool interleaved,
                         int64_t positions);
 
-// What YaRN multiplies attention's scale with; 1 without it.
+// What YaRN multiplies the scale of DeepSeek's attention with; 1 without it.
 double AttentionScaleFactor(const RopeSettings& settings);
 
 }  // namespace conclave::worker

@@ -1,6 +1,6 @@
 #include "worker/model/weights.h"
 
-#include <cctype>
+#include <algorithm>
 #include <unordered_set>
 
 #include "absl/strings/str_format.h"
@@ -15,14 +15,14 @@ class Binder {
  public:
   explicit Binder(const MappedFiles& files) : files_(files) {}
 
+  bool Has(const std::string& name) const { return files_.Find(name).entry != nullptr; }
   absl::StatusOr<Weight> Bind(const std::string& name, const std::vector<int64_t>& shape);
   // The model's type: that of its embedding, which is bound first.
   void SetModelType(DType type) { model_type_ = type; }
-  absl::Status CheckAllUsed(bool tied_embeddings) const;
+  absl::Status Refuse(const std::string& name, const absl::Status& why) const;
+  absl::Status CheckAllUsed(bool tied_embeddings, const TensorTable& table) const;
 
  private:
-  absl::Status Missing(const std::string& name) const;
-
   const MappedFiles& files_;
   std::optional<DType> model_type_;
   std::unordered_set<const TensorEntry*> used_;
@@ -33,9 +33,19 @@ absl::Status Error(const MappedFiles::Tensor& tensor, const std::string& what) {
                                                     Printable(tensor.entry->name), what));
 }
 
+// All leading dimensions taken together are the rows.
+Weight AsMatrix(const char* data, DType type, const std::vector<int64_t>& shape) {
+  int64_t rows = 1;
+  for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+  return {data, type, rows, shape.back()};
+}
+
 absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<int64_t>& shape) {
   const MappedFiles::Tensor tensor = files_.Find(name);
-  if (tensor.entry == nullptr) return Missing(name);
+  if (tensor.entry == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: tensor \"%s\" is missing", files_.directory(), name));
+  }
   const std::optional<DType> type = ComputeType(tensor.entry->type);
   if (!type)
     return Error(tensor, absl::StrFormat("is %s, supported: F32, F16, BF16", tensor.entry->type));
@@ -49,56 +59,68 @@ absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<i
                                          TypeName(*model_type_)));
   }
   used_.insert(tensor.entry);
-  return Weight{tensor.data(), *type, shape.size() == 1 ? 1 : shape[0], shape.back()};
+  return AsMatrix(tensor.data(), *type, shape);
 }
 
-// An expert's tensor may be missing because the experts of its layer are one tensor, which deserves
-// another message.
-absl::Status Binder::Missing(const std::string& name) const {
-  constexpr std::string_view kExperts = ".experts.";
-  if (const size_t at = name.find(kExperts); at != name.npos) {
-    const std::string prefix = name.substr(0, at + kExperts.size());
-    for (const MappedFiles::Tensor& tensor : files_.tensors()) {
-      const std::string& other = tensor.entry->name;
-      if (!other.starts_with(prefix) ||
-          std::isdigit(static_cast<unsigned char>(other[prefix.size()])))
-        continue;
-      return Error(
-          tensor, absl::StrFormat(
-                      "holds all experts of its layer, which is not supported: expected one tensor "
-                      "for each, as \"%s\"",
-                      name));
-    }
-  }
-  return absl::InvalidArgumentError(
-      absl::StrFormat("%s: tensor \"%s\" is missing", files_.directory(), name));
+absl::Status Binder::Refuse(const std::string& name, const absl::Status& why) const {
+  return Error(files_.Find(name), std::string(why.message()));
 }
 
-absl::Status Binder::CheckAllUsed(bool tied_embeddings) const {
+absl::Status Binder::CheckAllUsed(bool tied_embeddings, const TensorTable& table) const {
+  const auto ignored = [&](const std::string& name) {
+    return std::any_of(table.ignored().begin(), table.ignored().end(),
+                       [&](const std::string& prefix) { return name.starts_with(prefix); });
+  };
   for (const MappedFiles::Tensor& tensor : files_.tensors()) {
     if (used_.contains(tensor.entry)) continue;
     const std::string& name = tensor.entry->name;
     if (tied_embeddings && name == "lm_head.weight") continue;
     if (name.ends_with(".rotary_emb.inv_freq"))
       continue;  // a buffer that old releases of transformers saved
+    if (ignored(name)) continue;
     return Error(tensor, "is not part of this family with these settings");
   }
   return absl::OkStatus();
 }
 
-absl::Status BindLayer(const TensorTable& table, const ModelSpec& spec, size_t layer,
-                       Binder& binder, LayerWeights& weights) {
-  using In = TensorTable::In;
-  const bool moe = spec.layers[layer].moe;
-  if (moe) weights.experts.resize(static_cast<size_t>(spec.gate.slots));
+// A layer of a model, as its tensors are bound.
+struct LayerBinding {
+  std::string number;
+  bool moe = false;
+  LayerWeights& weights;
+  Binder& binder;
+
+  bool Applies(const TensorTable::Rule& rule) const {
+    return rule.in != (moe ? TensorTable::In::kDenseLayers : TensorTable::In::kMoeLayers);
+  }
+  std::string Name(const TensorTable::Rule& rule, size_t slot) const {
+    return absl::StrReplaceAll(rule.name, {{"{L}", number}, {"{E}", std::to_string(slot)}});
+  }
+};
+
+absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) {
+  const size_t slots = rule.name.find("{E}") == rule.name.npos ? 1 : layer.weights.experts.size();
+  for (size_t slot = 0; slot < slots; ++slot) {
+    const std::string name = layer.Name(rule, slot);
+    CONCLAVE_ASSIGN_OR_RETURN(const Weight whole, layer.binder.Bind(name, rule.shape));
+    const absl::Status bound = rule.bind(layer.weights, slot, whole);
+    if (!bound.ok()) return layer.binder.Refuse(name, bound);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BindLayer(const TensorTable& table, const LayerBinding& layer) {
   for (const TensorTable::Rule& rule : table.rules()) {
-    if (rule.in == (moe ? In::kDenseLayers : In::kMoeLayers)) continue;
-    const std::string pattern = absl::StrReplaceAll(rule.name, {{"{L}", std::to_string(layer)}});
-    const size_t slots = pattern.find("{E}") == pattern.npos ? 1 : weights.experts.size();
-    for (size_t slot = 0; slot < slots; ++slot) {
-      const std::string name = absl::StrReplaceAll(pattern, {{"{E}", std::to_string(slot)}});
-      CONCLAVE_ASSIGN_OR_RETURN(rule.member(weights, slot), binder.Bind(name, rule.shape));
-    }
+    if (!layer.Applies(rule)) continue;
+    CONCLAVE_RETURN_IF_ERROR(BindRule(rule, layer));
+  }
+  for (const std::vector<TensorTable>& tables : table.choices()) {
+    const auto there = [&](const TensorTable& one) {
+      const TensorTable::Rule& first = one.rules().front();
+      return layer.Applies(first) && layer.binder.Has(layer.Name(first, 0));
+    };
+    const auto chosen = std::find_if(tables.begin(), tables.end(), there);
+    CONCLAVE_RETURN_IF_ERROR(BindLayer(chosen == tables.end() ? tables.front() : *chosen, layer));
   }
   return absl::OkStatus();
 }
@@ -119,9 +141,11 @@ absl::Status BindWeights(const MappedFiles& files, const TensorTable& table, Mod
   }
   model.layers.resize(spec.layers.size());
   for (size_t l = 0; l < model.layers.size(); ++l) {
-    CONCLAVE_RETURN_IF_ERROR(BindLayer(table, spec, l, binder, model.layers[l]));
+    const bool moe = spec.layers[l].moe;
+    if (moe) model.layers[l].experts.resize(static_cast<size_t>(spec.gate.slots));
+    CONCLAVE_RETURN_IF_ERROR(BindLayer(table, {std::to_string(l), moe, model.layers[l], binder}));
   }
-  return binder.CheckAllUsed(spec.tied_embeddings);
+  return binder.CheckAllUsed(spec.tied_embeddings, table);
 }
 
 }  // namespace conclave::worker

@@ -1,12 +1,12 @@
 #pragma once
 // Binds a family's tensors to the members of a model, in place: nothing is copied, no page of a
-// tensor is touched. What the numbers are is therefore not looked at here; a NaN in them shows as a
-// sequence that fails, never as a token.
+// tensor is touched (but for a gate's bias, which is small). What the numbers are is therefore not
+// looked at here; a NaN in them shows as a sequence that fails, never as a token.
 
 #include "absl/status/status.h"
-#include "worker/model/families.h"
 #include "worker/model/mapped_files.h"
 #include "worker/model/model.h"
+#include "worker/model/tensor_table.h"
 
 namespace conclave::worker {
 

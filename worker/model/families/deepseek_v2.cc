@@ -24,7 +24,7 @@ void ReadAttention(Config& config, const FamilyOptions& options, ModelSpec& spec
   attention.bias = config.BoolOr("attention_bias", false);
   // The authors make the two inner norms without passing rms_norm_eps on.
   attention.latent_norm_eps = 1e-6f;
-  const RopeSettings rope = ReadRope(config, /*yarn_supported=*/true);
+  const RopeSettings rope = ReadRope(config, {.mscales_alone = true});
   attention.scale = static_cast<float>(
       AttentionScaleFactor(rope) /
       std::sqrt(static_cast<double>(attention.qk_nope_dim + attention.qk_rope_dim)));
@@ -109,7 +109,7 @@ TensorTable Tensors(const ModelSpec& spec) {
                In::kDenseLayers);
   table.Add("model.layers.{L}.mlp.gate.weight", {spec.gate.slots, dim}, &LayerWeights::gate,
             In::kMoeLayers);
-  table.AddExperts("model.layers.{L}.mlp.experts.{E}", spec.expert_ffn_dim, dim);
+  table.AddExperts("model.layers.{L}.mlp", spec.gate.slots, spec.expert_ffn_dim, dim);
   if (spec.shared_ffn_dim > 0) {
     table.AddFfn("model.layers.{L}.mlp.shared_experts", spec.shared_ffn_dim, dim,
                  &LayerWeights::shared, In::kMoeLayers);

@@ -25,7 +25,7 @@ void ReadAttention(Config& config, const FamilyOptions& options, ModelSpec& spec
   attention.clip_qkv = static_cast<float>(config.FloatOr("clip_qkv", 0.0, {1e-6, 1e9}));
   attention.bias = config.BoolOr("attention_bias", false);
   attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(attention.head_dim)));
-  SetRope(config, ReadRope(config, /*yarn_supported=*/false), attention.head_dim,
+  SetRope(config, ReadRope(config, {}), attention.head_dim,
           /*interleaved=*/false, options, spec);
 }
 
@@ -51,7 +51,7 @@ TensorTable Tensors(const ModelSpec& spec) {
     table.Add(prefix + "o_proj.bias", {dim}, &AttentionWeights::o_bias);
   }
   table.Add("model.layers.{L}.mlp.gate.weight", {spec.gate.slots, dim}, &LayerWeights::gate);
-  table.AddExperts("model.layers.{L}.mlp.experts.{E}", spec.expert_ffn_dim, dim);
+  table.AddExperts("model.layers.{L}.mlp", spec.gate.slots, spec.expert_ffn_dim, dim);
   return table;
 }
 

@@ -1,0 +1,106 @@
+#include "worker/model/tensor_table.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "worker/model/widen.h"
+
+namespace conclave::worker {
+
+void TensorTable::Add(const std::string& name, std::vector<int64_t> shape, In in, Bind bind) {
+  rules_.push_back({name, std::move(shape), in, std::move(bind)});
+}
+
+void TensorTable::Add(const std::string& name, std::vector<int64_t> shape,
+                      Weight LayerWeights::*member, In in) {
+  Add(name, std::move(shape), in, [member](LayerWeights& layer, size_t, const Weight& whole) {
+    layer.*member = whole;
+    return absl::OkStatus();
+  });
+}
+
+void TensorTable::Add(const std::string& name, std::vector<int64_t> shape,
+                      Weight AttentionWeights::*member) {
+  Add(name, std::move(shape), In::kEveryLayer,
+      [member](LayerWeights& layer, size_t, const Weight& whole) {
+        layer.attention.*member = whole;
+        return absl::OkStatus();
+      });
+}
+
+void TensorTable::AddGateBias(const std::string& name, int64_t slots) {
+  Add(name, {slots}, In::kMoeLayers, [](LayerWeights& layer, size_t, const Weight& whole) {
+    layer.gate_bias = Widen(whole);
+    const bool finite = std::all_of(layer.gate_bias.begin(), layer.gate_bias.end(),
+                                    [](float shift) { return std::isfinite(shift); });
+    // It would choose the same experts for every token, and nothing else would show it.
+    return finite ? absl::OkStatus() : absl::InvalidArgumentError("has a value that is not finite");
+  });
+}
+
+void TensorTable::AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim,
+                         FfnWeights LayerWeights::*member, In in) {
+  AddFfn(
+      prefix, ffn_dim, dim, {},
+      [member](LayerWeights& layer, size_t) -> FfnWeights& { return layer.*member; }, in);
+}
+
+void TensorTable::AddExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim,
+                             int64_t dim) {
+  TensorTable separate, fused;
+  separate.AddSeparateExperts(prefix, ffn_dim, dim, {});
+  fused.AddFusedExperts(prefix, slots, ffn_dim, dim);
+  AddOneOf({std::move(separate), std::move(fused)});
+}
+
+void TensorTable::AddSeparateExperts(const std::string& prefix, int64_t ffn_dim, int64_t dim,
+                                     FfnNames names) {
+  AddFfn(
+      prefix + ".experts.{E}", ffn_dim, dim, names,
+      [](LayerWeights& layer, size_t slot) -> FfnWeights& { return layer.experts[slot]; },
+      In::kMoeLayers);
+}
+
+void TensorTable::AddFusedExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim,
+                                  int64_t dim) {
+  Add(prefix + ".experts.gate_up_proj", {slots, 2 * ffn_dim, dim}, In::kMoeLayers,
+      [ffn_dim](LayerWeights& layer, size_t, const Weight& whole) {
+        int64_t row = 0;
+        for (FfnWeights& expert : layer.experts) {
+          expert.gate = whole.Slice(row, ffn_dim);
+          expert.up = whole.Slice(row + ffn_dim, ffn_dim);
+          row += 2 * ffn_dim;
+        }
+        return absl::OkStatus();
+      });
+  Add(prefix + ".experts.down_proj", {slots, dim, ffn_dim}, In::kMoeLayers,
+      [dim](LayerWeights& layer, size_t, const Weight& whole) {
+        int64_t row = 0;
+        for (FfnWeights& expert : layer.experts) {
+          expert.down = whole.Slice(row, dim);
+          row += dim;
+        }
+        return absl::OkStatus();
+      });
+}
+
+void TensorTable::AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim,
+                         const FfnNames& names, const FfnOf& ffn, In in) {
+  const auto add = [&](const char* name, std::vector<int64_t> shape, Weight FfnWeights::*member) {
+    Add(prefix + "." + name + ".weight", std::move(shape), in,
+        [ffn, member](LayerWeights& layer, size_t slot, const Weight& whole) {
+          ffn(layer, slot).*member = whole;
+          return absl::OkStatus();
+        });
+  };
+  add(names.gate, {ffn_dim, dim}, &FfnWeights::gate);
+  add(names.up, {ffn_dim, dim}, &FfnWeights::up);
+  add(names.down, {dim, ffn_dim}, &FfnWeights::down);
+}
+
+void TensorTable::AddNorms(int64_t dim) {
+  Add("model.layers.{L}.input_layernorm.weight", {dim}, &LayerWeights::attention_norm);
+  Add("model.layers.{L}.post_attention_layernorm.weight", {dim}, &LayerWeights::ffn_norm);
+}
+
+}  // namespace conclave::worker
