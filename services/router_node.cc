@@ -108,7 +108,6 @@ absl::Status RouterNode::StartServer() {
                                                     scheduler_, authorize);
   if (!options_.metrics.empty()) {
     CONCLAVE_ASSIGN_OR_RETURN(metrics_, Metrics::Start(options_.metrics, credentials_.insecure()));
-    metrics_address_ = metrics_->address().ToString();
     metrics_->AddSource([this](MetricsWriter& writer) { frontend_->WriteMetrics(writer); });
   }
   options_.server.serving = false;
@@ -120,6 +119,9 @@ absl::Status RouterNode::StartServer() {
                                           {{v1::Inference::service_full_name(), inference_.get()},
                                            {v1::Cluster::service_full_name(), cluster_.get()}}));
   CONCLAVE_ASSIGN_OR_RETURN(address_, AdvertisedAddress(options_.advertise, *server_));
+  if (metrics_ != nullptr) {
+    metrics_address_ = metrics_->address().As(Address::Parse(address_)->host).ToString();
+  }
   cluster_->SetAddresses(address_, metrics_address_);
   frontend_->OnReady([this](bool ready) { server_->SetServing(ready); });
   return absl::OkStatus();

@@ -77,10 +77,11 @@ absl::Status SchedulerNode::StartMetrics(const Options& options) {
   return absl::OkStatus();
 }
 
-void SchedulerNode::Drain(std::chrono::milliseconds bound) {
+absl::Status SchedulerNode::Drain(std::chrono::milliseconds bound) {
   server_->SetServing(false);
   service_->CloseWatches();
   server_->Shutdown(bound);
+  return absl::OkStatus();
 }
 
 }  // namespace conclave::services

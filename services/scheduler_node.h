@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "services/cluster_service.h"
 #include "services/credentials.h"
@@ -37,8 +38,9 @@ class SchedulerNode {
   const std::string& metrics_address() const { return metrics_address_; }  // "-": none
   ClusterService& service() { return *service_; }
 
-  // Ends the watches and the calls that run.
-  void Drain(std::chrono::milliseconds bound);
+  // Ends the watches and the calls that run; what is left after the bound is cut off, and nothing
+  // is lost by that.
+  absl::Status Drain(std::chrono::milliseconds bound);
 
  private:
   SchedulerNode() = default;

@@ -118,7 +118,7 @@ TEST(Scheduler, EndsItsWatchesWhenDraining) {
   FakeCluster cluster(Quick(0));
   TestWatch watch(cluster.scheduler_address());
   ASSERT_TRUE(watch.WaitFor([](const v1::ClusterView&) { return true; }).has_value());
-  cluster.scheduler().Drain(std::chrono::seconds(5));
+  EXPECT_TRUE(cluster.scheduler().Drain(std::chrono::seconds(5)).ok());
   EXPECT_EQ(watch.WaitForStatus().error_code(), grpc::UNAVAILABLE);
 }
 
