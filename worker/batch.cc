@@ -52,6 +52,8 @@ absl::StatusOr<std::unique_ptr<Batch>> Batch::Create(const ModelSpec& spec, int3
         Allocate(device, max_rows, spec.gate.slots, "gate logits", batch->gate_logits));
     CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, spec.shared_ffn_dim > 0 ? spec.dim : 0,
                                       "shared expert", batch->shared));
+    CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, spec.shared_ffn_dim > 0 ? 1 : 0,
+                                      "shared expert's gate", batch->shared_logits));
     CONCLAVE_RETURN_IF_ERROR(Allocate(device, int64_t{max_rows} * spec.gate.top_k, spec.dim,
                                       "expert rows", batch->expert_rows));
     batch->slots.resize(routes);

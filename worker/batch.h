@@ -35,17 +35,18 @@ struct Batch {
   std::vector<int32_t> every_row;                      // 0, 1, ... [max_rows]
 
   // Activations, fp32, [max_rows, columns].
-  Rows hidden;       // dim                               the residual stream
-  Rows normed;       // dim
-  Rows query;        // heads * key dim
-  Rows query_low;    // q_lora_rank                       MLA with a low-rank query
-  Rows key_value;    // the cache row: keys and values, or latent and rotated key
-  Rows absorbed;     // heads * (kv_lora_rank + rope)     MLA: queries in the latent's space
-  Rows latent_out;   // heads * kv_lora_rank              MLA: attention's result there
-  Rows attended;     // heads * value dim
-  Rows projected;    // dim                               what a block adds to the residual
-  Rows gate_logits;  // slots
-  Rows shared;       // dim                               the shared expert's result
+  Rows hidden;         // dim                               the residual stream
+  Rows normed;         // dim
+  Rows query;          // heads * key dim
+  Rows query_low;      // q_lora_rank                       MLA with a low-rank query
+  Rows key_value;      // the cache row: keys and values, or latent and rotated key
+  Rows absorbed;       // heads * (kv_lora_rank + rope)     MLA: queries in the latent's space
+  Rows latent_out;     // heads * kv_lora_rank              MLA: attention's result there
+  Rows attended;       // heads * value dim
+  Rows projected;      // dim                               what a block adds to the residual
+  Rows gate_logits;    // slots
+  Rows shared;         // dim                               the shared expert's result
+  Rows shared_logits;  // 1                               how much of it counts
   Rows expert_rows;  // [max_rows * top_k, dim]           one row per (token, expert), in gate order
 
   std::vector<int32_t> slots;                // [rows, top_k]

@@ -165,7 +165,7 @@ void Engine::Impl::RunGqa(int32_t index) {
   device_->MatMul(normed, w.q, w.q_bias, Inputs::kActivationType, query);
   device_->MatMul(normed, w.k, w.k_bias, Inputs::kActivationType, key);
   device_->MatMul(normed, w.v, w.v_bias, Inputs::kActivationType, value);
-  if (a.qk_norm) {
+  if (a.qk_norm != AttentionSpec::QkNorm::kNone) {
     device_->RmsNorm(query, w.q_norm, spec.norm_eps, query);
     device_->RmsNorm(key, w.k_norm, spec.norm_eps, key);
   }
@@ -296,6 +296,11 @@ absl::Status Engine::Impl::RunExperts(const StepPlan& plan, int32_t index, int32
     const std::span<const int32_t> all(b.every_row.data(), static_cast<size_t>(rows));
     const ExpertWork work = {&layer.shared, all, all};
     device_->Experts(normed, {&work, 1}, shared);
+    if (layer.shared_gate) {
+      const Rows logits = b.shared_logits.Top(rows);
+      device_->MatMul(normed, layer.shared_gate, {}, Inputs::kActivationType, logits);
+      device_->ScaleBySigmoid(logits, shared);
+    }
   }
   const Rows outputs = b.expert_rows.Top(static_cast<int64_t>(routes));
   CONCLAVE_RETURN_IF_ERROR(exchange_->Combine(outputs));

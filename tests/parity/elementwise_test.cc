@@ -54,6 +54,42 @@ TEST_P(Elementwise, RmsNormEqualsTheReferenceAlsoInPlace) {
   }
 }
 
+TEST_P(Elementwise, RmsNormOfHeadsNormsEachByItself) {
+  const int64_t heads = 3;
+  for (const int64_t dim : {2, 12, 33, 64}) {
+    const Matrix weight(1, dim, DType::kF32, 1);
+    const Batch x(5, heads * dim, 2, 2.0);
+    Batch out(5, heads * dim);
+    device_->RmsNorm(x.rows(), weight.weight(), 1e-5f, out.rows());
+    for (int64_t h = 0; h < heads; ++h) {
+      Batch head(5, dim);
+      device_->RmsNorm(x.rows().Columns(h * dim, dim), weight.weight(), 1e-5f, head.rows());
+      for (int64_t r = 0; r < 5; ++r) {
+        for (int64_t c = 0; c < dim; ++c) ASSERT_EQ(out.at(r, h * dim + c), head.at(r, c));
+      }
+    }
+  }
+}
+
+TEST_P(Elementwise, ScaleBySigmoidScalesEveryRowByItsOwnShare) {
+  for (const int64_t dim : {1, 7, 100}) {
+    Batch logits(4, 1), x(4, dim, 2, 2.0);
+    const Batch before = x;
+    logits.at(0, 0) = 0.0f;
+    logits.at(1, 0) = -3.5f;
+    logits.at(2, 0) = 200.0f;
+    logits.at(3, 0) = -200.0f;
+    device_->ScaleBySigmoid(logits.rows(), x.rows());
+    for (int64_t r = 0; r < 4; ++r) {
+      const double share = 1.0 / (1.0 + std::exp(-static_cast<double>(logits.at(r, 0))));
+      for (int64_t c = 0; c < dim; ++c) {
+        const double expected = share * static_cast<double>(before.at(r, c));
+        ASSERT_NEAR(x.at(r, c), expected, 1e-6 * std::fabs(expected) + 1e-30);
+      }
+    }
+  }
+}
+
 TEST_P(Elementwise, ClipBoundsBothSidesAndKeepsNan) {
   Batch x(1, 4);
   x.at(0, 0) = -9.0f;

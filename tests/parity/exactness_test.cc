@@ -176,6 +176,11 @@ TEST_P(Exactness, OfNormsAndGates) {
   ExpectSame(dim, [&](Device& device, Batch& out, int64_t first, int64_t count) {
     device.RmsNorm(x.Part(first, count), weight.weight(), 1e-6f, out.Part(first, count));
   });
+  const Matrix head_weight(1, 26, GetParam().activations, 1);
+  ExpectSame(dim, [&](Device& device, Batch& out, int64_t first, int64_t count) {
+    device.RmsNorm(x.Part(first, count), head_weight.weight(), 1e-6f, out.Part(first, count));
+    device.ScaleBySigmoid(x.Part(first, count).Columns(0, 1), out.Part(first, count));
+  });
   const GateShape shape = {.slots = 130, .top_k = 6, .normalise = true};
   ExpectSame(12, [&](Device& device, Batch& out, int64_t first, int64_t count) {
     std::vector<int32_t> slots(static_cast<size_t>(count * 6));

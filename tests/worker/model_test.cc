@@ -129,7 +129,7 @@ TEST(Model, MakesOfAnOlmoeWhatItsAuthorsMean) {
   EXPECT_EQ(spec.attention.heads, 4);
   EXPECT_EQ(spec.attention.kv_heads, 2);
   EXPECT_EQ(spec.attention.head_dim, 8);
-  EXPECT_TRUE(spec.attention.qk_norm);
+  EXPECT_EQ(spec.attention.qk_norm, AttentionSpec::QkNorm::kWhole);
   EXPECT_TRUE(spec.attention.bias);
   EXPECT_EQ(spec.attention.clip_qkv, 2.5f);
   EXPECT_FLOAT_EQ(spec.attention.scale, 1.0f / std::sqrt(8.0f));
@@ -526,7 +526,7 @@ INSTANTIATE_TEST_SUITE_P(
             "rope_type is \"longrope\", supported: default, linear, llama3, yarn"},
         Bad{"HeadDim", Set("head_dim", 16), "head_dim is 16, expected 8 to 8"},
         Bad{"KvHeads", Set("num_key_value_heads", 3),
-            "num_attention_heads 4 and num_key_value_heads 3 do not divide"},
+            "num_key_value_heads 3 does not divide num_attention_heads 4"},
         Bad{"MoreKvHeads", Set("num_key_value_heads", 5),
             "num_key_value_heads is 5, expected 1 to 4"},
         Bad{"NegativeClip", Set("clip_qkv", -1.0), "clip_qkv is -1"},

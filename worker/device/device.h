@@ -153,7 +153,8 @@ class Device {
   // out [n, dim] = rows of table [vocab, dim].
   virtual void Embed(Weight table, std::span<const int32_t> ids, Rows out) = 0;
 
-  // out = x / sqrt(mean(x^2) + eps) * weight; x, out [n, weight.cols]; out may be x.
+  // out = x / sqrt(mean(x^2) + eps) * weight over every run of weight.cols columns (one, or a head
+  // each); x, out [n, runs * weight.cols]; out may be x.
   virtual void RmsNorm(ConstRows x, Weight weight, float eps, Rows out) = 0;
 
   // out [n, weight.rows] = x [n, weight.cols] weight^T (+ bias [weight.rows] if given).
@@ -178,6 +179,9 @@ class Device {
 
   // x = max(-limit, min(limit, x)).
   virtual void Clip(Rows x, float limit) = 0;
+
+  // x [n, cols] = sigmoid(logits [n, 1]) * x.
+  virtual void ScaleBySigmoid(ConstRows logits, Rows x) = 0;
 
   // Rotates columns [h * head_stride + first, + table.dim) of every head h of x by the rows'
   // positions and writes them to columns [h * out_stride + out_first, + table.dim) of out; out may

@@ -9,7 +9,10 @@
 namespace conclave::worker {
 
 Family MakeDeepSeekV2(Config& config, const FamilyOptions& options);
+Family MakeMixtral(Config& config, const FamilyOptions& options);
 Family MakeOlmoe(Config& config, const FamilyOptions& options);
+Family MakeQwen2Moe(Config& config, const FamilyOptions& options);
+Family MakeQwen3Moe(Config& config, const FamilyOptions& options);
 
 namespace {
 
@@ -18,8 +21,8 @@ struct Registered {
   Family (*make)(Config& config, const FamilyOptions& options);
 };
 constexpr Registered kFamilies[] = {
-    {"deepseek_v2", MakeDeepSeekV2},
-    {"olmoe", MakeOlmoe},
+    {"deepseek_v2", MakeDeepSeekV2}, {"mixtral", MakeMixtral},    {"olmoe", MakeOlmoe},
+    {"qwen2_moe", MakeQwen2Moe},     {"qwen3_moe", MakeQwen3Moe},
 };
 
 std::string KnownFamilies() {
@@ -48,7 +51,7 @@ absl::StatusOr<Family> MakeFamily(Config& config, const FamilyOptions& options) 
 
 ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options) {
   const ModelLimits& limits = options.limits;
-  config.RequireOneOf("hidden_act", "silu", {"silu"});
+  config.RequireOneOf("hidden_act", "silu", {"silu", "swish"});  // two names of one function
   config.RequireAbsent("quantization_config");
   config.RequireFalse("mlp_bias");
 

@@ -16,8 +16,8 @@ namespace conclave::worker {
 
 struct AttentionWeights {
   // kGqa: q [heads*head_dim, dim], k, v [kv_heads*head_dim, dim], o [dim, heads*head_dim], norms
-  // over q and k rows. kMla: q [heads*(nope+rope), dim] or q_a [q_rank, dim], q_a_norm, q_b
-  // [heads*(nope+rope), q_rank];
+  // over q and k rows or, [head_dim], each head's. kMla: q [heads*(nope+rope), dim] or q_a [q_rank,
+  // dim], q_a_norm, q_b [heads*(nope+rope), q_rank];
   //       kv_a [kv_rank + rope, dim], kv_a_norm [kv_rank], kv_b [heads*(nope+value), kv_rank], o
   //       [dim, heads*value].
   Weight q, k, v, o;
@@ -36,6 +36,7 @@ struct LayerWeights {
   Weight gate;                      // [slots, dim]
   std::vector<float> gate_bias;     // [slots] or empty
   FfnWeights shared;                // if the spec has a shared expert
+  Weight shared_gate;               // [1, dim]: how much of its result counts; or none: all of it
   std::vector<FfnWeights> experts;  // [slots], the base model's
 };
 

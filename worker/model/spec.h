@@ -17,15 +17,18 @@ struct AttentionSpec {
   int32_t heads = 0;
   int32_t kv_heads = 0;  // kGqa
   int32_t head_dim = 0;  // kGqa: of queries, keys and values
-  bool qk_norm = false;  // kGqa: RMS norm over the whole projection, before heads are split (OLMoE)
-  float clip_qkv = 0.0f;  // kGqa: 0 is off
-  bool bias =
-      false;  // q, k, v (kGqa) or the two down projections (kMla) have biases; and the output one
-  int32_t q_lora_rank = 0;        // kMla: 0 is a full-rank query
-  int32_t kv_lora_rank = 0;       // kMla
-  int32_t qk_nope_dim = 0;        // kMla
-  int32_t qk_rope_dim = 0;        // kMla
-  int32_t value_dim = 0;          // kMla: of a head
+  // kGqa: RMS norms of queries and keys, over the whole projection before heads are split (OLMoE)
+  // or over each head (Qwen3).
+  enum class QkNorm : uint8_t { kNone, kWhole, kHeads };
+  QkNorm qk_norm = QkNorm::kNone;
+  float clip_qkv = 0.0f;     // kGqa: 0 is off
+  bool bias = false;         // q, k, v have biases (kGqa); the two down projections and o (kMla)
+  bool output_bias = false;  // kGqa: o has one
+  int32_t q_lora_rank = 0;   // kMla: 0 is a full-rank query
+  int32_t kv_lora_rank = 0;  // kMla
+  int32_t qk_nope_dim = 0;   // kMla
+  int32_t qk_rope_dim = 0;   // kMla
+  int32_t value_dim = 0;     // kMla: of a head
   float latent_norm_eps = 1e-6f;  // kMla: of the norms over the low-rank query and the latent
   float scale = 1.0f;             // of q k
 };

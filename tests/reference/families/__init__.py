@@ -10,9 +10,9 @@ A module has
                     and looked into like transformers'
 """
 
-from . import deepseek_v2, olmoe
+from . import deepseek_v2, mixtral, olmoe, qwen2_moe, qwen3_moe
 
-FAMILIES = {module.MODEL_TYPE: module for module in (deepseek_v2, olmoe)}
+FAMILIES = {module.MODEL_TYPE: module for module in (deepseek_v2, mixtral, olmoe, qwen2_moe, qwen3_moe)}
 
 
 def patch_transformers():

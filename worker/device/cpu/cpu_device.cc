@@ -170,13 +170,16 @@ void CpuDevice::Embed(Weight table, std::span<const int32_t> ids, Rows out) {
 }
 
 void CpuDevice::RmsNorm(ConstRows x, Weight weight, float eps, Rows out) {
-  CONCLAVE_CHECK(x.cols == weight.cols && out.cols == x.cols && out.rows == x.rows);
-  CONCLAVE_CHECK(weight.rows == 1);
+  CONCLAVE_CHECK(weight.rows == 1 && weight.cols >= 1 && x.cols % weight.cols == 0);
+  CONCLAVE_CHECK(out.cols == x.cols && out.rows == x.rows);
   const auto scale = kernels_.scale[static_cast<int>(weight.type)];
   ForRows(x.rows, 2 * x.cols, [&](int64_t first, int64_t count) {
     for (int64_t r = first; r < first + count; ++r) {
-      const float mean = kernels_.sum_squares(x.row(r), x.cols) / static_cast<float>(x.cols);
-      scale(x.row(r), 1.0f / std::sqrt(mean + eps), weight.data, x.cols, out.row(r));
+      for (int64_t c = 0; c < x.cols; c += weight.cols) {
+        const float* run = x.row(r) + c;
+        const float mean = kernels_.sum_squares(run, weight.cols) / static_cast<float>(weight.cols);
+        scale(run, 1.0f / std::sqrt(mean + eps), weight.data, weight.cols, out.row(r) + c);
+      }
     }
   });
 }
@@ -189,6 +192,17 @@ void CpuDevice::Clip(Rows x, float limit) {
         const float below = limit < row[c] ? limit : row[c];  // a NaN stays
         row[c] = -limit > below ? -limit : below;
       }
+    }
+  });
+}
+
+void CpuDevice::ScaleBySigmoid(ConstRows logits, Rows x) {
+  CONCLAVE_CHECK(logits.rows == x.rows && logits.cols == 1);
+  ForRows(x.rows, x.cols, [&](int64_t first, int64_t count) {
+    for (int64_t r = first; r < first + count; ++r) {
+      float share = 0.0f;
+      kernels_.sigmoid(logits.row(r), 1, &share);
+      for (int64_t c = 0; c < x.cols; ++c) x.row(r)[c] *= share;
     }
   });
 }

@@ -50,6 +50,7 @@ class CpuDevice final : public Device {
   void MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) override;
   void MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shape, Rows out) override;
   void Clip(Rows x, float limit) override;
+  void ScaleBySigmoid(ConstRows logits, Rows x) override;
   void Rope(ConstRows x, const RopeColumns& columns, const BatchPlaces& places,
             const RopeTable& table, Rows out) override;
   void StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) override;
