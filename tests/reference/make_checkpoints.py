@@ -83,14 +83,25 @@ def publish_config(path, family, case):
     config["rope_theta"] = rope["rope_theta"]
     config["rope_scaling"] = case.config.get("rope_scaling")
     config["torch_dtype"] = config.pop("dtype")
+    if "quantization_config" in case.config:
+        config["quantization_config"] = case.config["quantization_config"]
     if hasattr(family, "publish"):
         family.publish(config)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def write_checkpoint(family, case, directory):
+    if hasattr(family, "write"):
+        family.write(case, directory, randomise)
+    else:
+        write_with_transformers(family, case, directory)
+    check_layout(case, directory)
+
+
+def write_with_transformers(family, case, directory):
+    plain = {key: value for key, value in case.config.items() if key != "quantization_config"}
     config = transformers.AutoConfig.for_model(
-        family.MODEL_TYPE, **json.loads(json.dumps(case.config)), attn_implementation="eager")
+        family.MODEL_TYPE, **json.loads(json.dumps(plain)), attn_implementation="eager")
     model = transformers.AutoModelForCausalLM.from_config(config)
     randomise(model, case)
     model.to(getattr(torch, case.dtype))
@@ -102,7 +113,8 @@ def write_checkpoint(family, case, directory):
     (directory / "generation_config.json").unlink(missing_ok=True)
     if case.published_config:
         publish_config(directory / "config.json", family, case)
-    check_layout(case, directory)
+    if hasattr(family, "finish"):
+        family.finish(case, directory)
 
 
 def check_layout(case, directory):

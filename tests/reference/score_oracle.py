@@ -22,7 +22,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 import transformers
 
-from families import FAMILIES, patch_transformers
+from families import FAMILIES, fp8, patch_transformers
 from families.routing import record
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -39,9 +39,12 @@ def family_of(directory):
 def load(directory, dtype):
     """dtype: a key of DTYPES; None: the checkpoint's own, F16 widened to float32, which is exact."""
     family = family_of(directory)
+    config = json.loads(pathlib.Path(directory, "config.json").read_text())
     if dtype is None:
-        config = json.loads(pathlib.Path(directory, "config.json").read_text())
         dtype = "bfloat16" if config.get("dtype", config.get("torch_dtype")) == "bfloat16" else "float32"
+    if (config.get("quantization_config") or {}).get("quant_method") == "fp8":
+        with fp8.dequantised(directory, config) as copy:
+            return load(copy, dtype)
     if hasattr(family, "load"):
         return family.load(directory, DTYPES[dtype]).eval(), dtype
     model = transformers.AutoModelForCausalLM.from_pretrained(

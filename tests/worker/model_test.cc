@@ -388,10 +388,11 @@ INSTANTIATE_TEST_SUITE_P(
     Settings, DeepSeekV2Refuses,
     ::testing::Values(
         Bad{"UnknownFamily", Set("model_type", "mamba"),
-            "model_type is \"mamba\", supported: deepseek_v2, olmoe"},
+            "model_type is \"mamba\", supported: deepseek, deepseek_v2"},
         Bad{"FamilyIsNumber", Set("model_type", 2), "model_type is number, expected a string"},
         Bad{"Activation", Set("hidden_act", "gelu"), "hidden_act is \"gelu\", supported: silu"},
-        Bad{"Quantised", Set("quantization_config", {{"bits", 4}}), "quantization_config is set"},
+        Bad{"Quantised", Set("quantization_config", {{"quant_method", "gptq"}, {"bits", 4}}),
+            "quantization_config: quant_method is \"gptq\", supported: fp8"},
         Bad{"MlpBias", Set("mlp_bias", true), "mlp_bias is true"},
         Bad{"SlidingWindow", Set("sliding_window", 128), "sliding_window is set"},
         Bad{"ScoringFunction", Set("scoring_func", "sigmoid"),

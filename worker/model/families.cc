@@ -8,7 +8,9 @@
 
 namespace conclave::worker {
 
+Family MakeDeepSeekV1(Config& config, const FamilyOptions& options);
 Family MakeDeepSeekV2(Config& config, const FamilyOptions& options);
+Family MakeDeepSeekV3(Config& config, const FamilyOptions& options);
 Family MakeMixtral(Config& config, const FamilyOptions& options);
 Family MakeOlmoe(Config& config, const FamilyOptions& options);
 Family MakeQwen2Moe(Config& config, const FamilyOptions& options);
@@ -21,8 +23,13 @@ struct Registered {
   Family (*make)(Config& config, const FamilyOptions& options);
 };
 constexpr Registered kFamilies[] = {
-    {"deepseek_v2", MakeDeepSeekV2}, {"mixtral", MakeMixtral},    {"olmoe", MakeOlmoe},
-    {"qwen2_moe", MakeQwen2Moe},     {"qwen3_moe", MakeQwen3Moe},
+    {"deepseek", MakeDeepSeekV1},
+    {"deepseek_v2", MakeDeepSeekV2},
+    {"deepseek_v3", MakeDeepSeekV3},
+    {"mixtral", MakeMixtral},
+    {"olmoe", MakeOlmoe},
+    {"qwen2_moe", MakeQwen2Moe},
+    {"qwen3_moe", MakeQwen3Moe},
 };
 
 std::string KnownFamilies() {
@@ -40,6 +47,7 @@ absl::StatusOr<Family> MakeFamily(Config& config, const FamilyOptions& options) 
   for (const Registered& known : kFamilies) {
     if (model_type != known.model_type) continue;
     Family family = known.make(config, options);
+    family.fp8 = ReadQuantization(config, options.limits);
     CONCLAVE_RETURN_IF_ERROR(config.status());
     family.spec.family = model_type;
     return family;
@@ -52,7 +60,6 @@ absl::StatusOr<Family> MakeFamily(Config& config, const FamilyOptions& options) 
 ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options) {
   const ModelLimits& limits = options.limits;
   config.RequireOneOf("hidden_act", "silu", {"silu", "swish"});  // two names of one function
-  config.RequireAbsent("quantization_config");
   config.RequireFalse("mlp_bias");
 
   ModelSpec spec;
@@ -99,6 +106,13 @@ void SetRope(Config& config, const RopeSettings& settings, int32_t dim, bool int
   }
   if (!config.status().ok()) return;
   spec.rope = MakeRopeTable(settings, dim, interleaved, spec.context_limit);
+}
+
+void IgnoreNextTokenLayers(Config& config, const FamilyOptions& options, Family& family) {
+  const int32_t count = config.IntOr("num_nextn_predict_layers", 0, {0, options.limits.layers});
+  for (size_t l = 0; l < static_cast<size_t>(count); ++l) {
+    family.tensors.Ignore(absl::StrFormat("model.layers.%d.", family.spec.layers.size() + l));
+  }
 }
 
 }  // namespace conclave::worker

@@ -4,11 +4,13 @@
 // line in families.cc.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "worker/model/config.h"
+#include "worker/model/quantization.h"
 #include "worker/model/rope.h"
 #include "worker/model/spec.h"
 #include "worker/model/tensor_table.h"
@@ -18,6 +20,7 @@ namespace conclave::worker {
 struct Family {
   ModelSpec spec;  // without name, type, eos and sampling defaults: those are no family's subject
   TensorTable tensors;
+  std::optional<Fp8Blocks> fp8;  // matrices may be F8_E4M3
 };
 
 struct FamilyOptions {
@@ -31,12 +34,15 @@ absl::StatusOr<Family> MakeFamily(Config& config, const FamilyOptions& options);
 
 // For family files: what all of them read the same way.
 
-// Sizes, norm_eps, tied embeddings and the gate's top_k; refuses quantised weights and activations
-// other than silu. Leaves to the family what only some have: sliding_window, rope, head sizes.
+// Sizes, norm_eps, tied embeddings and the gate's top_k; refuses activations other than silu.
+// Leaves to the family what only some have: sliding_window, rope, head sizes.
 ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options);
 // Sets spec.gate.slots from `key`, and holds top_k against it.
 void ReadSlots(Config& config, const std::string& key, const FamilyOptions& options,
                ModelSpec& spec);
+// Leaves out the layers for the prediction of further tokens (MTP) that num_nextn_predict_layers
+// announces behind the model's own: they are in the checkpoint and take no part in a step.
+void IgnoreNextTokenLayers(Config& config, const FamilyOptions& options, Family& family);
 // Sets spec.rope, of `dim` columns, within the limit on its bytes; and spec.context_limit to what
 // the settings stretch max_position_embeddings to, or options lower it to.
 void SetRope(Config& config, const RopeSettings& settings, int32_t dim, bool interleaved,

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "worker/model/config.h"
+#include "worker/model/converted_weights.h"
 #include "worker/model/families.h"
 #include "worker/model/json.h"
 #include "worker/model/mapped_files.h"
@@ -32,6 +33,8 @@ absl::StatusOr<std::optional<std::string>> ReadOptionalFile(const std::string& p
 
 }  // namespace
 
+int64_t Model::converted_bytes() const { return converted == nullptr ? 0 : converted->bytes(); }
+
 absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& directory,
                                                          const ModelOptions& options) {
   const std::string config_path = directory + "/config.json";
@@ -44,20 +47,21 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
 
   const FamilyOptions family_options = {.context_limit = options.context_limit};
   Config config(document, config_path);
-  CONCLAVE_ASSIGN_OR_RETURN(Family family, MakeFamily(config, family_options));
+  CONCLAVE_ASSIGN_OR_RETURN(const Family family, MakeFamily(config, family_options));
   CONCLAVE_ASSIGN_OR_RETURN(const GenerationDefaults defaults,
                             ReadGenerationDefaults(generation, generation_path, config,
                                                    family.spec.vocab, family_options.limits));
 
   auto model = std::make_shared<Model>();
-  model->spec = std::move(family.spec);
+  model->spec = family.spec;
   model->spec.name = LastComponent(directory);
   model->spec.eos = defaults.eos;
   model->spec.temperature = defaults.temperature;
   model->spec.top_p = defaults.top_p;
   model->spec.top_k = defaults.top_k;
   CONCLAVE_ASSIGN_OR_RETURN(model->files, MappedFiles::Open(directory));
-  CONCLAVE_RETURN_IF_ERROR(BindWeights(*model->files, family.tensors, *model));
+  CONCLAVE_RETURN_IF_ERROR(
+      BindWeights(*model->files, family.tensors, family.fp8, options.converted_bytes, *model));
   CONCLAVE_ASSIGN_OR_RETURN(model->digest,
                             model->files->Digest(config_bytes + '\0' + generation.value_or("")));
   return model;

@@ -40,11 +40,14 @@ struct LayerWeights {
   std::vector<FfnWeights> experts;  // [slots], the base model's
 };
 
-class MappedFiles;  // the checkpoint's files, held open and mapped
+class MappedFiles;       // the checkpoint's files, held open and mapped
+class ConvertedWeights;  // memory for the weights that cannot be used as they are mapped
 
 struct ModelOptions {
   int32_t context_limit =
       0;  // above 0: lowers the checkpoint's, and with it the memory of rotary tables and caches
+  // For weights that cannot be used as they are mapped: FP8, transposed layouts.
+  int64_t converted_bytes = int64_t{64} << 30;
 };
 
 struct Model {
@@ -56,9 +59,14 @@ struct Model {
   Weight head;  // [vocab, dim]; the embedding if tied
   std::vector<LayerWeights> layers;
   std::shared_ptr<const MappedFiles> files;
+  std::shared_ptr<const ConvertedWeights> converted;  // null: everything is used as it is mapped
 
-  // Maps a Hugging Face directory; no page of a tensor is touched. NOT_FOUND, INVALID_ARGUMENT (bad
-  // or unsupported, naming file and tensor or setting), DATA_LOSS (a file shrank meanwhile).
+  // What `converted` takes.
+  int64_t converted_bytes() const;
+
+  // Maps a Hugging Face directory; pages are touched only of tensors that must be converted.
+  // NOT_FOUND, INVALID_ARGUMENT (bad or unsupported, naming file and tensor or setting), DATA_LOSS
+  // (a file shrank meanwhile), RESOURCE_EXHAUSTED (conversions beyond converted_bytes).
   static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& directory,
                                                            const ModelOptions& options = {});
 };

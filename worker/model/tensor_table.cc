@@ -3,12 +3,24 @@
 #include <algorithm>
 #include <cmath>
 
+#include "scheduler/check.h"
 #include "worker/model/widen.h"
 
 namespace conclave::worker {
 
 void TensorTable::Add(const std::string& name, std::vector<int64_t> shape, In in, Bind bind) {
-  rules_.push_back({name, std::move(shape), in, std::move(bind)});
+  rules_.push_back({.name = name, .shape = std::move(shape), .in = in, .bind = std::move(bind)});
+}
+
+void TensorTable::AddRearranged(const std::string& name, std::vector<int64_t> shape,
+                                std::vector<Weight FfnWeights::*> members,
+                                std::vector<ConvertedWeights::Part> parts) {
+  CONCLAVE_CHECK(members.size() == parts.size());
+  rules_.push_back({.name = name,
+                    .shape = std::move(shape),
+                    .in = In::kMoeLayers,
+                    .parts = std::move(parts),
+                    .members = std::move(members)});
 }
 
 void TensorTable::Add(const std::string& name, std::vector<int64_t> shape,

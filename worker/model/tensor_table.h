@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "worker/model/converted_weights.h"
 #include "worker/model/model.h"
 
 namespace conclave::worker {
@@ -25,6 +26,10 @@ class TensorTable {
     std::vector<int64_t> shape;  // [.., rows, cols] or [cols]
     In in = In::kEveryLayer;
     Bind bind;
+    // Or, of a tensor [slots, ..] that has a layer's experts in another order than ours: where in
+    // the share of a slot the numbers of these members are.
+    std::vector<ConvertedWeights::Part> parts;
+    std::vector<Weight FfnWeights::*> members;
   };
 
   // How the three matrices of an expert are called.
@@ -51,6 +56,10 @@ class TensorTable {
   // The second, as transformers 5 holds them: {prefix}.experts.gate_up_proj [slots, 2 ffn_dim,
   // dim], the gate's rows first, and {prefix}.experts.down_proj [slots, dim, ffn_dim].
   void AddFusedExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim, int64_t dim);
+  // A tensor of all experts of a layer in another order than ours, copied when it is loaded.
+  void AddRearranged(const std::string& name, std::vector<int64_t> shape,
+                     std::vector<Weight FfnWeights::*> members,
+                     std::vector<ConvertedWeights::Part> parts);
   // input_layernorm and post_attention_layernorm.
   void AddNorms(int64_t dim);
 

@@ -1,6 +1,8 @@
 #include "worker/model/weights.h"
 
 #include <algorithm>
+#include <optional>
+#include <thread>
 #include <unordered_set>
 
 #include "absl/strings/str_format.h"
@@ -13,17 +15,29 @@ namespace {
 
 class Binder {
  public:
-  explicit Binder(const MappedFiles& files) : files_(files) {}
+  Binder(const MappedFiles& files, const std::optional<Fp8Blocks>& fp8, ConvertedWeights& converted)
+      : files_(files), fp8_(fp8), converted_(converted) {}
 
   bool Has(const std::string& name) const { return files_.Find(name).entry != nullptr; }
   absl::StatusOr<Weight> Bind(const std::string& name, const std::vector<int64_t>& shape);
+  // The parts of each slot of a tensor [slots, ..], slot after slot.
+  absl::StatusOr<std::vector<Weight>> BindParts(const std::string& name,
+                                                const std::vector<int64_t>& shape,
+                                                std::span<const ConvertedWeights::Part> parts);
   // The model's type: that of its embedding, which is bound first.
   void SetModelType(DType type) { model_type_ = type; }
   absl::Status Refuse(const std::string& name, const absl::Status& why) const;
   absl::Status CheckAllUsed(bool tied_embeddings, const TensorTable& table) const;
 
  private:
+  absl::StatusOr<MappedFiles::Tensor> Find(const std::string& name,
+                                           const std::vector<int64_t>& shape);
+  absl::StatusOr<DType> TypeOf(const MappedFiles::Tensor& tensor) const;
+  absl::StatusOr<Weight> BindFp8(const MappedFiles::Tensor& matrix);
+
   const MappedFiles& files_;
+  const std::optional<Fp8Blocks>& fp8_;
+  ConvertedWeights& converted_;
   std::optional<DType> model_type_;
   std::unordered_set<const TensorEntry*> used_;
 };
@@ -40,26 +54,71 @@ Weight AsMatrix(const char* data, DType type, const std::vector<int64_t>& shape)
   return {data, type, rows, shape.back()};
 }
 
-absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<int64_t>& shape) {
+absl::StatusOr<MappedFiles::Tensor> Binder::Find(const std::string& name,
+                                                 const std::vector<int64_t>& shape) {
   const MappedFiles::Tensor tensor = files_.Find(name);
   if (tensor.entry == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: tensor \"%s\" is missing", files_.directory(), name));
   }
-  const std::optional<DType> type = ComputeType(tensor.entry->type);
-  if (!type)
-    return Error(tensor, absl::StrFormat("is %s, supported: F32, F16, BF16", tensor.entry->type));
   if (tensor.entry->shape != shape) {
     return Error(tensor, absl::StrFormat("has shape %s, expected %s",
                                          ShapeText(tensor.entry->shape), ShapeText(shape)));
   }
-  const bool small = shape.size() == 1 || name.ends_with(".gate.weight");
+  used_.insert(tensor.entry);
+  return tensor;
+}
+
+absl::StatusOr<DType> Binder::TypeOf(const MappedFiles::Tensor& tensor) const {
+  const std::string& name = tensor.entry->name;
+  const std::optional<DType> type = ComputeType(tensor.entry->type);
+  if (!type)
+    return Error(tensor, absl::StrFormat("is %s, supported: F32, F16, BF16", tensor.entry->type));
+  const bool small = tensor.entry->shape.size() == 1 || name.ends_with(".gate.weight") ||
+                     name.ends_with(".router.weight") || name.ends_with("_bias");
   if (model_type_ && *type != *model_type_ && !(small && *type == DType::kF32)) {
     return Error(tensor, absl::StrFormat("is %s, the embedding is %s", tensor.entry->type,
                                          TypeName(*model_type_)));
   }
-  used_.insert(tensor.entry);
-  return AsMatrix(tensor.data(), *type, shape);
+  return *type;
+}
+
+absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<int64_t>& shape) {
+  CONCLAVE_ASSIGN_OR_RETURN(const MappedFiles::Tensor tensor, Find(name, shape));
+  if (fp8_ && model_type_ && tensor.entry->type == "F8_E4M3" && shape.size() == 2)
+    return BindFp8(tensor);
+  CONCLAVE_ASSIGN_OR_RETURN(const DType type, TypeOf(tensor));
+  return AsMatrix(tensor.data(), type, shape);
+}
+
+absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
+  if (*model_type_ == DType::kF16)
+    return Error(matrix, "is F8_E4M3, for which the embedding must be BF16 or F32; it is F16");
+  const int64_t rows = matrix.entry->shape[0];
+  const int64_t cols = matrix.entry->shape[1];
+  CONCLAVE_ASSIGN_OR_RETURN(
+      const MappedFiles::Tensor factors,
+      Find(matrix.entry->name + "_scale_inv",
+           {(rows + fp8_->rows - 1) / fp8_->rows, (cols + fp8_->cols - 1) / fp8_->cols}));
+  if (factors.entry->type != "F32")
+    return Error(factors, absl::StrFormat("is %s, supported: F32", factors.entry->type));
+  return converted_.Dequantise(matrix, factors, *fp8_, *model_type_);
+}
+
+absl::StatusOr<std::vector<Weight>> Binder::BindParts(
+    const std::string& name, const std::vector<int64_t>& shape,
+    std::span<const ConvertedWeights::Part> parts) {
+  CONCLAVE_ASSIGN_OR_RETURN(const MappedFiles::Tensor tensor, Find(name, shape));
+  CONCLAVE_ASSIGN_OR_RETURN(const DType type, TypeOf(tensor));
+  const auto slots = static_cast<uint64_t>(shape[0]);
+  const uint64_t bytes = (tensor.entry->end - tensor.entry->begin) / slots;
+  std::vector<Weight> weights;
+  for (uint64_t slot = 0; slot < slots; ++slot) {
+    CONCLAVE_ASSIGN_OR_RETURN(const std::vector<Weight> own,
+                              converted_.Rearrange({tensor, type, slot * bytes, bytes}, parts));
+    weights.insert(weights.end(), own.begin(), own.end());
+  }
+  return weights;
 }
 
 absl::Status Binder::Refuse(const std::string& name, const absl::Status& why) const {
@@ -99,6 +158,15 @@ struct LayerBinding {
 };
 
 absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) {
+  if (!rule.parts.empty()) {
+    CONCLAVE_ASSIGN_OR_RETURN(const std::vector<Weight> weights,
+                              layer.binder.BindParts(layer.Name(rule, 0), rule.shape, rule.parts));
+    size_t next = 0;
+    for (FfnWeights& expert : layer.weights.experts) {
+      for (Weight FfnWeights::*const member : rule.members) expert.*member = weights[next++];
+    }
+    return absl::OkStatus();
+  }
   const size_t slots = rule.name.find("{E}") == rule.name.npos ? 1 : layer.weights.experts.size();
   for (size_t slot = 0; slot < slots; ++slot) {
     const std::string name = layer.Name(rule, slot);
@@ -127,9 +195,12 @@ absl::Status BindLayer(const TensorTable& table, const LayerBinding& layer) {
 
 }  // namespace
 
-absl::Status BindWeights(const MappedFiles& files, const TensorTable& table, Model& model) {
+absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
+                         const std::optional<Fp8Blocks>& fp8, int64_t converted_bytes,
+                         Model& model) {
   ModelSpec& spec = model.spec;
-  Binder binder(files);
+  const auto converted = std::make_shared<ConvertedWeights>(converted_bytes);
+  Binder binder(files, fp8, *converted);
   CONCLAVE_ASSIGN_OR_RETURN(model.embedding,
                             binder.Bind("model.embed_tokens.weight", {spec.vocab, spec.dim}));
   spec.type = model.embedding.type;
@@ -145,7 +216,11 @@ absl::Status BindWeights(const MappedFiles& files, const TensorTable& table, Mod
     if (moe) model.layers[l].experts.resize(static_cast<size_t>(spec.gate.slots));
     CONCLAVE_RETURN_IF_ERROR(BindLayer(table, {std::to_string(l), moe, model.layers[l], binder}));
   }
-  return binder.CheckAllUsed(spec.tied_embeddings, table);
+  CONCLAVE_RETURN_IF_ERROR(binder.CheckAllUsed(spec.tied_embeddings, table));
+  const int threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
+  CONCLAVE_RETURN_IF_ERROR(converted->Fill(threads));
+  model.converted = converted;
+  return absl::OkStatus();
 }
 
 }  // namespace conclave::worker

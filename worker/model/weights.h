@@ -1,19 +1,27 @@
 #pragma once
-// Binds a family's tensors to the members of a model, in place: nothing is copied, no page of a
-// tensor is touched (but for a gate's bias, which is small). What the numbers are is therefore not
-// looked at here; a NaN in them shows as a sequence that fails, never as a token.
+// Binds a family's tensors to the members of a model, in place wherever kernels can read them so:
+// then nothing is copied and no page of a tensor is touched (but for a gate's bias, which is
+// small). What those numbers are is not looked at; a NaN in them shows as a sequence that fails,
+// never as a token. Transposed layouts and FP8 are converted (converted_weights.h).
+
+#include <optional>
 
 #include "absl/status/status.h"
+#include "worker/model/converted_weights.h"
 #include "worker/model/mapped_files.h"
 #include "worker/model/model.h"
+#include "worker/model/quantization.h"
 #include "worker/model/tensor_table.h"
 
 namespace conclave::worker {
 
-// Fills weights and spec.type of `model`, whose spec is the family's. Every tensor of the table
-// must be there with exactly its shape and the model's type (norms, gates and biases may be F32),
-// and every tensor of the files must be in the table. INVALID_ARGUMENT, naming file and tensor,
-// expected and found.
-absl::Status BindWeights(const MappedFiles& files, const TensorTable& table, Model& model);
+// Fills weights, `converted` and spec.type of `model`, whose spec is the family's. Every tensor of
+// the table must be there with exactly its shape and the model's type (norms, gates and biases may
+// be F32; with `fp8` matrices F8_E4M3, their factors beside them), and every tensor of the files
+// must be in the table. INVALID_ARGUMENT, naming file and tensor, expected and found;
+// RESOURCE_EXHAUSTED if conversions need more than converted_bytes.
+absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
+                         const std::optional<Fp8Blocks>& fp8, int64_t converted_bytes,
+                         Model& model);
 
 }  // namespace conclave::worker

@@ -6,13 +6,15 @@ A module has
   patch()           changes transformers where it departs from the authors' code, and makes its gates record
   publish(config)   optional: rewrites the config.json of transformers 5 to the authors' keys, where they
                     differ in more than what make_checkpoints.py rewrites for all
-  load(directory, dtype)  optional: the model, where transformers has none; a torch.nn.Module that is called
-                    and looked into like transformers'
+  finish(case, directory)  optional: changes what transformers saved to what the authors publish
+  write(case, directory, randomise), load(directory, dtype)  optional: the checkpoint and the model, where
+                    transformers has none; a torch.nn.Module that is called and looked into like transformers'
 """
 
-from . import deepseek_v2, mixtral, olmoe, qwen2_moe, qwen3_moe
+from . import deepseek_v1, deepseek_v2, deepseek_v3, mixtral, olmoe, qwen2_moe, qwen3_moe
 
-FAMILIES = {module.MODEL_TYPE: module for module in (deepseek_v2, mixtral, olmoe, qwen2_moe, qwen3_moe)}
+FAMILIES = {module.MODEL_TYPE: module
+            for module in (deepseek_v1, deepseek_v2, deepseek_v3, mixtral, olmoe, qwen2_moe, qwen3_moe)}
 
 
 def patch_transformers():

@@ -1,0 +1,187 @@
+#include "worker/model/converted_weights.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+#include "scheduler/check.h"
+#include "worker/model/json.h"
+#include "worker/status.h"
+
+namespace conclave::worker {
+namespace {
+
+constexpr int64_t kAlignment = 64;  // of a weight: a line of the cache
+
+absl::StatusOr<std::string> Read(const MappedFiles::Tensor& tensor, uint64_t begin,
+                                 uint64_t bytes) {
+  std::string content(bytes, '\0');
+  CONCLAVE_RETURN_IF_ERROR(tensor.file->ReadAt(tensor.entry->begin + begin, bytes, content.data()));
+  return content;
+}
+
+absl::Status NotFinite(const MappedFiles::Tensor& tensor, int64_t index) {
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s: tensor \"%s\" has a value that is not finite, number %d",
+                      tensor.file->path(), Printable(tensor.entry->name), index));
+}
+
+// In squares, so that neither side is walked with a long stride for long.
+template <typename Number>
+void Gather(const char* from, const ConvertedWeights::Part& part, void* to) {
+  constexpr int64_t kSide = 32;
+  const auto* numbers = reinterpret_cast<const Number*>(from);
+  auto* out = static_cast<Number*>(to);
+  for (int64_t r0 = 0; r0 < part.rows; r0 += kSide) {
+    for (int64_t c0 = 0; c0 < part.cols; c0 += kSide) {
+      for (int64_t r = r0; r < std::min(part.rows, r0 + kSide); ++r) {
+        const int64_t first = part.first + r * part.row_step;
+        for (int64_t c = c0; c < std::min(part.cols, c0 + kSide); ++c) {
+          out[r * part.cols + c] = numbers[first + c * part.column_step];
+        }
+      }
+    }
+  }
+}
+
+// To nearest even; not for NaN.
+uint16_t ToBf16(float value) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// values times factor, as the type; the index of the first result that is not finite, or -1.
+int64_t Scale(const char* values, int64_t count, float factor, DType type, char* out) {
+  const std::array<float, 256>& table = Fp8Values();
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = table[static_cast<unsigned char>(values[i])] * factor;
+    if (!std::isfinite(value)) return i;
+    if (type == DType::kBF16) {
+      const uint16_t rounded = ToBf16(value);
+      std::memcpy(out + 2 * i, &rounded, sizeof(rounded));
+    } else {
+      std::memcpy(out + 4 * i, &value, sizeof(value));
+    }
+  }
+  return -1;
+}
+
+}  // namespace
+
+ConvertedWeights::~ConvertedWeights() {
+  if (data_ != nullptr) munmap(data_, static_cast<size_t>(bytes_limit_));
+}
+
+absl::StatusOr<Weight> ConvertedWeights::Place(const MappedFiles::Tensor& from, DType type,
+                                               int64_t rows, int64_t cols) {
+  const int64_t size = rows * cols * static_cast<int64_t>(SizeOf(type));
+  const int64_t taken = (size + kAlignment - 1) / kAlignment * kAlignment;
+  if (taken > bytes_limit_ - bytes_) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s: tensor \"%s\" and others must be converted at load, which takes more than the limit "
+        "of %d bytes: raise converted-bytes",
+        from.file->path(), Printable(from.entry->name), bytes_limit_));
+  }
+  if (data_ == nullptr) {
+    void* data = mmap(nullptr, static_cast<size_t>(bytes_limit_), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("%d bytes of address space for converted weights: %s", bytes_limit_,
+                          std::strerror(errno)));
+    }
+    data_ = static_cast<char*>(data);
+  }
+  const Weight weight = {data_ + bytes_, type, rows, cols};
+  bytes_ += taken;
+  return weight;
+}
+
+absl::StatusOr<std::vector<Weight>> ConvertedWeights::Rearrange(const Run& run,
+                                                                std::span<const Part> parts) {
+  Job job = {.from = run, .parts = {parts.begin(), parts.end()}};
+  for (const Part& part : parts) {
+    const int64_t last =
+        part.first + (part.rows - 1) * part.row_step + (part.cols - 1) * part.column_step;
+    CONCLAVE_CHECK(static_cast<uint64_t>(last + 1) * SizeOf(run.type) <= run.bytes);
+    CONCLAVE_ASSIGN_OR_RETURN(const Weight to, Place(run.tensor, run.type, part.rows, part.cols));
+    job.to.push_back(to);
+  }
+  jobs_.push_back(std::move(job));
+  return jobs_.back().to;
+}
+
+absl::StatusOr<Weight> ConvertedWeights::Dequantise(const MappedFiles::Tensor& matrix,
+                                                    const MappedFiles::Tensor& factors,
+                                                    const Fp8Blocks& blocks, DType type) {
+  CONCLAVE_CHECK(matrix.entry->shape.size() == 2 && type != DType::kF16);
+  CONCLAVE_ASSIGN_OR_RETURN(const Weight to,
+                            Place(matrix, type, matrix.entry->shape[0], matrix.entry->shape[1]));
+  const Run run = {.tensor = matrix, .begin = 0, .bytes = matrix.entry->end - matrix.entry->begin};
+  jobs_.push_back({.from = run, .to = {to}, .factors = factors, .blocks = blocks});
+  return to;
+}
+
+absl::Status ConvertedWeights::Do(const Job& job) {
+  CONCLAVE_ASSIGN_OR_RETURN(const std::string content,
+                            Read(job.from.tensor, job.from.begin, job.from.bytes));
+  for (size_t p = 0; p < job.parts.size(); ++p) {
+    void* to = const_cast<void*>(job.to[p].data);
+    SizeOf(job.from.type) == 2 ? Gather<uint16_t>(content.data(), job.parts[p], to)
+                               : Gather<uint32_t>(content.data(), job.parts[p], to);
+  }
+  if (job.factors.entry == nullptr) return absl::OkStatus();
+
+  const Weight& to = job.to[0];
+  const int64_t across = (to.cols + job.blocks.cols - 1) / job.blocks.cols;
+  CONCLAVE_ASSIGN_OR_RETURN(
+      const std::string factors,
+      Read(job.factors, 0, job.factors.entry->end - job.factors.entry->begin));
+  for (int64_t r = 0; r < to.rows; ++r) {
+    for (int64_t b = 0; b < across; ++b) {
+      const int64_t at = r * to.cols + b * job.blocks.cols;
+      const int64_t count = std::min(job.blocks.cols, to.cols - b * job.blocks.cols);
+      const int64_t block = r / job.blocks.rows * across + b;
+      float factor = 0;
+      std::memcpy(&factor, factors.data() + block * 4, sizeof(factor));
+      if (!std::isfinite(factor)) return NotFinite(job.factors, block);
+      const int64_t bad = Scale(content.data() + at, count, factor, to.type,
+                                static_cast<char*>(const_cast<void*>(to.data)) +
+                                    at * static_cast<int64_t>(SizeOf(to.type)));
+      if (bad >= 0) return NotFinite(job.from.tensor, at + bad);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ConvertedWeights::Fill(int threads) {
+  if (jobs_.empty()) return absl::OkStatus();
+  madvise(data_, static_cast<size_t>(bytes_), MADV_HUGEPAGE);  // without, where there are none
+  std::vector<absl::Status> results(jobs_.size());
+  std::atomic<size_t> next = 0;
+  std::atomic<bool> failed = false;
+  const auto work = [&] {
+    for (size_t i = next++; i < jobs_.size() && !failed; i = next++) {
+      results[i] = Do(jobs_[i]);
+      if (!results[i].ok()) failed = true;
+    }
+  };
+  {
+    std::vector<std::jthread> helpers;
+    for (int i = 1; i < threads; ++i) helpers.emplace_back(work);
+    work();
+  }
+  jobs_.clear();
+  for (const absl::Status& result : results) CONCLAVE_RETURN_IF_ERROR(result);
+  return absl::OkStatus();
+}
+
+}  // namespace conclave::worker

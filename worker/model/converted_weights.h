@@ -1,0 +1,83 @@
+#pragma once
+// Weights that cannot be computed with where they are mapped, in memory of their own: columns that
+// stand where our rows do, interleaved rows, FP8 with its factors. Everything else stays mapped.
+//
+// Conversions are first planned, each taking its share of reserved address space, of which no page
+// exists yet; a checkpoint that would need more than the limit is refused before memory is taken.
+// Then all are done at once. The thread that loads a model; immutable afterwards.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/device/tensor.h"
+#include "worker/model/mapped_files.h"
+#include "worker/model/quantization.h"
+
+namespace conclave::worker {
+
+class ConvertedWeights {
+ public:
+  // No address space is reserved before the first conversion is planned.
+  explicit ConvertedWeights(int64_t bytes_limit) : bytes_limit_(bytes_limit) {}
+  ~ConvertedWeights();
+  ConvertedWeights(const ConvertedWeights&) = delete;
+  ConvertedWeights& operator=(const ConvertedWeights&) = delete;
+
+  // A matrix in a run of a tensor's bytes: number (r, c) of it is number first + r * row_step + c *
+  // column_step of the run.
+  struct Part {
+    int64_t rows = 0;
+    int64_t cols = 0;
+    int64_t first = 0;
+    int64_t row_step = 0;
+    int64_t column_step = 1;
+  };
+  struct Run {
+    MappedFiles::Tensor tensor;
+    DType type = DType::kF32;  // what the tensor's type is to us
+    uint64_t begin = 0;        // byte of the tensor's data
+    uint64_t bytes = 0;
+  };
+
+  // Both plan a conversion and return where its results will be. RESOURCE_EXHAUSTED, naming file
+  // and numbers, beyond the limit.
+
+  // Parts of a run, in order.
+  absl::StatusOr<std::vector<Weight>> Rearrange(const Run& run, std::span<const Part> parts);
+  // A matrix [rows, cols] of F8_E4M3 times its factors, [ceil(rows / blocks.rows), ceil(cols /
+  // blocks.cols)] of F32, as `type`: F32, or BF16 rounded to nearest even as the authors'
+  // fp8_cast_bf16.py does.
+  absl::StatusOr<Weight> Dequantise(const MappedFiles::Tensor& matrix,
+                                    const MappedFiles::Tensor& factors, const Fp8Blocks& blocks,
+                                    DType type);
+
+  // Does what was planned. Beside bytes() it takes one run at a time for each thread. DATA_LOSS if
+  // a file has become shorter; INVALID_ARGUMENT, naming the tensor, for FP8 that is no finite
+  // number.
+  absl::Status Fill(int threads);
+
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Job {
+    Run from;
+    std::vector<Part> parts;
+    std::vector<Weight> to;
+    MappedFiles::Tensor factors;  // of FP8: to is one matrix, parts are none
+    Fp8Blocks blocks;
+  };
+
+  absl::StatusOr<Weight> Place(const MappedFiles::Tensor& from, DType type, int64_t rows,
+                               int64_t cols);
+  static absl::Status Do(const Job& job);
+
+  const int64_t bytes_limit_;
+  char* data_ = nullptr;
+  int64_t bytes_ = 0;
+  std::vector<Job> jobs_;
+};
+
+}  // namespace conclave::worker

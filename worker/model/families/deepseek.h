@@ -1,0 +1,22 @@
+#pragma once
+// What DeepSeek's generations share. For their family files; the semantics are the authors'
+// modeling_deepseek.py of each. Where transformers departs from it (cos and sin under YaRN without
+// mscale_all_dim, norm_topk_prob, moe_layer_freq), it is not followed.
+
+#include "worker/model/families.h"
+
+namespace conclave::worker {
+
+// Multi-head latent attention (DeepSeek-V2 §2.1).
+void ReadMla(Config& config, const FamilyOptions& options, ModelSpec& spec);
+void AddMla(const ModelSpec& spec, TensorTable& table);
+
+// Dense layers first and between, experts of one width, shared experts as one wide net.
+void ReadDeepSeekLayers(Config& config, const FamilyOptions& options, ModelSpec& spec);
+// Norms, gate and feed-forward nets.
+void AddDeepSeekLayers(const ModelSpec& spec, TensorTable& table);
+
+// n_group and topk_group; needs the slots.
+void ReadGroups(Config& config, GateShape::Select select, ModelSpec& spec);
+
+}  // namespace conclave::worker
