@@ -76,12 +76,26 @@ void Admission::LeaveHome(uint64_t key, Micros now) {
   Entry& entry = found->second;
   auto home = homes_.find(entry.worker);
   CONCLAVE_CHECK(home != homes_.end());
+  SetPaused(key, false);
   home->second.tokens -= entry.tokens;
-  if (--home->second.requests == 0) homes_.erase(home);
+  if (--home->second.requests == 0 && home->second.paused == 0) homes_.erase(home);
   tokens_ -= entry.tokens;
   --running_;
   entry.state = State::kFinished;
   Departed(now);
+}
+
+void Admission::SetPaused(uint64_t key, bool paused) {
+  auto found = entries_.find(key);
+  if (found == entries_.end() || found->second.state != State::kHome) return;
+  Entry& entry = found->second;
+  Home& home = homes_.at(entry.worker);
+  if (entry.paused == paused || (paused && home.paused >= options_.home.paused)) return;
+  entry.paused = paused;
+  const int sign = paused ? 1 : -1;
+  home.paused += sign;
+  home.requests -= sign;
+  home.tokens -= sign * entry.tokens;
 }
 
 void Admission::Requeue(uint64_t key) {
@@ -147,8 +161,13 @@ void Admission::CheckInvariants() const {
     if (entry.state == State::kWaiting) ++waiting;
     if (entry.state == State::kHome) {
       ++running;
-      ++homes[entry.worker].requests;
-      homes[entry.worker].tokens += entry.tokens;
+      Home& home = homes[entry.worker];
+      if (entry.paused) {
+        ++home.paused;
+      } else {
+        ++home.requests;
+        home.tokens += entry.tokens;
+      }
     }
     if (entry.state == State::kWaiting || entry.state == State::kHome) tokens += entry.tokens;
   }
@@ -160,8 +179,8 @@ void Admission::CheckInvariants() const {
   for (const auto& [key, home] : homes) {
     const Home& counted = homes_.at(key);
     CONCLAVE_CHECK(home.requests == counted.requests && home.tokens == counted.tokens);
-    CONCLAVE_CHECK(home.requests <= options_.home.requests);
-    CONCLAVE_CHECK(home.requests == 1 || home.tokens <= options_.home.tokens);
+    CONCLAVE_CHECK(home.paused == counted.paused && home.paused <= options_.home.paused);
+    CONCLAVE_CHECK(home.requests <= options_.home.requests + options_.home.paused);
   }
 }
 

@@ -64,6 +64,10 @@ class Admission {
   // Its home is done with it (ended, cancelled or lost). The request stays until Remove. No-op
   // without a home.
   void LeaveHome(uint64_t key, Micros now);
+  // Its client does not read, or reads again. While paused it leaves its place to others, as far as
+  // HomeLimits goes; when it reads again it has its place at once, even above the limits. No-op
+  // without a home.
+  void SetPaused(uint64_t key, bool paused);
   // Back to the head of the queue: its home refused or was lost before it said anything. The
   // request must have no home.
   void Requeue(uint64_t key);
@@ -98,10 +102,12 @@ class Admission {
     State state = State::kPreparing;
     int64_t tokens = 0;
     uint64_t worker = 0;
+    bool paused = false;  // counted in Home::paused alone
   };
   struct Home {
-    int32_t requests = 0;
+    int32_t requests = 0;  // without those paused, as tokens
     int64_t tokens = 0;
+    int32_t paused = 0;
   };
 
   void Departed(Micros now);

@@ -12,6 +12,9 @@ namespace conclave::router {
 
 struct HomeLimits {
   int32_t requests = 128;  // of this router on one worker
+  // Besides them: those that are paused because their client does not read. They hold no place and
+  // no tokens that others wait for; beyond this number they do.
+  int32_t paused = 256;
   int64_t tokens =
       int64_t{1} << 19;  // prompt + max_tokens of those; an idle worker takes any one request
 };

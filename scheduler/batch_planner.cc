@@ -220,9 +220,14 @@ struct BatchPlanner::State {
     }
   }
 
+  int32_t Chunk(const Entry& entry) const {
+    const int32_t own = entry.sequence.prefill_chunk;
+    return own == 0 ? options.prefill_chunk : std::min(own, options.prefill_chunk);
+  }
+
   int32_t PrefillWanted(const Entry& entry) const {
     if (entry.paused || entry.decodes()) return 0;
-    return std::min(entry.remaining(), options.prefill_chunk);
+    return std::min(entry.remaining(), Chunk(entry));
   }
 
   void PlanPrefills(StepPlan* plan) {
@@ -251,6 +256,7 @@ BatchPlanner::~BatchPlanner() = default;
 BatchPlanner::Admission BatchPlanner::Add(const Sequence& sequence) {
   State& s = *state_;
   CONCLAVE_CHECK(sequence.prompt_tokens >= 1 && sequence.max_tokens >= 0);
+  CONCLAVE_CHECK(sequence.prefill_chunk >= 0);
   CONCLAVE_CHECK(s.Find(sequence.id) == nullptr);
   Entry entry{.sequence = sequence};
   // In positions, not blocks: the sum of two lengths from outside may exceed 32 bits.

@@ -37,6 +37,7 @@ class BatchPlanner {
     SequenceId id = 0;
     int32_t prompt_tokens = 0;  // >= 1
     int32_t max_tokens = 0;     // 0: only the prompt is computed (scoring)
+    int32_t prefill_chunk = 0;  // of this one, if smaller than that of Options; 0: the same
     std::optional<Micros> deadline;
   };
 

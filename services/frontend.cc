@@ -380,12 +380,13 @@ void Frontend::Dispatch() {
       const auto home = std::find_if(homes_.begin(), homes_.end(), [&](const auto& entry) {
         return entry.second.key == start.worker;
       });
-      starts.emplace_back(live_.at(start.key), home->second.link);
+      // A home that went since the last Refresh takes nobody.
+      starts.emplace_back(live_.at(start.key), home == homes_.end() ? nullptr : home->second.link);
     }
     lock.unlock();
     std::vector<std::shared_ptr<LiveRequest>> homeless;
     for (const auto& [request, link] : starts) {
-      if (!request->Begin(link)) homeless.push_back(request);
+      if (link == nullptr || !request->Begin(link)) homeless.push_back(request);
     }
     lock.lock();
     // In reverse, so that each goes before those that came after it. The link that is down says so
@@ -413,6 +414,14 @@ void Frontend::LeftHome(LiveRequest& request) {
   {
     std::lock_guard lock(mutex_);
     admission_.LeaveHome(request.key(), Now());
+  }
+  Dispatch();
+}
+
+void Frontend::PauseChanged(LiveRequest& request) {
+  {
+    std::lock_guard lock(mutex_);
+    admission_.SetPaused(request.key(), request.paused());
   }
   Dispatch();
 }
@@ -467,22 +476,25 @@ void Frontend::Run() {
 
 void Frontend::Tick(Micros now) {
   std::vector<std::shared_ptr<LiveRequest>> requests;
-  std::vector<std::shared_ptr<WorkerLink>> links, gone;
+  std::vector<std::shared_ptr<WorkerLink>> links;
+  const size_t retired = retired_.size();
   {
     std::lock_guard lock(mutex_);
     for (const auto& [key, request] : live_) requests.push_back(request);
     for (auto home = homes_.begin(); home != homes_.end();) {
       const WorkerLink& link = *home->second.link;
       const bool used = home->second.fixed || home->second.listed || link.hello();
-      (used ? links : gone).push_back(home->second.link);
+      (used ? links : retired_).push_back(home->second.link);
       home = used ? std::next(home) : homes_.erase(home);
     }
   }
   for (const auto& link : links) link->Tick(now);
-  for (const auto& link : gone) {
-    LogInfo("worker at %s is no longer in the cluster", link->address());
-    link->Shutdown();
+  for (size_t i = retired; i < retired_.size(); ++i) {
+    LogInfo("worker at %s is no longer in the cluster", retired_[i]->address());
+    retired_[i]->Shutdown();
   }
+  if (retired_.size() > retired) Refresh();
+  std::erase_if(retired_, [](const auto& link) { return link.use_count() == 1; });
   for (const auto& request : requests) request->Tick(now);
 }
 

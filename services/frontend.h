@@ -115,6 +115,7 @@ class Frontend : private LiveRequest::Owner {
 
   void LeftHome(LiveRequest& request) override;
   void WantsHome(LiveRequest& request) override;
+  void PauseChanged(LiveRequest& request) override;
 
   absl::Status Judge(const router::Request& request, const std::optional<Micros>& deadline,
                      const Served* served) const;
@@ -163,6 +164,9 @@ class Frontend : private LiveRequest::Owner {
   bool stopping_ = false;
   std::condition_variable stop_;
   std::unique_ptr<WorkPool> pool_;
+  // Links to workers that are gone, until nobody else holds them: a channel must not end on a gRPC
+  // thread. Of the ticking thread.
+  std::vector<std::shared_ptr<WorkerLink>> retired_;
   std::thread thread_;
 };
 

@@ -102,8 +102,23 @@ void LiveRequest::Tick(Micros now) {
   Do(after);
 }
 
-std::optional<LiveRequest::Output> LiveRequest::Take() {
+bool LiveRequest::paused() const {
   std::lock_guard lock(mutex_);
+  return paused_;
+}
+
+std::optional<LiveRequest::Output> LiveRequest::Take() {
+  After after;
+  std::optional<Output> output;
+  {
+    std::lock_guard lock(mutex_);
+    output = TakeLocked(after);
+  }
+  Do(after);
+  return output;
+}
+
+std::optional<LiveRequest::Output> LiveRequest::TakeLocked(After& after) {
   taken_at_.reset();
   on_its_way_bytes_ = 0;
   if (taken_last_ || (pending_.empty() && !end_)) return std::nullopt;
@@ -113,7 +128,7 @@ std::optional<LiveRequest::Output> LiveRequest::Take() {
   if (output.last) output.status = *end_;
   taken_at_ = Now();
   if (paused_ && sequence_) link_->SetPaused(*sequence_, false);
-  paused_ = false;
+  after.pause_changed = std::exchange(paused_, false);
   return output;
 }
 
@@ -154,7 +169,7 @@ void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
   }
   if (transcript_->finished()) return Finish(absl::OkStatus(), after);
   if (const absl::Status error = EndError(event); !error.ok()) return Fail(error, after);
-  MaybePause();
+  MaybePause(after);
   after.output = !pending_.empty();
 }
 
@@ -203,17 +218,19 @@ void LiveRequest::Observe(const v1::SequenceEvent& event) {
   last_token_ = now;
 }
 
-void LiveRequest::MaybePause() {
+void LiveRequest::MaybePause(After& after) {
   const int64_t bytes = pending_.bytes();
   metrics_->ObservePending(bytes + on_its_way_bytes_);
   if (paused_ || !sequence_ || bytes <= options_.pending_bytes_pause) return;
   link_->SetPaused(*sequence_, true);
   paused_ = true;
+  after.pause_changed = true;
   metrics_->pauses.fetch_add(1, std::memory_order_relaxed);
 }
 
 void LiveRequest::Do(const After& after) {
   if (after.left_home) owner_->LeftHome(*this);
+  if (after.pause_changed) owner_->PauseChanged(*this);
   if (after.wants_home) owner_->WantsHome(*this);
   if (after.stalled) reader_->OnStalled(*after.stalled);
   if (after.output) reader_->OnOutput();

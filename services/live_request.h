@@ -61,6 +61,8 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
     virtual void LeftHome(LiveRequest& request) = 0;
     // It asks for another home; it has left its last one.
     virtual void WantsHome(LiveRequest& request) = 0;
+    // paused() has changed.
+    virtual void PauseChanged(LiveRequest& request) = 0;
   };
 
   struct Output {
@@ -83,6 +85,9 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
 
   // All is decided; called once, before Begin.
   void Prepare(Assignment assignment, router::Transcript transcript, uint32_t vocab_size);
+
+  // Its sequence is held because its client is slow. May be called with the owner's lock held.
+  bool paused() const;
 
   // Starts its sequence on a home. False if the link is down (it wants another home then).
   bool Begin(std::shared_ptr<WorkerLink> link);
@@ -109,15 +114,17 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
     bool output = false;
     bool left_home = false;
     bool wants_home = false;
+    bool pause_changed = false;
     std::optional<absl::Status> stalled;
   };
 
-  void Absorb(const v1::SequenceEvent& event, After& after);  // mutex_ held, as all below
-  void Fail(const absl::Status& status, After& after);        // of the home: another, or the end
+  std::optional<Output> TakeLocked(After& after);  // mutex_ held, as all below
+  void Absorb(const v1::SequenceEvent& event, After& after);
+  void Fail(const absl::Status& status, After& after);  // of the home: another, or the end
   void Finish(absl::Status status, After& after);
   void CloseSequence(After& after);
   void Observe(const v1::SequenceEvent& event);
-  void MaybePause();
+  void MaybePause(After& after);
   void Do(const After& after);  // without the lock
 
   const Options options_;

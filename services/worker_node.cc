@@ -55,6 +55,8 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
              1 << 30});
   flags.Add({"block-size", &planner.block_size, "N", "positions of a KV block", 1, 1 << 12});
   flags.Add({"kv-bytes", &options.engine.kv_bytes, "BYTES", "size of the KV pool", 1, 1e15});
+  flags.Add({"report-bytes", &options.engine.report_bytes, "BYTES",
+             "of prompt log-probabilities and routing of one sequence in one step", 1, 1 << 30});
   flags.Add({"context-limit", &options.engine.context_limit, "N",
              "tokens of a sequence; 0: the model's", 0, 1 << 24});
   flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",
@@ -78,8 +80,9 @@ absl::StatusOr<std::unique_ptr<WorkerNode>> WorkerNode::Start(const Options& opt
 absl::Status WorkerNode::StartEngine() {
   if (options_.model.empty())
     return absl::InvalidArgumentError("--model: name a checkpoint directory");
-  CONCLAVE_ASSIGN_OR_RETURN(std::shared_ptr<const worker::Model> model,
-                            worker::Model::Load(options_.model));
+  CONCLAVE_ASSIGN_OR_RETURN(
+      std::shared_ptr<const worker::Model> model,
+      worker::Model::Load(options_.model, {.context_limit = options_.engine.context_limit}));
   worker::CpuDeviceOptions device_options =
       worker::CpuDeviceOptionsFor(model->spec, options_.engine);
   device_options.threads = options_.threads;

@@ -60,10 +60,12 @@ void Engine::Impl::TakeArrivalsAndCancels() {
   }
   for (LiveSequence& sequence : arrivals) {
     const SequenceId id = sequence.id;
-    const scheduler::BatchPlanner::Sequence planned = {.id = id,
-                                                       .prompt_tokens = sequence.prompt_size,
-                                                       .max_tokens = sequence.request.max_tokens,
-                                                       .deadline = sequence.request.deadline};
+    const scheduler::BatchPlanner::Sequence planned = {
+        .id = id,
+        .prompt_tokens = sequence.prompt_size,
+        .max_tokens = sequence.request.max_tokens,
+        .prefill_chunk = ReportChunk(sequence.request),
+        .deadline = sequence.request.deadline};
     live_.emplace(id, std::move(sequence));
     switch (planner_->Add(planned)) {
       case scheduler::BatchPlanner::Admission::kAdmitted:

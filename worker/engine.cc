@@ -194,6 +194,12 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
   sequence.prompt_size = prompt;
   sequence.request = std::move(request);
 
+  if (prompt > limits.max_waiting_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt,
+                                                   " tokens, this worker's queue takes at most ",
+                                                   limits.max_waiting_tokens));
+  }
+
   absl::MutexLock lock(&mutex_);
   if (draining_ || stopping_) return absl::UnavailableError("the worker is draining");
   if (ids_.size() >= static_cast<size_t>(limits.max_running + limits.max_waiting)) {
@@ -213,6 +219,21 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
   arrivals_.push_back(std::move(sequence));
   arrival_tokens_ += prompt;
   return absl::OkStatus();
+}
+
+// The most prompt tokens of one step whose reports stay within report_bytes; 0: no reports.
+int32_t Engine::Impl::ReportChunk(const SequenceRequest& request) const {
+  int64_t token_bytes = 0;
+  if (request.prompt_logprobs) {
+    token_bytes += static_cast<int64_t>(sizeof(Logprob)) +
+                   request.logprobs.value_or(0) * static_cast<int64_t>(sizeof(Logprob::top[0]));
+  }
+  if (request.routing) {
+    token_bytes += int64_t{moe_layers_} * model_->spec.gate.top_k *
+                   static_cast<int64_t>(sizeof(uint16_t) + sizeof(float));
+  }
+  if (token_bytes == 0) return 0;
+  return static_cast<int32_t>(std::max<int64_t>(1, options_.report_bytes / token_bytes));
 }
 
 void Engine::Impl::Cancel(const Link* link, uint64_t id) {

@@ -81,8 +81,11 @@ class Engine {
   struct Options {
     scheduler::BatchPlanner::Options planner;  // kv_blocks is set from kv_bytes
     int64_t kv_bytes = int64_t{256}
-                       << 20;   // of the KV pool; at most what context_limit * max_running needs
-    int32_t logit_rows = 64;    // rows of logits held at once
+                       << 20;  // of the KV pool; at most what context_limit * max_running needs
+    int32_t logit_rows = 64;   // rows of logits held at once
+    // What one step may report on one sequence's prompt (log-probabilities, routing): longer
+    // reports come in smaller chunks, so that a reader who is slow is paused in time.
+    int32_t report_bytes = 24 << 10;
     int32_t context_limit = 0;  // 0: the model's
     int32_t max_stop_tokens = 64;
     bool start_thread = true;  // false: a test calls Step itself

@@ -90,6 +90,7 @@ class Engine::Impl {
 
   // --- one step, in calling order (decode_step.cc) ---
   void TakeArrivalsAndCancels();
+  int32_t ReportChunk(const SequenceRequest& request) const;
   void EndDropped(const scheduler::StepPlan& plan);
   void LoadBatch(const scheduler::StepPlan& plan);
   absl::Status RunLayers(const scheduler::StepPlan& plan);

@@ -122,6 +122,28 @@ TEST(Router, PausesAReaderThatIsSlowAndDelaysNobodyElse) {
   EXPECT_EQ(slow.logprobs.size(), 4000u);
 }
 
+TEST(Router, LeavesThePlacesOfThoseWhoDoNotReadToOthers) {
+  FakeWorker worker;
+  TestRouter router({&worker}, {.admission = {.home = {.requests = 2}}});
+  v1::GenerateRequest request = TextRequest("slow", 4000);
+  request.set_logprobs(20);
+  std::vector<std::unique_ptr<v1::Inference::Stub>> stubs;
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>> readers;
+  for (size_t i = 1; i <= 4; ++i) {
+    stubs.push_back(v1::Inference::NewStub(router.NewChannel()));
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    readers.push_back(stubs.back()->Generate(contexts.back().get(), request));
+    ASSERT_TRUE(worker.WaitFor([&](const auto& counts) { return counts.paused == i; }));
+  }
+  EXPECT_EQ(router.Generate(TextRequest("hello", 500)).text, HashedText("hello", 1, 500));
+  EXPECT_EQ(worker.counts().paused, 4u);
+  for (const auto& reader : readers) {
+    const Stream slow = TestRouter::ReadAll(*reader);
+    EXPECT_EQ(slow.text, HashedText("slow", 1, 4000));
+  }
+}
+
 TEST(Router, GivesUpAReaderThatReadsNothing) {
   FakeWorker worker;
   services::Frontend::Options options;

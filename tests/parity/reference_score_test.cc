@@ -1,6 +1,6 @@
-// The whole pass against transformers: every checkpoint of tests/reference, scored by the engine on
-// every dispatch level and with prefill chunks shorter and longer than the sequences.
-// tests/reference/README.md has the bounds and the format.
+// The whole pass against transformers: every checkpoint of tests/reference and the bundled model,
+// scored by the engine on every dispatch level and with prefill chunks shorter and longer than the
+// sequences. tests/reference/README.md has the bounds and the format.
 
 #include <gtest/gtest.h>
 
@@ -28,8 +28,20 @@ std::string CheckpointFolder() {
   return std::string(CONCLAVE_SOURCE_DIR) + "/tests/reference/checkpoints";
 }
 
+constexpr char kBundled[] = "conclave-tiny";
+
+std::string DirectoryOf(const std::string& name) {
+  if (name == kBundled) return std::string(CONCLAVE_SOURCE_DIR) + "/deploy/model/" + kBundled;
+  return CheckpointFolder() + "/" + name;
+}
+
+std::string ReferenceOf(const std::string& name) {
+  if (name == kBundled) return CheckpointFolder() + "/../bundled.json";
+  return CheckpointFolder() + "/" + name + "/reference.json";
+}
+
 std::set<std::string> Checkpoints() {
-  std::set<std::string> names;
+  std::set<std::string> names = {kBundled};
   for (const auto& entry : std::filesystem::directory_iterator(CheckpointFolder())) {
     if (entry.is_directory()) names.insert(entry.path().filename().string());
   }
@@ -143,10 +155,10 @@ void CompareRouting(const Json& reference, const Scores::Sequence& ours, const G
 class ReferenceScore : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(ReferenceScore, AgreesOnEveryLevelAndChunk) {
-  const std::string directory = CheckpointFolder() + "/" + GetParam();
+  const std::string directory = DirectoryOf(GetParam());
   const auto model = Model::Load(directory);
   ASSERT_TRUE(model.ok()) << model.status();
-  std::ifstream file(directory + "/reference.json");
+  std::ifstream file(ReferenceOf(GetParam()));
   const Json reference = Json::parse(file);
   const Bounds bounds = BoundsOf((*model)->spec.type);
 

@@ -45,6 +45,24 @@ TEST(Admission, SendsRequestsHomeInOrderOfArrival) {
   admission.CheckInvariants();
 }
 
+TEST(Admission, APausedRequestLeavesItsPlaceAndHasItBackWhenItGoesOn) {
+  Admission admission({.home = {.requests = 1, .paused = 1, .tokens = 10}});
+  for (uint64_t key : {1, 2, 3}) ASSERT_FALSE(Offer(admission, key, 10));
+  EXPECT_EQ(Keys(admission.Dispatch(Workers(1), "m", 1)), (std::vector<uint64_t>{1}));
+  admission.SetPaused(1, true);
+  EXPECT_EQ(Keys(admission.Dispatch(Workers(1), "m", 1)), (std::vector<uint64_t>{2}));
+  admission.SetPaused(2, true);  // one too many: it keeps its place
+  EXPECT_TRUE(admission.Dispatch(Workers(1), "m", 1).empty());
+  admission.CheckInvariants();
+  admission.SetPaused(1, false);
+  EXPECT_TRUE(admission.Dispatch(Workers(1), "m", 1).empty());
+  admission.CheckInvariants();
+  admission.LeaveHome(1, seconds(1));
+  admission.LeaveHome(2, seconds(1));
+  EXPECT_EQ(Keys(admission.Dispatch(Workers(1), "m", 1)), (std::vector<uint64_t>{3}));
+  admission.CheckInvariants();
+}
+
 TEST(Admission, TakesTheLastPlaceOfAllAndRefusesOneMore) {
   Admission admission({.max_requests = 3});
   for (uint64_t key : {1, 2, 3}) ASSERT_FALSE(Offer(admission, key, 1));

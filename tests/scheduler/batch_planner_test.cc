@@ -104,6 +104,14 @@ TEST(BatchPlanner, ScoringEndsWithThePromptAndNeverSamples) {
   EXPECT_THAT(batch.ended, ElementsAre(1));
 }
 
+TEST(BatchPlanner, ASequenceMayAskForSmallerChunksNotForLargerOnes) {
+  BatchPlanner planner(With([](auto& o) { o.prefill_chunk = 8; }));
+  planner.Add({.id = 1, .prompt_tokens = 20, .max_tokens = 1, .prefill_chunk = 3});
+  planner.Add({.id = 2, .prompt_tokens = 20, .max_tokens = 1, .prefill_chunk = 9});
+  EXPECT_THAT(planner.Plan(Micros(0)).sequences,
+              ElementsAre(PlannedSequence{1, 0, 3, false}, PlannedSequence{2, 0, 8, false}));
+}
+
 TEST(BatchPlanner, CutsAPromptIntoChunksAndSamplesAfterTheLast) {
   for (const int32_t prompt : {15, 16, 17}) {
     SCOPED_TRACE(prompt);

@@ -45,7 +45,8 @@ struct Request {
   std::vector<uint64_t> tokens;  // the prompt, then what was emitted
   int32_t prompt = 0;
   int32_t max_tokens = 0;
-  int32_t stops_after = 0;  // emitted tokens; the model ends it there
+  int32_t prefill_chunk = 0;  // its own; 0: the planner's
+  int32_t stops_after = 0;    // emitted tokens; the model ends it there
 
   Fate fate = Fate::kLive;
   bool added = false;
@@ -56,6 +57,9 @@ struct Request {
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
   int32_t emitted() const { return length() - prompt; }
   int32_t remaining() const { return length() - computed; }
+  int32_t Chunk(int32_t most) const {
+    return prefill_chunk == 0 ? most : std::min(prefill_chunk, most);
+  }
   bool live() const { return added && fate == Fate::kLive; }
   bool decodes() const { return emitted() > 0 && remaining() == 1; }
 };
@@ -135,6 +139,7 @@ class Simulation {
     r.arrives = arrives;
     r.prompt = random_.Between(1, random_.Chance(10) ? 200 : 50);
     r.max_tokens = random_.Chance(10) ? 0 : random_.Between(1, 60);
+    if (random_.Chance(15)) r.prefill_chunk = random_.Between(1, 50);
     r.stops_after = random_.Between(1, 90);
     for (int32_t i = 0; i < r.prompt; ++i) r.tokens.push_back(random_.Next());
     if (random_.Chance(20)) r.deadline = arrives + SomeTime(40000);
@@ -203,6 +208,7 @@ class Simulation {
     const Admission admission = planner_.Add({.id = r.id,
                                               .prompt_tokens = r.prompt,
                                               .max_tokens = r.max_tokens,
+                                              .prefill_chunk = r.prefill_chunk,
                                               .deadline = r.deadline});
     Expect((admission == Admission::kNeverFits) == never, "refused for good only if it never fits");
     Expect(never || (admission == Admission::kQueueFull) == full,
@@ -291,7 +297,7 @@ class Simulation {
     Expect(!r.deadline || *r.deadline > now_, "a late sequence is not planned");
     Expect(planned.first == r.computed, "every position is computed, in order");
     Expect(planned.count >= 1 && end <= r.length(), "only known tokens are computed");
-    Expect(planned.count <= options_.prefill_chunk, "the prefill chunk is kept");
+    Expect(planned.count <= r.Chunk(options_.prefill_chunk), "the prefill chunk is kept");
     Expect(planned.samples == (r.max_tokens > 0 && end == r.length()),
            "samples after its last token");
     Expect(end <= static_cast<int32_t>(planner_.Blocks(r.id).size()) * options_.block_size,
@@ -315,7 +321,7 @@ class Simulation {
       const Request& r = Live(planned.id);
       if (r.decodes()) continue;
       Expect(planned.id < oldest_cut, "prompts are computed in order of arrival");
-      if (planned.count < std::min(r.remaining(), options_.prefill_chunk)) {
+      if (planned.count < std::min(r.remaining(), r.Chunk(options_.prefill_chunk))) {
         oldest_cut = std::min(oldest_cut, planned.id + 1);
       }
       const bool starts = !holders_.contains(planned.id);

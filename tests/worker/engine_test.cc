@@ -160,6 +160,30 @@ TEST(Engine, ScoringReportsEveryPromptPositionOnce) {
   EXPECT_EQ(answer.routing.slots.size(), 100u * 2 * 2) << "tokens, MoE layers, top k";
 }
 
+TEST(Engine, LongReportsComeInSmallChunksAndSayTheSame) {
+  const auto score = [](int32_t report_bytes) {
+    auto engine = MakeEngine({.engine = {.report_bytes = report_bytes}});
+    auto link = std::make_shared<Collector>();
+    EXPECT_TRUE(engine
+                    ->Submit(link, {.id = 1,
+                                    .prompt = Prompt(100, 3),
+                                    .logprobs = 20,
+                                    .prompt_logprobs = true,
+                                    .routing = true})
+                    .ok());
+    RunUntilIdle(*engine);
+    return std::pair(engine->stats().steps, link->answers.at(1));
+  };
+  const auto [few_steps, whole] = score(1 << 20);
+  const auto [many_steps, cut] = score(1);
+  EXPECT_EQ(few_steps, 1u);
+  EXPECT_EQ(many_steps, 100u);
+  EXPECT_EQ(cut.routing.slots, whole.routing.slots);
+  ASSERT_EQ(cut.prompt_logprobs.size(), whole.prompt_logprobs.size());
+  for (size_t i = 0; i < whole.prompt_logprobs.size(); ++i)
+    EXPECT_EQ(cut.prompt_logprobs[i].logprob, whole.prompt_logprobs[i].logprob);
+}
+
 struct ExactCase {
   Family family;
   DType type;

@@ -24,9 +24,9 @@
 
 namespace conclave::worker {
 
-// How activations enter a product with weights: rounded to the model's activation type (F32 models:
-// not at all; BF16 and F16 models: to nearest even in that type), or kept in fp32 (gates). Sums are
-// always fp32.
+// How activations enter a product with weights: rounded to the model's activation type (BF16
+// models: to nearest even; F32 and F16 models compute in fp32: not at all), or kept in fp32
+// (gates). Sums are always fp32.
 enum class Inputs : uint8_t { kActivationType, kFloat };
 
 // Rotary embedding of `dim` leading columns of a head. cos and sin are [positions, dim / 2], made

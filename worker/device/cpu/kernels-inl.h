@@ -1,11 +1,14 @@
 // The kernels of one dispatch level, over the vectors of the simd_LEVEL.h included before this
 // file. That header gives
-//   F, kLanes                    a vector of floats and how many it holds
-//   Add .. Fma, Max, Min         by lane; Fma(a, b, c) = a * b + c; Max and Min give b if either is
-//   NaN Pow2                         2^n of integral n in [-126, 127] Load.., Store.. without
-//   alignment; ..Part: only the first n < kLanes elements, others read as 0 Round.. to the type,
-//   nearest even, and back Sum, StoreSums               one tree over the lanes, the same in both
-//   kTileRows .. kMixVectors     tiles that fit the registers
+// clang-format off
+//   F, kLanes                  a vector of floats and how many it holds
+//   Add .. Fma, Max, Min       by lane; Fma(a, b, c) = a * b + c; Max and Min give b if either is NaN
+//   Pow2                       2^n of integral n in [-126, 127]
+//   Load.., Store..            without alignment; ..Part: the first n < kLanes, others read as 0
+//   Round..                    to the type, nearest even, and back
+//   Sum, StoreSums             one tree over the lanes, the same in both
+//   kTileRows .. kMixVectors   tiles that fit the registers
+// clang-format on
 
 #include "worker/device/cpu/kernels.h"
 
