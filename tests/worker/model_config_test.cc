@@ -232,6 +232,13 @@ TEST(GenerationDefaults, EndAtTheFilesTokensAndElseAtTheConfigs) {
   EXPECT_THAT(Defaults(std::nullopt, "{}")->eos, IsEmpty());
 }
 
+TEST(GenerationDefaults, PassOverEndsThatTheVocabularyDoesNotHave) {
+  EXPECT_THAT(Defaults(R"({"eos_token_id": [99, 100]})", "{}")->eos, ElementsAre(99));
+  EXPECT_THAT(Defaults(R"({"eos_token_id": 50279})", R"({"eos_token_id": 5})")->eos,
+              ElementsAre(5));
+  EXPECT_THAT(Defaults(std::nullopt, R"({"eos_token_id": -1})")->eos, IsEmpty());
+}
+
 TEST(GenerationDefaults, AreRefusedByName) {
   const auto message = [](const char* generation, const char* config) {
     return std::string(Defaults(generation, config).status().message());
@@ -240,10 +247,8 @@ TEST(GenerationDefaults, AreRefusedByName) {
   EXPECT_THAT(message(R"({"do_sample": true, "temperature": -1})", "{}"),
               HasSubstr("temperature is -1"));
   EXPECT_THAT(message(R"({"do_sample": true, "top_p": 1.5})", "{}"), HasSubstr("top_p is 1.5"));
-  EXPECT_THAT(message(R"({"eos_token_id": 100})", "{}"),
-              HasSubstr("eos_token_id is 100, expected 0 to 99"));
   EXPECT_THAT(message(R"({"eos_token_id": [1, "x"]})", "{}"), HasSubstr("eos_token_id is string"));
-  EXPECT_THAT(message("{}", R"({"eos_token_id": -1})"), HasSubstr("c.json: eos_token_id is -1"));
+  EXPECT_THAT(message("{}", R"({"eos_token_id": -2})"), HasSubstr("c.json: eos_token_id is -2"));
   EXPECT_THAT(message("[]", "{}"), HasSubstr("g.json: is array, expected an object"));
   EXPECT_THAT(message("{", "{}"), HasSubstr("g.json: not JSON"));
 }

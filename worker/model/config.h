@@ -101,7 +101,7 @@ struct GenerationDefaults {
   std::vector<int32_t> eos;
 };
 // `generation` is generation_config.json's text or nothing if there is none; eos falls back to
-// config.json's.
+// config.json's, and ids the vocabulary does not have are passed over.
 absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
     const std::optional<std::string>& generation, const std::string& name, Config& config,
     int32_t vocab, const ModelLimits& limits);
