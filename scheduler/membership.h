@@ -12,19 +12,21 @@
 
 namespace conclave::scheduler {
 
+// What heartbeats alone say of a worker. It ends no sequence: a router also sees its own link to
+// the worker, believes that more, and looks for another home only when the link breaks.
 enum class WorkerState : uint8_t {
   kReady,
   kDraining,  // finishes what it has; silent or not, until it is dead
-  kSuspect,   // silent: gets no new sequences, keeps those it has
-  kDead,      // silent for long: what it had is lost
+  kSuspect,   // silent: routers give it new sequences when nobody else has room
+  kDead,      // silent for long: likewise while a router's link to it holds; no new link is opened
 };
 
 class Membership {
  public:
   // Workers beat every 0.5 s. Three beats must be missed before new sequences avoid a worker: one
-  // late beat is a busy machine, and avoiding a worker costs little. Ten must be missed before its
-  // sequences are computed again elsewhere: that is dear, and a process that stops for seconds
-  // (swapping, a debugger, a frozen guest) usually comes back with them.
+  // late beat is a busy machine, and avoiding a worker costs little. Ten must be missed before it
+  // no longer counts as part of the cluster: a process that stops for seconds (swapping, a
+  // debugger, a frozen guest) usually comes back.
   struct Options {
     Micros suspect_after = std::chrono::milliseconds(1500);
     Micros dead_after = std::chrono::seconds(5);  // > suspect_after
