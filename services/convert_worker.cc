@@ -123,11 +123,6 @@ void ToProto(const worker::SequenceEvent& event, const worker::Model& model,
   }
 }
 
-void ToProto(uint64_t sequence, const absl::Status& refusal, v1::SequenceEvent& proto) {
-  proto.set_sequence(sequence);
-  SetError(refusal, *proto.mutable_end());
-}
-
 size_t BytesOf(const worker::SequenceEvent& event) {
   size_t bytes = sizeof(event) + event.tokens.size() * sizeof(scheduler::TokenId) +
                  event.routing.slots.size() * sizeof(uint16_t) +

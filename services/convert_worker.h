@@ -18,8 +18,6 @@ absl::StatusOr<worker::SequenceRequest> ToSequenceRequest(const v1::Submit& subm
 // message.
 void ToProto(const worker::SequenceEvent& event, const worker::Model& model,
              v1::SequenceEvent& proto);
-// The end of a sequence that was refused.
-void ToProto(uint64_t sequence, const absl::Status& refusal, v1::SequenceEvent& proto);
 // Roughly what an event takes in memory and on the wire.
 size_t BytesOf(const worker::SequenceEvent& event);
 

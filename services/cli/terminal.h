@@ -21,7 +21,4 @@ class TerminalText {
 
 std::string Printable(std::string_view text);
 
-// Whether the text is well-formed UTF-8 (no overlong forms, no surrogates; RFC 3629).
-bool IsUtf8(std::string_view text);
-
 }  // namespace conclave::services::cli

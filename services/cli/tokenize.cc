@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_join.h"
+#include "router/utf8.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/input.h"
@@ -49,7 +50,7 @@ absl::Status Detokenize(Client& client, const v1::DetokenizeRequest& request, bo
   const std::string& text = response.text();
   if (json) {
     Json document = {{"text", text}};
-    if (!IsUtf8(text)) document["text_hex"] = absl::BytesToHexString(text);
+    if (!router::IsUtf8(text)) document["text_hex"] = absl::BytesToHexString(text);
     Print(document, io);
   } else {
     io.out << (io.terminal ? Printable(text) + "\n" : text);

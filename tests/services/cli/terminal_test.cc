@@ -44,17 +44,6 @@ TEST(TerminalText, ReplacesWhatIsNotUtf8) {
   EXPECT_EQ(Printable("\xC0\x80"), "\xEF\xBF\xBD\xEF\xBF\xBD");  // overlong
 }
 
-TEST(TerminalText, KnowsUtf8) {
-  for (const std::string good : {"", "a", "ß", "€", "𝄞", "\xED\x9F\xBF", "\xF4\x8F\xBF\xBF"}) {
-    EXPECT_TRUE(IsUtf8(good)) << good;
-  }
-  for (const std::string bad :
-       {"\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80",
-        "\xF5\x80\x80\x80", "\xE2\x82"}) {
-    EXPECT_FALSE(IsUtf8(bad)) << ::testing::PrintToString(bad);
-  }
-}
-
 TEST(Json, FloatsReadBackExactly) {
   std::mt19937 random(4);
   for (int i = 0; i < 20'000; ++i) {
