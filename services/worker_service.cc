@@ -49,7 +49,10 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
                                   public std::enable_shared_from_this<RouterLink> {
  public:
   RouterLink(WorkerService& service, grpc::CallbackServerContext& context)
-      : service_(service), context_(context), peer_(context.peer()) {}
+      : service_(service),
+        model_(service.engine_.model()),
+        context_(context),
+        peer_(context.peer()) {}
 
   void Start() {
     const std::lock_guard lock(mutex_);
@@ -60,14 +63,7 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   }
 
   // Engine thread.
-  void OnStep(std::vector<SequenceEvent> events) override {
-    std::unique_lock lock(mutex_);
-    for (SequenceEvent& event : events) {
-      pending_bytes_ += BytesOf(event);
-      pending_.push_back(std::move(event));
-    }
-    CutOrWrite(std::move(lock));
-  }
+  void OnStep(std::vector<SequenceEvent> events) override { Enqueue(std::move(events)); }
 
   void SendLoad(const v1::WorkerLoad& load) {
     std::unique_lock lock(mutex_);
@@ -131,7 +127,17 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     service_.refused_.fetch_add(1, std::memory_order_relaxed);
     SequenceEvent event{.id = sequence};
     event.end = worker::SequenceEnd{.status = status};
-    OnStep({std::move(event)});
+    Enqueue({std::move(event)});
+  }
+
+  // Any thread.
+  void Enqueue(std::vector<SequenceEvent> events) {
+    std::unique_lock lock(mutex_);
+    for (SequenceEvent& event : events) {
+      pending_bytes_ += BytesOf(event);
+      pending_.push_back(std::move(event));
+    }
+    CutOrWrite(std::move(lock));
   }
 
   // Writes what waits if the stream is free; cuts the stream if too much waits.
@@ -149,7 +155,8 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     }
   }
 
-  // The engine adds to pending_ meanwhile: it never waits for a message to be made.
+  // The engine adds to pending_ meanwhile: it never waits for a message to be made. While the lock
+  // is not held the stream may end and the service with it.
   void Write(std::unique_lock<std::mutex> lock) {
     writing_ = true;
     const std::vector<SequenceEvent> events = TakePending();
@@ -190,7 +197,7 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     for (const SequenceEvent& event : events) {
       v1::SequenceEvent*& proto = open[event.id];
       if (proto == nullptr || proto->has_end()) proto = outgoing_.add_events();
-      ToProto(event, service_.engine_.model(), *proto);
+      ToProto(event, model_, *proto);
     }
     if (load) *outgoing_.mutable_load() = *load;
   }
@@ -207,7 +214,9 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     Finish(status);
   }
 
-  WorkerService& service_;
+  WorkerService& service_;  // lives until OnDone: to be used under mutex_ and unless finished_, or
+                            // in a reaction
+  const worker::Model& model_;            // the engine's, which outlives every link
   grpc::CallbackServerContext& context_;  // lives until OnDone
   const std::string peer_;
   v1::ToWorker incoming_;  // gRPC's while a read is in flight
