@@ -58,7 +58,8 @@ RouterMetrics::RouterMetrics()
 
 void RouterMetrics::Ended(const absl::Status& status, const std::optional<router::Finish>& finish,
                           scheduler::Micros elapsed) {
-  const bool cut = finish && finish->reason == scheduler::FinishReason::kLength;
+  // A score ends with its prompt: by length, in vLLM's words, which has none of its own for it.
+  const bool cut = finish && finish->reason != scheduler::FinishReason::kStop;
   const bool gone = absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
   auto& counter = status.ok() ? (cut ? length : stopped) : (gone ? aborted : failed);
   counter.fetch_add(1, std::memory_order_relaxed);

@@ -1,8 +1,9 @@
 #pragma once
-// What the router counts. Series that other servers have are named as vLLM names them: latencies
-// and sizes of requests are the router's, because clients wait for it; tokens, running sequences
-// and the KV cache are the workers', so that a sum over all processes counts nothing twice.
-// (vllm:num_requests_waiting comes from both: each counts its own queue.) Any thread.
+// What the router counts. Series that other servers have are named as vLLM names them, with its
+// label values alone: latencies, sizes and ends of requests are the router's, because clients wait
+// for it; tokens, running sequences and the KV cache are the workers', so that a sum over all
+// processes counts nothing twice. (vllm:num_requests_waiting comes from both: each counts its own
+// queue, and a request is in one of them.) Any thread.
 
 #include <array>
 #include <atomic>

@@ -55,13 +55,13 @@ void WriteWork(const Stats& stats, const Labels& labels, MetricsWriter& writer) 
 
 void WriteEnds(const Stats& stats, const Labels& labels, MetricsWriter& writer) {
   const auto ended = [&](const char* reason, uint64_t count) {
-    writer.Counter("vllm:request_success_total", "Sequences that ended, by reason.",
-                   With(labels, "finished_reason", reason), static_cast<double>(count));
+    writer.Counter("conclave_sequences_ended_total", "Sequences that ended, by reason.",
+                   With(labels, "reason", reason), static_cast<double>(count));
   };
   ended("stop", stats.ended_stop);
   ended("length", stats.ended_length);
   ended("scored", stats.ended_scored);
-  ended("abort", stats.ended_cancelled);
+  ended("cancelled", stats.ended_cancelled);
   ended("deadline", stats.ended_deadline);
   ended("error", stats.ended_error);
 }

@@ -4,12 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <set>
 #include <thread>
 
 #include "conclave/v1/inference.grpc.pb.h"
 #include "scheduler/check.h"
 #include "services/channel.h"
 #include "services/router_node.h"
+#include "services/worker_metrics.h"
 #include "tests/cluster/fake_cluster.h"
 
 namespace conclave::services::testing {
@@ -147,6 +149,21 @@ TEST_F(WholeTest, FinishesStreamsWhenTheRouterDrains) {
   EXPECT_TRUE(router_->Drain(60s).ok());
   EXPECT_EQ(Generate(Request(4, 1)).status.error_code(), grpc::UNAVAILABLE);
   client.join();
+}
+
+// A dashboard made for one vLLM server sums over all it scrapes.
+TEST_F(WholeTest, CountsNothingThatVllmCountsInTwoProcesses) {
+  MetricsWriter router, worker;
+  router_->frontend().WriteMetrics(router);
+  WriteWorkerMetrics(cluster_.worker(0).engine(), cluster_.worker(0).service().stats(), {}, worker);
+  std::set<std::string> of_router;
+  for (const auto& family : router.Take()) of_router.insert(family.name);
+  for (const auto& family : worker.Take()) {
+    if (family.name.rfind("vllm:", 0) != 0) continue;
+    // The one both have counts two queues; a request waits in one of them.
+    EXPECT_EQ(of_router.count(family.name), family.name == "vllm:num_requests_waiting")
+        << family.name;
+  }
 }
 
 TEST_F(WholeTest, AnswersTextWithTextAndWithoutATokenizerSaysSo) {

@@ -15,6 +15,7 @@ namespace conclave::services::testing {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 FakeCluster::Options Alone() {
   FakeCluster::Options options{.scheduler = false};
@@ -254,8 +255,10 @@ TEST(Worker, TellsPrometheusWhatItDid) {
   const std::string labels = "engine=\"0\",model_name=\"" + name + "\"";
   EXPECT_THAT(series, HasSubstr("vllm:prompt_tokens_total{" + labels + "} 20\n"));
   EXPECT_THAT(series, HasSubstr("vllm:num_requests_running{" + labels + "} 0\n"));
+  // Requests are the router's to count, or a sum over all processes would count them twice.
+  EXPECT_THAT(series, Not(HasSubstr("vllm:request_success_total")));
   EXPECT_THAT(series,
-              HasSubstr("vllm:request_success_total{engine=\"0\",finished_reason=\"scored\""));
+              HasSubstr("conclave_sequences_ended_total{" + labels + ",reason=\"scored\"} 1\n"));
   EXPECT_THAT(series,
               HasSubstr("vllm:iteration_tokens_total_bucket{" + labels + ",le=\"16\"} 0\n"));
   EXPECT_THAT(series,
