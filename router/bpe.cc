@@ -22,8 +22,8 @@ uint64_t Mix(uint64_t x) {
 
 }  // namespace
 
-Bpe::Bpe(const std::array<TokenId, 256>& byte_tokens, std::span<const Merge> merges)
-    : byte_tokens_(byte_tokens), slots_(std::bit_ceil(std::max<size_t>(2 * merges.size(), 2))) {
+Bpe::Bpe(std::span<const Merge> merges)
+    : slots_(std::bit_ceil(std::max<size_t>(2 * merges.size(), 2))) {
   merged_.reserve(merges.size());
   for (const Merge& merge : merges) {
     const uint64_t pair = PairOf(merge.left, merge.right);
@@ -44,7 +44,7 @@ uint32_t Bpe::Rank(TokenId left, TokenId right) const {
   return slots_[i].rank;
 }
 
-void Bpe::Encode(std::string_view word, Scratch& scratch, std::vector<TokenId>* ids) const {
+void Bpe::Encode(std::span<const TokenId> word, Scratch& scratch, std::vector<TokenId>* ids) const {
   if (word.empty()) return;
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
@@ -60,8 +60,7 @@ void Bpe::Encode(std::string_view word, Scratch& scratch, std::vector<TokenId>* 
   symbols.resize(length);
   heap.clear();
   for (uint32_t i = 0; i < length; ++i) {
-    symbols[i] = {byte_tokens_[static_cast<uint8_t>(word[i])], kNoMerge, i == 0 ? kEnd : i - 1,
-                  i + 1 == length ? kEnd : i + 1};
+    symbols[i] = {word[i], kNoMerge, i == 0 ? kEnd : i - 1, i + 1 == length ? kEnd : i + 1};
   }
   for (uint32_t i = 0; i + 1 < length; ++i) push(i);
   std::make_heap(heap.begin(), heap.end(), std::greater<>());

@@ -4,10 +4,8 @@
 // the word: a heap of candidate merges over a linked list of symbols. Immutable; any thread, one
 // Scratch each. Sennrich et al., arXiv:1508.07909.
 
-#include <array>
 #include <cstdint>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "scheduler/types.h"
@@ -37,11 +35,12 @@ class Bpe {
     uint64_t heap_pushes = 0;
   };
 
-  // byte_tokens: the token of each byte. merges: in order of rank, no pair twice, fewer than 2^31.
-  Bpe(const std::array<TokenId, 256>& byte_tokens, std::span<const Merge> merges);
+  // In order of rank, no pair twice, fewer than 2^31.
+  explicit Bpe(std::span<const Merge> merges);
 
-  // Appends the tokens of word, which has less than 2^32 - 1 bytes.
-  void Encode(std::string_view word, Scratch& scratch, std::vector<TokenId>* ids) const;
+  // Appends the tokens of a word given as the tokens of its characters or bytes (symbols.h), fewer
+  // than 2^32 - 1.
+  void Encode(std::span<const TokenId> word, Scratch& scratch, std::vector<TokenId>* ids) const;
 
  private:
   struct Slot {
@@ -53,7 +52,6 @@ class Bpe {
 
   uint32_t Rank(TokenId left, TokenId right) const;
 
-  std::array<TokenId, 256> byte_tokens_;
   std::vector<Slot> slots_;      // open addressing, at most half full, a power of two long
   std::vector<TokenId> merged_;  // by rank
 };

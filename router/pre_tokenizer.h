@@ -1,60 +1,67 @@
 #pragma once
 // Cuts text into the words that byte-pair encoding treats one by one: the pre_tokenizer of a
-// tokenizer.json. Immutable after Create(); any thread.
-//
-// A word never mixes UTF-8 and other bytes: text is first cut into runs of valid characters, each
-// of which the stages split as if it were the whole text, and runs of other bytes, each of which is
-// a word.
+// tokenizer.json. Immutable once made; any thread, one Scratch each.
 
+#include <cstddef>
 #include <functional>
-#include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "router/text_pattern.h"
+
 namespace conclave::router {
+
+// Where a piece of text begins, which decides what is put before it.
+enum class PieceStart {
+  kText,    // at the beginning of the whole text
+  kPiece,   // anywhere else: behind an added token, another piece
+  kBroken,  // behind bytes that are not UTF-8: it goes on, and nothing is put before it
+};
 
 class PreTokenizer {
  public:
+  // What becomes of the matches of a Split; what lies between them is always a piece of its own.
+  enum class Behavior {
+    kIsolated,            // a piece of its own
+    kRemoved,             // dropped
+    kMergedWithPrevious,  // joined to what is before it, unless that is a match
+    kMergedWithNext,
+    kContiguous,  // joined to the matches beside it
+  };
   struct Stage {
     enum class Kind {
-      kGpt2,       // ByteLevel's own pattern, by hand: no backtracking, no limit to meet
-      kPattern,    // Split by a regular expression, "Isolated": each match and each gap is a piece
-      kLiteral,    // the same for a fixed string
-      kDigits,     // Digits: runs of numbers are pieces of their own
-      kEachDigit,  // Digits, individual_digits: each number is
-      kPrefixSpace,  // add_prefix_space: a piece gets a leading space unless it has one
+      kSplit,        // by pattern: behavior, inverted
+      kGpt2,         // by ByteLevel's own pattern; isolated
+      kDigits,       // behind kIsolated each number is a piece, behind kContiguous each run
+      kWhiteSpace,   // by each white space: behavior
+      kPrefixSpace,  // ByteLevel's add_prefix_space: a piece gets a leading space unless it has one
+      kMetaspace,    // spaces become replacement, by which a piece is cut if split
     };
+    enum class Prepend { kAlways, kFirst, kNever };
     Kind kind;
-    std::string pattern;  // of kPattern and kLiteral
+    Behavior behavior = Behavior::kIsolated;
+    bool inverted = false;  // what lies between the matches is what matches, and the reverse
+    std::vector<TextPattern> pattern;    // exactly one if kSplit
+    std::string replacement;             // of kMetaspace: one character
+    Prepend prepend = Prepend::kAlways;  // of kMetaspace: which pieces get a leading replacement
+    bool split = true;                   // of kMetaspace: each replacement begins a piece
   };
-  using Word = std::function<void(std::string_view)>;  // the view lives as long as the call
-
-  // nullopt and *error: a pattern is not a regular expression.
-  static std::optional<PreTokenizer> Create(std::vector<Stage> stages, std::string* error);
-
-  // Calls word for each word of text, in order. False and *error: a pattern met its match or memory
-  // limit on this text; word has been called for what came before.
-  bool Split(std::string_view text, const Word& word, std::string* error) const;
-
- private:
-  struct Pattern;   // a compiled regular expression (PCRE2, UTF, UCP, JIT where available)
-  struct Matching;  // what matching needs besides, for one Split()
-  struct Step {
-    Stage stage;
-    std::shared_ptr<const Pattern> pattern;  // of kPattern and kLiteral
-  };
+  // The view lives as long as the call.
+  using Word = std::function<void(std::string_view)>;
 
   PreTokenizer() = default;
-  bool Run(size_t step, std::string_view piece, Matching& matching, const Word& word,
-           std::string* error) const;
+  explicit PreTokenizer(std::vector<Stage> stages) : stages_(std::move(stages)) {}
 
-  std::vector<Step> steps_;
+  // Calls word for each word of text, which is UTF-8, in order. False and *error: a pattern met its
+  // match or memory limit on this text; word has been called for what came before.
+  bool Split(std::string_view text, PieceStart start, TextPattern::Scratch& scratch,
+             const Word& word, std::string* error) const;
+
+ private:
+  struct Run;
+
+  std::vector<Stage> stages_;
 };
-
-// The words of valid UTF-8 by the pattern of GPT-2:
-// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-void SplitLikeGpt2(std::string_view text, const std::function<void(std::string_view)>& word);
 
 }  // namespace conclave::router

@@ -6,7 +6,7 @@ namespace conclave::router {
 
 std::string StreamingDetokenizer::Push(TokenId id) {
   if (skip_special_ && tokenizer_.is_special(id)) return {};
-  pending_ += tokenizer_.TokenBytes(id);
+  stream_.Push(id, &pending_);
   std::string text;
   std::string_view rest = pending_;
   while (!rest.empty()) {

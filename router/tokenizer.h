@@ -1,20 +1,23 @@
 #pragma once
-// Text to token ids and back: byte-level byte-pair encoding, read from a Hugging Face
-// tokenizer.json. Immutable once loaded; any thread. The ids are those of Hugging Face's
-// tokenizers, and any bytes can be encoded: what is not UTF-8 becomes the tokens of its bytes.
+// Text to token ids and back: byte-pair encoding, byte-level or of characters as SentencePiece has
+// it, read from a Hugging Face tokenizer.json. Immutable once loaded; any thread. The ids are those
+// of Hugging Face's tokenizers, and any bytes can be encoded: a byte that is not UTF-8 becomes its
+// byte token, or, where a vocabulary of characters has none, what an unknown character becomes.
 
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
 #include "router/added_tokens.h"
 #include "router/bpe.h"
+#include "router/decoder.h"
+#include "router/normalizer.h"
 #include "router/pre_tokenizer.h"
+#include "router/symbols.h"
 #include "router/tokenizer_file.h"
 #include "scheduler/types.h"
 
@@ -47,18 +50,20 @@ class Tokenizer {
   static std::optional<Tokenizer> LoadDirectory(const std::string& directory, std::string* error,
                                                 const TokenizerLimits& limits = {});
 
-  // nullopt and *error: text has more than text_bytes_max() bytes, or the tokenizer's pattern meets
-  // its match limit on it (never with GPT-2's own pattern). work, if given, is added to.
+  // nullopt and *error: text has more than text_bytes_max() bytes, also once normalized, or a
+  // pattern meets its match limit on it. work, if given, is added to.
   std::optional<std::vector<TokenId>> Encode(std::string_view text, const EncodeOptions& options,
                                              std::string* error, EncodeWork* work = nullptr) const;
   static constexpr size_t text_bytes_max() { return size_t{64} << 20; }
 
-  // The tokens' bytes one after another: a character may be cut at either end
-  // (StreamingDetokenizer, ReplaceInvalidUtf8). An id that is no token has no bytes.
+  // The text of tokens, as bytes: a character may be cut at either end (StreamingDetokenizer,
+  // ReplaceInvalidUtf8). An id that is no token has no bytes.
   std::string Decode(std::span<const TokenId> ids, bool skip_special) const;
-  std::string_view TokenBytes(TokenId id) const;
+  // What a token stands for within a text; its beginning and its end may lose a space.
+  std::string_view TokenBytes(TokenId id) const { return decoder_.TokenBytes(id); }
+  const Decoder& decoder() const { return decoder_; }
 
-  size_t vocab_size() const { return token_bytes_.size(); }
+  size_t vocab_size() const { return decoder_.size(); }
   bool is_special(TokenId id) const { return special_.contains(id); }
   std::optional<TokenId> bos() const { return bos_; }
   std::optional<TokenId> eos() const { return eos_; }
@@ -66,14 +71,18 @@ class Tokenizer {
   std::optional<TokenId> FindAddedToken(std::string_view content) const;
 
  private:
-  Tokenizer(TokenizerFile file, PreTokenizer pre_tokenizer);
+  struct Encoding;  // one Encode()
 
-  std::vector<std::string> token_bytes_;  // by id
-  PreTokenizer pre_tokenizer_;
+  Tokenizer(TokenizerFile file, Normalizer normalizer, Decoder decoder);
+
+  Normalizer normalizer_;
   AddedTokens added_tokens_;
+  PreTokenizer pre_tokenizer_;
+  Symbols symbols_;
   Bpe bpe_;
-  std::unordered_map<std::string, TokenId> whole_words_;  // if ignore_merges: by bytes
-  std::unordered_map<std::string, TokenId> added_ids_;
+  Decoder decoder_;
+  Vocabulary::Ids whole_words_;
+  Vocabulary::Ids added_ids_;
   std::unordered_set<TokenId> special_;
   std::vector<TokenId> prefix_;
   std::vector<TokenId> suffix_;

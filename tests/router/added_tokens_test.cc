@@ -27,11 +27,15 @@ AddedTokens Tokens() {
 // What text is cut into: a token's id, or the text between quotes.
 std::vector<std::string> Split(const std::string& text, const Recognition& recognition) {
   std::vector<std::string> pieces;
-  EXPECT_TRUE(
-      Tokens().Split(text, recognition, [&](std::string_view part, std::optional<TokenId> id) {
-        pieces.push_back(id ? std::to_string(*id) : "'" + std::string(part) + "'");
-        return true;
-      }));
+  const AddedTokens tokens = Tokens();
+  const AddedTokens::Search search(tokens, text, recognition);
+  const auto add = [&](std::string_view part, std::optional<TokenId> id) {
+    pieces.push_back(id ? std::to_string(*id) : "'" + std::string(part) + "'");
+    return true;
+  };
+  EXPECT_TRUE(search.Raw([&](std::string_view part, std::optional<TokenId> id) {
+    return id ? add(part, id) : search.Normalized(part, add);
+  }));
   return pieces;
 }
 

@@ -10,10 +10,11 @@
 
 #include "router/streaming_detokenizer.h"
 #include "router/tokenizer.h"
+#include "router/utf8.h"
 
 namespace {
 
-using conclave::router::EncodeOptions;
+using conclave::router::ReplaceInvalidUtf8;
 using conclave::router::StreamingDetokenizer;
 using conclave::router::TokenId;
 using conclave::router::Tokenizer;
@@ -24,31 +25,39 @@ int Broken(const std::string& what) {
   return 2;
 }
 
-std::string Streamed(const Tokenizer& tokenizer, const std::vector<TokenId>& ids) {
-  StreamingDetokenizer detokenizer(tokenizer, /*skip_special=*/false);
+std::string Streamed(const Tokenizer& tokenizer, const std::vector<TokenId>& ids,
+                     bool skip_special) {
+  StreamingDetokenizer detokenizer(tokenizer, skip_special);
   std::string text;
   for (TokenId id : ids) text += detokenizer.Push(id);
   return text + detokenizer.Flush();
 }
 
+// What differs where ids are expected to decode to text, at once and token by token.
+std::string DecodingDifference(const Tokenizer& tokenizer, const std::vector<TokenId>& ids,
+                               bool skip_special, const std::string& text) {
+  const std::string decoded = ReplaceInvalidUtf8(tokenizer.Decode(ids, skip_special));
+  if (decoded != text) return "decoded " + Json(decoded).dump() + ", expected " + Json(text).dump();
+  const std::string streamed = Streamed(tokenizer, ids, skip_special);
+  if (streamed == text) return {};
+  return "streamed " + Json(streamed).dump() + ", expected " + Json(text).dump();
+}
+
 // What differs between the expected line and this tokenizer; empty if nothing.
 std::string Difference(const Tokenizer& tokenizer, const Json& line) {
   const auto text = line.at("text").get<std::string>();
-  for (const char* key : {"ids", "ids_special"}) {
-    const bool special = std::string(key) == "ids_special";
+  for (const bool special : {false, true}) {
+    const std::string key = special ? "ids_special" : "ids";
     std::string error;
     const auto ids =
         tokenizer.Encode(text, {.parse_special = special, .add_special = special}, &error);
     if (!ids) return error;
     if (Json(*ids) != line.at(key)) {
-      return std::string(key) + " " + Json(*ids).dump() + ", expected " + line.at(key).dump();
+      return key + " " + Json(*ids).dump() + ", expected " + line.at(key).dump();
     }
-  }
-  const auto ids = line.at("ids").get<std::vector<TokenId>>();
-  const std::string expected = line.value("decoded", text);
-  const std::string decoded = Streamed(tokenizer, ids);
-  if (decoded != expected) {
-    return "decoded " + Json(decoded).dump() + ", expected " + Json(expected).dump();
+    const std::string decoded = line.value(special ? "decoded_special" : "decoded", text);
+    const std::string difference = DecodingDifference(tokenizer, *ids, special, decoded);
+    if (!difference.empty()) return difference;
   }
   return {};
 }

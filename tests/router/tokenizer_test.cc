@@ -11,7 +11,6 @@
 #include <utility>
 #include <vector>
 
-#include "router/pattern_dialect.h"
 #include "router/streaming_detokenizer.h"
 #include "router/utf8.h"
 
@@ -72,13 +71,6 @@ std::string Changed(const std::vector<Change>& changes) {
     }
   }
   return root.dump();
-}
-
-std::string LoadErrorAfter(const std::vector<Change>& changes, const std::string& config = "",
-                           const TokenizerLimits& limits = {}) {
-  std::string error;
-  EXPECT_FALSE(Tokenizer::Load(Changed(changes), config, &error, limits));
-  return error;
 }
 
 Tokenizer LoadedAfter(const std::vector<Change>& changes) {
@@ -246,88 +238,6 @@ TEST(Tokenizer, HasNoBytesForAnIdThatIsNoToken) {
   EXPECT_EQ(tokenizer.Decode(std::vector<TokenId>{-1, 1'000'000}, false), "");
 }
 
-TEST(Tokenizer, NamesWhatIsWrongWithItsFile) {
-  std::string error;
-  EXPECT_FALSE(Tokenizer::Load("[", "", &error));
-  EXPECT_EQ(error, "tokenizer.json is not a JSON object");
-  const std::vector<std::pair<std::vector<Change>, std::string>> cases = {
-      {{{"/model", ""}}, "tokenizer.json has no model"},
-      {{{"/model/vocab", "1"}}, "tokenizer.json: model has no vocab"},
-      {{{"/model/vocab/odd", "-3"}},
-       "tokenizer.json: token \"odd\" has the id -3, not a number below 1000000"},
-      {{{"/model/vocab/odd", "\"3\""}},
-       "tokenizer.json: token \"odd\" has the id \"3\", not a number below 1000000"},
-      {{{"/model/vocab/!", "4"}}, "tokenizer.json: the tokens \"!\" and \"\"\" both have the id 4"},
-      {{{"/model/vocab/odd", "2000"}}, "tokenizer.json: 1001 tokens, but none has the id 1000"},
-      {{{"/model/vocab/!", ""}, {"/model/vocab/odd", "3"}, {"/model/merges", "[]"}},
-       "tokenizer.json: the vocabulary has no token for the byte 33"},
-      {{{"/model/merges", ""}}, "tokenizer.json: model has no merges"},
-      {{{"/model/merges/7", R"(["zq", "!"])"}},
-       "tokenizer.json: merge 7 names \"zq\", which is not in the vocabulary"},
-      {{{"/model/merges/7", R"(["z", "!"])"}},
-       "tokenizer.json: merge 7 names \"z!\", which is not in the vocabulary"},
-      {{{"/model/merges/7", R"("a b c")"}}, "tokenizer.json: merge 7 is not two tokens"},
-      {{{"/model/merges", R"(["Ġ t", ["Ġ", "t"]])"}},
-       "tokenizer.json: merge 1, \"Ġ\" and \"t\", appears twice"},
-      {{{"/added_tokens/0/content", "\"\""}}, "tokenizer.json: an added token has no content"},
-      {{{"/added_tokens/0/id", ""}}, "tokenizer.json: the added token \"<|endoftext|>\" has no id"},
-      {{{"/added_tokens/0/id", "5"}},
-       "tokenizer.json: the added token \"<|endoftext|>\" has another id than in the vocabulary, "
-       "0"},
-      {{{"/added_tokens/1/content", "\"<|endoftext|>\""}},
-       "tokenizer.json: the added token \"<|endoftext|>\" appears twice"},
-      {{SplitBy("(a")},
-       "pre_tokenizer: the pattern \"(a\" does not compile: missing closing parenthesis at offset "
-       "2"},
-      {{SplitBy("[a&&[b]]")},
-       "pre_tokenizer: the pattern \"[a&&[b]]\" nests or intersects character classes, which is "
-       "not supported"},
-  };
-  for (const auto& [changes, expected] : cases) EXPECT_EQ(LoadErrorAfter(changes), expected);
-  EXPECT_EQ(LoadErrorAfter({}, R"({"eos_token": "</none>"})"),
-            "tokenizer_config.json: the eos_token \"</none>\" is not in the vocabulary");
-  EXPECT_EQ(LoadErrorAfter({}, "7"), "tokenizer_config.json is not a JSON object");
-}
-
-TEST(Tokenizer, NamesWhatItDoesNotSupport) {
-  const std::vector<std::pair<Change, std::string>> cases = {
-      {{"/normalizer", R"({"type": "NFC"})"}, "normalizer NFC"},
-      {{"/model/type", R"("Unigram")"}, "model \"Unigram\""},
-      {{"/model/byte_fallback", "true"}, "model byte_fallback"},
-      {{"/model/end_of_word_suffix", R"("</w>")"}, "model end_of_word_suffix"},
-      {{"/model/dropout", "0.1"}, "model dropout"},
-      {{"/pre_tokenizer", R"({"type": "Metaspace"})"},
-       "pre_tokenizer Metaspace in place of a last ByteLevel"},
-      {SplitBy("a", "Removed"), "pre_tokenizer Split behavior \"Removed\""},
-      {{"/pre_tokenizer", R"({"type": "Sequence", "pretokenizers":
-          [{"type": "Punctuation"}, {"type": "ByteLevel"}]})"},
-       "pre_tokenizer Punctuation in a Sequence"},
-      {{"/decoder", "null"}, "decoder null"},
-      {{"/post_processor", R"({"type": "BertProcessing"})"}, "post_processor BertProcessing"},
-      {{"/added_tokens/0/single_word", "true"}, "the added token \"<|endoftext|>\": single_word"},
-  };
-  for (const auto& [change, what] : cases) {
-    EXPECT_EQ(LoadErrorAfter({change}), "tokenizer.json: " + what + " is not supported");
-  }
-}
-
-TEST(Tokenizer, KeepsToItsLimits) {
-  EXPECT_THAT(LoadErrorAfter({}, "", {.file_bytes_max = 1000}), HasSubstr("the limit is 1000"));
-  EXPECT_THAT(LoadErrorAfter({}, "", {.tokens_max = 999}), HasSubstr("not a number below 999"));
-  EXPECT_THAT(LoadErrorAfter({}, "", {.merges_max = 3}), HasSubstr("merges, the limit is 3"));
-  EXPECT_EQ(LoadErrorAfter({}, "", {.added_tokens_max = 2}),
-            "tokenizer.json has 3 added tokens, the limit is 2");
-  EXPECT_EQ(LoadErrorAfter({}, "", {.added_token_bytes_max = 5}),
-            "tokenizer.json: the added token \"<|endoftext|>\" has 13 bytes, the limit is 5");
-  EXPECT_THAT(LoadErrorAfter({SplitBy("a")}, "", {.pre_tokenizers_max = 1}),
-              HasSubstr("has not 1 to 1 parts"));
-  std::string error;
-  EXPECT_FALSE(
-      Tokenizer::LoadDirectory(std::string(CONCLAVE_SOURCE_DIR) + "/tests/router/fixtures/gpt2",
-                               &error, {.file_bytes_max = 1000}));
-  EXPECT_THAT(error, HasSubstr("the limit is 1000"));
-}
-
 TEST(Tokenizer, SaysWhichFileCannotBeRead) {
   std::string error;
   EXPECT_FALSE(Tokenizer::LoadDirectory("/nonexistent", &error));
@@ -401,27 +311,6 @@ TEST(StreamingDetokenizer, IsAlwaysValidAndJoinsToTheWholeText) {
       EXPECT_EQ(text, ReplaceInvalidUtf8(tokenizer.Decode(ids, skip_special)));
     }
   }
-}
-
-TEST(PatternDialect, LeavesWhatBothReadAlike) {
-  std::string error;
-  for (const char* pattern :
-       {"", "a|b", R"(\p{Lu}\d\\s[^\]]+)", "[[:alpha:]]", "[]a]x", R"(\[\()"}) {
-    EXPECT_EQ(ToPcre2(pattern, &error), pattern);
-  }
-}
-
-TEST(PatternDialect, RewritesSpacesInAndOutOfClasses) {
-  std::string error;
-  EXPECT_EQ(ToPcre2(R"(\s+(?!\S))", &error), R"([\t-\r\x{85}\p{Z}]+(?![^\t-\r\x{85}\p{Z}]))");
-  EXPECT_EQ(ToPcre2(R"([^\sx])", &error), R"([^\t-\r\x{85}\p{Z}x])");
-}
-
-TEST(PatternDialect, RefusesNestedClasses) {
-  std::string error;
-  EXPECT_EQ(ToPcre2("[a[b]]", &error), std::nullopt);
-  EXPECT_EQ(ToPcre2("[a-z&&b]", &error), std::nullopt);
-  EXPECT_THAT(error, HasSubstr("nests or intersects"));
 }
 
 }  // namespace
