@@ -97,6 +97,9 @@ void WriteWorkerMetrics(const worker::Engine& engine, const WorkerService::Stats
   const Stats stats = engine.stats();
   const Labels labels = {{"model_name", engine.model().spec.name}, {"engine", "0"}};
   WriteLoad(stats, labels, writer);
+  writer.Gauge("conclave_converted_weight_bytes",
+               "Memory of weights that could not be used as the checkpoint has them.", labels,
+               static_cast<double>(engine.model().converted_bytes()));
   WriteWork(stats, labels, writer);
   WriteEnds(stats, labels, writer);
   WriteExperts(engine.model().spec, stats, labels, writer);

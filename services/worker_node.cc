@@ -59,6 +59,9 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
              "of prompt log-probabilities and routing of one sequence in one step", 1, 1 << 30});
   flags.Add({"context-limit", &options.engine.context_limit, "N",
              "tokens of a sequence; 0: the model's", 0, 1 << 24});
+  flags.Add({"converted-bytes", &options.converted_bytes, "BYTES",
+             "memory for weights that cannot be used as the checkpoint has them (FP8, transposed)",
+             0, 1e15});
   flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",
              "for tests: kill[@N], stop[@N], delay:MS[@N] or error[@N] at a named point"});
   Credentials::AddFlags(flags, options.credentials);
@@ -82,7 +85,8 @@ absl::Status WorkerNode::StartEngine() {
     return absl::InvalidArgumentError("--model: name a checkpoint directory");
   CONCLAVE_ASSIGN_OR_RETURN(
       std::shared_ptr<const worker::Model> model,
-      worker::Model::Load(options_.model, {.context_limit = options_.engine.context_limit}));
+      worker::Model::Load(options_.model, {.context_limit = options_.engine.context_limit,
+                                           .converted_bytes = options_.converted_bytes}));
   worker::CpuDeviceOptions device_options =
       worker::CpuDeviceOptionsFor(model->spec, options_.engine);
   device_options.threads = options_.threads;

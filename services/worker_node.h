@@ -32,6 +32,8 @@ class WorkerNode {
     std::string metrics = "127.0.0.1:0";  // empty: none
     int32_t threads = 0;                  // that compute; 0: one per CPU
     std::string numerics;                 // dispatch level; empty: the best this CPU has
+    // Memory for weights that cannot be used as the checkpoint has them.
+    int64_t converted_bytes = worker::ModelOptions().converted_bytes;
     worker::Engine::Options engine;
     Server::Options server{.receive_bytes = 16 << 20};
     WorkerService::Options service;

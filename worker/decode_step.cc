@@ -284,7 +284,8 @@ absl::Status Engine::Impl::RunExperts(const StepPlan& plan, int32_t index, int32
   const std::span<int32_t> slots(b.slots.data(), routes);
   const std::span<float> weights(b.weights.data(), routes);
 
-  device_->MatMul(normed, layer.gate, {}, Inputs::kFloat, b.gate_logits.Top(rows));
+  device_->MatMul(normed, layer.gate, layer.gate_logit_bias, Inputs::kFloat,
+                  b.gate_logits.Top(rows));
   device_->Gate(b.gate_logits.Top(rows), gate,
                 layer.gate_bias.empty() ? nullptr : layer.gate_bias.data(), slots, weights);
   ResolveExperts(moe_layer);

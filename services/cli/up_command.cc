@@ -35,6 +35,8 @@ constexpr std::array kWorkerFlags = {
     PassedOn{"block-size", "N", "positions of a KV block"},
     PassedOn{"kv-bytes", "BYTES", "size of the KV pool"},
     PassedOn{"context-limit", "N", "tokens of a sequence; 0: the model's"},
+    PassedOn{"converted-bytes", "BYTES",
+             "memory for weights that cannot be used as the checkpoint has them"},
 };
 
 constexpr std::array kRouterFlags = {

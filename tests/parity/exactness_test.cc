@@ -88,7 +88,12 @@ TEST_P(Exactness, OfExperts) {
   const Matrix gate(ffn, dim, GetParam().activations, 1, 0.3),
       up(ffn, dim, GetParam().activations, 2, 0.3), down(dim, ffn, GetParam().activations, 3, 0.3);
   const FfnWeights a = {gate.weight(), up.weight(), down.weight()};
-  const FfnWeights b = {up.weight(), gate.weight(), down.weight()};
+  const Matrix bias(1, dim, GetParam().activations, 5, 0.3);
+  FfnWeights b = {up.weight(), gate.weight(), down.weight()};
+  b.gate_bias = bias.weight().Slice(0, 1);
+  b.gate_bias.cols = ffn;
+  b.down_bias = bias.weight();
+  b.activation = {FfnActivation::Kind::kClampedSwish, 1.702f, 7.0f};
   const Batch x(kRows, dim, 4, 1.0);
   ExpectSame(dim, [&](Device& device, Batch& out, int64_t first, int64_t count) {
     std::vector<int32_t> a_rows, b_rows;

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "tests/parity/tensors.h"
 
@@ -9,10 +11,19 @@ struct Expert {
   Expert(int64_t dim, int64_t ffn, DType type, uint64_t seed)
       : gate(ffn, dim, type, seed, 0.3),
         up(ffn, dim, type, seed + 1, 0.3),
-        down(dim, ffn, type, seed + 2, 0.3) {
+        down(dim, ffn, type, seed + 2, 0.3),
+        gate_bias(1, ffn, type, seed + 3, 1.0),
+        up_bias(1, ffn, type, seed + 4, 1.0),
+        down_bias(1, dim, type, seed + 5, 1.0) {
     weights = {gate.weight(), up.weight(), down.weight()};
   }
+  void UseBiases() {
+    weights.gate_bias = gate_bias.weight();
+    weights.up_bias = up_bias.weight();
+    weights.down_bias = down_bias.weight();
+  }
   Matrix gate, up, down;
+  Matrix gate_bias, up_bias, down_bias;
   FfnWeights weights;
 };
 
@@ -23,8 +34,10 @@ class Experts : public testing::TestWithParam<LevelCase> {
     double size = 0.0;  // of the terms
     double greatest = 0.0;
   };
-  static Sum Dot(const std::vector<double>& x, const Matrix& w, int64_t row) {
+  static Sum Dot(const std::vector<double>& x, const Matrix& w, int64_t row, const Matrix* bias) {
     Sum sum;
+    if (bias != nullptr) sum.value = bias->at(0, row);
+    sum.size = std::fabs(sum.value);
     for (size_t c = 0; c < x.size(); ++c) {
       const double term = x[c] * w.at(row, static_cast<int64_t>(c));
       sum.value += term;
@@ -39,6 +52,26 @@ class Experts : public testing::TestWithParam<LevelCase> {
     double tolerance = 0.0;
   };
 
+  // What the hidden rows are before they are rounded, and by how much of a unit each of the two
+  // moves it.
+  struct Hidden {
+    double value = 0.0;
+    double of_gate = 0.0;
+    double of_up = 0.0;
+  };
+  static Hidden Activate(const FfnActivation& activation, double gate, double up) {
+    if (activation.kind == FfnActivation::Kind::kSilu) {
+      const double silu = gate / (1.0 + std::exp(-gate));
+      return {silu * up, std::fabs(up), std::fabs(silu)};
+    }
+    const auto limit = static_cast<double>(activation.limit);
+    const auto alpha = static_cast<double>(activation.alpha);
+    gate = std::min(gate, limit);
+    up = std::clamp(up, -limit, limit) + 1.0;
+    const double swish = gate / (1.0 + std::exp(-alpha * gate));
+    return {swish * up, (1.0 + alpha) * std::fabs(up), std::fabs(swish)};
+  }
+
   // One row through one expert; rounding where the device rounds.
   static std::vector<Answer> Reference(const Batch& x, int64_t row, const Expert& expert,
                                        int64_t dim, int64_t ffn) {
@@ -49,16 +82,17 @@ class Experts : public testing::TestWithParam<LevelCase> {
       in.push_back(static_cast<double>(Rounded(x.at(row, c), type)));
     }
     for (int64_t f = 0; f < ffn; ++f) {
-      const Sum gate = Dot(in, expert.gate, f);
-      const Sum up = Dot(in, expert.up, f);
-      const double silu = gate.value / (1.0 + std::exp(-gate.value));
-      hidden.push_back(static_cast<double>(Rounded(static_cast<float>(silu * up.value), type)));
-      hidden_error.push_back(4e-7 *
-                             ((gate.size + 1.0) * std::fabs(up.value) + up.size * std::fabs(silu)));
+      const bool biased = static_cast<bool>(expert.weights.gate_bias);
+      const Sum gate = Dot(in, expert.gate, f, biased ? &expert.gate_bias : nullptr);
+      const Sum up = Dot(in, expert.up, f, biased ? &expert.up_bias : nullptr);
+      const Hidden made = Activate(expert.weights.activation, gate.value, up.value);
+      hidden.push_back(static_cast<double>(Rounded(static_cast<float>(made.value), type)));
+      hidden_error.push_back(4e-7 * ((gate.size + 1.0) * made.of_gate + up.size * made.of_up));
     }
     std::vector<Answer> answers;
     for (int64_t c = 0; c < dim; ++c) {
-      const Sum out = Dot(hidden, expert.down, c);
+      const Sum out =
+          Dot(hidden, expert.down, c, expert.weights.down_bias ? &expert.down_bias : nullptr);
       // A hidden value between two of the type may go either way: one unit in the last place, for a
       // term or two.
       double tolerance = ulp * (2.0 * out.greatest + std::fabs(out.value)) + 2e-7 * out.size + 1e-7;
@@ -112,6 +146,45 @@ TEST_P(Experts, EqualTheReferenceForEveryExpertAndType) {
       }
     }
   }
+}
+
+TEST_P(Experts, EqualTheReferenceWithBiasesAndClampedSwish) {
+  const std::unique_ptr<Device> device = MakeDevice(GetParam(), 2);
+  const int64_t dim = 50, ffn = 70, rows = 70;
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const float limit : {7.0f, 0.8f}) {
+      SCOPED_TRACE(testing::Message() << "limit " << limit << " " << NameOf(type));
+      Expert expert(dim, ffn, type, 10);
+      expert.UseBiases();
+      expert.weights.activation = {FfnActivation::Kind::kClampedSwish, 1.702f, limit};
+      const Batch x(rows, dim, 7, 1.0);
+      std::vector<int32_t> all(rows);
+      std::iota(all.begin(), all.end(), 0);
+      const ExpertWork work[] = {{&expert.weights, all, all}};
+      Batch out(rows, dim);
+      device->Experts(x.rows(), work, out.rows());
+      for (int64_t r = 0; r < rows; ++r) {
+        const std::vector<Answer> expected = Reference(x, r, expert, dim, ffn);
+        for (int64_t c = 0; c < dim; ++c) {
+          const Answer& answer = expected[static_cast<size_t>(c)];
+          ASSERT_NEAR(out.at(r, c), answer.value, answer.tolerance) << r << "," << c;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Experts, ShowANanThroughTheClamp) {
+  const std::unique_ptr<Device> device = MakeDevice(GetParam());
+  Expert expert(20, 30, GetParam().activations, 10);
+  expert.weights.activation = {FfnActivation::Kind::kClampedSwish, 1.702f, 7.0f};
+  Batch x(1, 20, 7, 1.0);
+  x.at(0, 3) = NAN;
+  const std::vector<int32_t> row = {0};
+  const ExpertWork work[] = {{&expert.weights, row, row}};
+  Batch out(1, 20);
+  device->Experts(x.rows(), work, out.rows());
+  EXPECT_TRUE(std::isnan(out.at(0, 0)));
 }
 
 TEST_P(Experts, MayHaveGateAndUpOfDifferentTypes) {

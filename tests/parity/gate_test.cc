@@ -121,6 +121,30 @@ TEST_P(Gate, EqualsTheReferenceInEveryPipeline) {
   Expect({.slots = 1, .top_k = 1}, false);
 }
 
+TEST_P(Gate, MayChooseByLogitAndWeighTheChosenAlone) {
+  const GateShape shape = {.slots = 20, .top_k = 4, .score = GateShape::Score::kLogit};
+  // So far apart that a softmax over all of them would make most of them zero, and equal.
+  const Batch logits(40, 20, 5, 60.0);
+  const Chosen chosen = Choose(logits, shape);
+  for (int64_t r = 0; r < 40; ++r) {
+    std::vector<double> scores;
+    for (int64_t s = 0; s < 20; ++s) scores.push_back(static_cast<double>(logits.at(r, s)));
+    const std::vector<int32_t> expected = Select(scores, shape);
+    double sum = 0.0;
+    for (const int32_t s : expected)
+      sum += std::exp(scores[static_cast<size_t>(s)] - scores[static_cast<size_t>(expected[0])]);
+    for (int32_t j = 0; j < 4; ++j) {
+      const auto at = static_cast<size_t>(r * 4 + j);
+      const int32_t slot = expected[static_cast<size_t>(j)];
+      ASSERT_EQ(chosen.slots[at], slot) << "row " << r << " place " << j;
+      const double weight =
+          std::exp(scores[static_cast<size_t>(slot)] - scores[static_cast<size_t>(expected[0])]) /
+          sum;
+      ASSERT_NEAR(chosen.weights[at], weight, 1e-5 * weight + 1e-37);
+    }
+  }
+}
+
 TEST_P(Gate, TiesGoToTheLowerSlotAndTheLowerGroup) {
   Batch logits(1, 8);
   for (int64_t s = 0; s < 8; ++s) logits.at(0, s) = s == 5 ? 2.0f : 1.0f;

@@ -54,7 +54,7 @@ def load(directory, dtype):
 
 
 def moe_layers(model):
-    return [i for i, layer in enumerate(model.model.layers) if hasattr(layer.mlp, "gate")]
+    return [i for i, layer in enumerate(model.model.layers) if hasattr(layer.mlp, "experts")]
 
 
 def significant(values, digits):

@@ -82,7 +82,8 @@ struct AttentionShape {
 // The gate as a pipeline of small fp32 functions: Score -> Shift -> Select -> Weight -> Filter;
 // ties go to the lower slot.
 struct GateShape {
-  enum class Score : uint8_t { kSoftmax, kSigmoid };
+  // kLogit: slots are chosen by their logits; weights are then the softmax of the chosen ones.
+  enum class Score : uint8_t { kSoftmax, kSigmoid, kLogit };
   enum class Select : uint8_t {
     kTopK,
     kGroupMax,
@@ -100,11 +101,26 @@ struct GateShape {
 // Shift adds `bias` [slots] (empty: none) to the scores for selection only; weights are of the
 // unshifted scores.
 
-// Gated feed-forward net: down(silu(gate x) * up x). gate, up [ffn, dim], down [dim, ffn].
+// What a feed-forward net makes of its two hidden rows.
+struct FfnActivation {
+  // kSilu: silu(gate) * up. kClampedSwish (gpt-oss): (up + 1) * gate * sigmoid(alpha * gate), of
+  // gate up to `limit` and up within +- limit.
+  enum class Kind : uint8_t { kSilu, kClampedSwish };
+  Kind kind = Kind::kSilu;
+  float alpha = 1.0f;  // kClampedSwish
+  float limit = 0.0f;  // kClampedSwish
+};
+
+// Gated feed-forward net: down(activation(gate x, up x)). gate, up [ffn, dim], down [dim, ffn];
+// biases [ffn], [ffn], [dim], or none, are added to the products.
 struct FfnWeights {
   Weight gate;
   Weight up;
   Weight down;
+  Weight gate_bias;
+  Weight up_bias;
+  Weight down_bias;
+  FfnActivation activation;
 };
 
 // One expert's share of a batch: input row inputs[i] of x yields row outputs[i] of the result.

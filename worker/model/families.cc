@@ -11,6 +11,7 @@ namespace conclave::worker {
 Family MakeDeepSeekV1(Config& config, const FamilyOptions& options);
 Family MakeDeepSeekV2(Config& config, const FamilyOptions& options);
 Family MakeDeepSeekV3(Config& config, const FamilyOptions& options);
+Family MakeGptOss(Config& config, const FamilyOptions& options);
 Family MakeMixtral(Config& config, const FamilyOptions& options);
 Family MakeOlmoe(Config& config, const FamilyOptions& options);
 Family MakeQwen2Moe(Config& config, const FamilyOptions& options);
@@ -23,13 +24,9 @@ struct Registered {
   Family (*make)(Config& config, const FamilyOptions& options);
 };
 constexpr Registered kFamilies[] = {
-    {"deepseek", MakeDeepSeekV1},
-    {"deepseek_v2", MakeDeepSeekV2},
-    {"deepseek_v3", MakeDeepSeekV3},
-    {"mixtral", MakeMixtral},
-    {"olmoe", MakeOlmoe},
-    {"qwen2_moe", MakeQwen2Moe},
-    {"qwen3_moe", MakeQwen3Moe},
+    {"deepseek", MakeDeepSeekV1}, {"deepseek_v2", MakeDeepSeekV2}, {"deepseek_v3", MakeDeepSeekV3},
+    {"gpt_oss", MakeGptOss},      {"mixtral", MakeMixtral},        {"olmoe", MakeOlmoe},
+    {"qwen2_moe", MakeQwen2Moe},  {"qwen3_moe", MakeQwen3Moe},
 };
 
 std::string KnownFamilies() {

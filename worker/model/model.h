@@ -34,7 +34,8 @@ struct LayerWeights {
   Weight ffn_norm;
   FfnWeights dense;                 // layers without experts
   Weight gate;                      // [slots, dim]
-  std::vector<float> gate_bias;     // [slots] or empty
+  Weight gate_logit_bias;           // [slots], part of that product; or none
+  std::vector<float> gate_bias;     // [slots], of selection alone; or empty
   FfnWeights shared;                // if the spec has a shared expert
   Weight shared_gate;               // [1, dim]: how much of its result counts; or none: all of it
   std::vector<FfnWeights> experts;  // [slots], the base model's

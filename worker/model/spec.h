@@ -54,6 +54,7 @@ struct ModelSpec {
   int32_t expert_ffn_dim = 0;
   int32_t shared_ffn_dim = 0;  // 0: no shared expert
   GateShape gate;
+  FfnActivation activation;  // of all feed-forward nets
   std::vector<int32_t> eos;
   // Defaults of generation_config.json.
   float temperature = 1.0f;

@@ -213,8 +213,11 @@ absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
   model.layers.resize(spec.layers.size());
   for (size_t l = 0; l < model.layers.size(); ++l) {
     const bool moe = spec.layers[l].moe;
-    if (moe) model.layers[l].experts.resize(static_cast<size_t>(spec.gate.slots));
-    CONCLAVE_RETURN_IF_ERROR(BindLayer(table, {std::to_string(l), moe, model.layers[l], binder}));
+    LayerWeights& layer = model.layers[l];
+    if (moe) layer.experts.resize(static_cast<size_t>(spec.gate.slots));
+    for (FfnWeights& expert : layer.experts) expert.activation = spec.activation;
+    layer.dense.activation = layer.shared.activation = spec.activation;
+    CONCLAVE_RETURN_IF_ERROR(BindLayer(table, {std::to_string(l), moe, layer, binder}));
   }
   CONCLAVE_RETURN_IF_ERROR(binder.CheckAllUsed(spec.tied_embeddings, table));
   const int threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));

@@ -88,10 +88,16 @@ class CpuDevice final : public Device {
   void DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight, int64_t first,
                int64_t count, float* const* out) const;
 
+  // Adds columns [first, first + count) of a bias, if there is one, to rows of results.
+  void AddBias(Weight bias, int64_t first, int64_t count, int64_t rows, float* const* out) const;
+
+  void Softmax(const float* x, int64_t n, float* out) const;
+
   bool GateUpInBf16(const FfnWeights& weights) const;
 
   struct ExpertItem;
   int64_t PackExperts(std::span<const ExpertWork> work, int64_t dim, size_t* next, int64_t* offset);
+  void Activate(const FfnActivation& activation, float* gate, const float* up, int64_t count) const;
   void GateUp(const ExpertItem& item, int64_t first, int64_t row, int thread);
   void Down(const ExpertItem& item, int64_t first, int64_t row, Rows out);
 

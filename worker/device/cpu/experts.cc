@@ -34,6 +34,9 @@ int64_t CpuDevice::PackExperts(std::span<const ExpertWork> work, int64_t dim, si
     CONCLAVE_CHECK(from.inputs.size() == from.outputs.size());
     CONCLAVE_CHECK(w.gate.cols == dim && w.up.cols == dim && w.up.rows == ffn);
     CONCLAVE_CHECK(w.down.cols == ffn);
+    CONCLAVE_CHECK(!w.gate_bias || w.gate_bias.rows * w.gate_bias.cols == ffn);
+    CONCLAVE_CHECK(!w.up_bias || w.up_bias.rows * w.up_bias.cols == ffn);
+    CONCLAVE_CHECK(!w.down_bias || w.down_bias.rows * w.down_bias.cols == w.down.rows);
     CONCLAVE_CHECK(std::max(dim, ffn) <= options_.max_columns);
     const int64_t input_row = dim * (GateUpInBf16(w) ? 2 : 4);
     const int64_t hidden_row = ffn * (MultipliesBf16(w.down) ? 2 : 4);
@@ -110,7 +113,18 @@ void CpuDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out)
   }
 }
 
-// hidden[row .., first ..] = round(silu(x gate^T) * x up^T) for one task's rows and columns.
+// gate becomes what the net makes of both.
+void CpuDevice::Activate(const FfnActivation& activation, float* gate, const float* up,
+                         int64_t count) const {
+  switch (activation.kind) {
+    case FfnActivation::Kind::kSilu:
+      return kernels_.silu_mul(gate, up, count, gate);
+    case FfnActivation::Kind::kClampedSwish:
+      return kernels_.clamped_swish(gate, up, count, activation.alpha, activation.limit, gate);
+  }
+}
+
+// hidden[row .., first ..] = round(activation(x gate^T, x up^T)) for one task's rows and columns.
 void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row, int thread) {
   const FfnWeights& w = *item.weights;
   const int64_t rows = std::min(kTaskRows, item.rows - row);
@@ -129,11 +143,13 @@ void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row, int t
   }
   DotRows(x, row, rows, w.gate, first, columns, gate);
   DotRows(x, row, rows, w.up, first, columns, up);
+  AddBias(w.gate_bias, first, columns, rows, gate);
+  AddBias(w.up_bias, first, columns, rows, up);
   const int64_t element = out_bf16 ? 2 : 4;
   char* hidden =
       static_cast<char*>(hidden_.data()) + item.hidden_byte + (row * w.gate.rows + first) * element;
   for (int64_t i = 0; i < rows; ++i) {
-    kernels_.silu_mul(gate[i], up[i], columns, gate[i]);
+    Activate(w.activation, gate[i], up[i], columns);
     RoundRow(gate[i], columns, out_bf16, hidden + i * w.gate.rows * element);
   }
 }
@@ -154,6 +170,7 @@ void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row, Rows ou
     results[i] = out.row(to) + first;
   }
   DotRows(hidden, row, rows, down, first, columns, results);
+  AddBias(item.weights->down_bias, first, columns, rows, results);
   for (int64_t i = 0; i < rows; ++i) kernels_.round[type_](results[i], columns, results[i]);
 }
 

@@ -58,12 +58,9 @@ void Select(const GateShape& shape, const float* scores, int32_t* slots) {
   }
 }
 
-void Weigh(const GateShape& shape, const float* scores, const int32_t* slots, float* weights) {
+void Weigh(const GateShape& shape, float* weights) {
   float sum = 0.0f;
-  for (int32_t j = 0; j < shape.top_k; ++j) {
-    weights[j] = scores[slots[j]];
-    sum += weights[j];
-  }
+  for (int32_t j = 0; j < shape.top_k; ++j) sum += weights[j];
   for (int32_t j = 0; j < shape.top_k; ++j) {
     if (shape.normalise) weights[j] /= sum + 1e-20f;
     weights[j] *= shape.scale;
@@ -71,6 +68,14 @@ void Weigh(const GateShape& shape, const float* scores, const int32_t* slots, fl
 }
 
 }  // namespace
+
+// out may be x.
+void CpuDevice::Softmax(const float* x, int64_t n, float* out) const {
+  bool finite = true;
+  const float max = kernels_.max(x, n, &finite);
+  const float sum = kernels_.exp(x, n, max, 1.0f, out);
+  kernels_.divide(out, sum, n, out);
+}
 
 void CpuDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias,
                      std::span<int32_t> slots, std::span<float> weights) {
@@ -87,13 +92,16 @@ void CpuDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias
   ForRows(logits.rows, int64_t{shape.slots} * (shape.top_k + 8), [&](int64_t first, int64_t count) {
     for (int64_t r = first; r < first + count; ++r) {
       float scores[kMaxGateSlots];
-      if (shape.score == GateShape::Score::kSigmoid) {
-        kernels_.sigmoid(logits.row(r), shape.slots, scores);
-      } else {
-        bool finite = true;
-        const float max = kernels_.max(logits.row(r), shape.slots, &finite);
-        const float sum = kernels_.exp(logits.row(r), shape.slots, max, 1.0f, scores);
-        kernels_.divide(scores, sum, shape.slots, scores);
+      switch (shape.score) {
+        case GateShape::Score::kSoftmax:
+          Softmax(logits.row(r), shape.slots, scores);
+          break;
+        case GateShape::Score::kSigmoid:
+          kernels_.sigmoid(logits.row(r), shape.slots, scores);
+          break;
+        case GateShape::Score::kLogit:
+          std::copy_n(logits.row(r), shape.slots, scores);
+          break;
       }
       float shifted[kMaxGateSlots];
       if (bias != nullptr) {
@@ -101,7 +109,11 @@ void CpuDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias
       }
       int32_t* chosen = slots.data() + r * shape.top_k;
       Select(shape, bias != nullptr ? shifted : scores, chosen);
-      Weigh(shape, scores, chosen, weights.data() + r * shape.top_k);
+      float* chosen_weights = weights.data() + r * shape.top_k;
+      for (int32_t j = 0; j < shape.top_k; ++j) chosen_weights[j] = scores[chosen[j]];
+      if (shape.score == GateShape::Score::kLogit)
+        Softmax(chosen_weights, shape.top_k, chosen_weights);
+      Weigh(shape, chosen_weights);
     }
   });
 }

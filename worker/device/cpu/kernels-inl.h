@@ -312,6 +312,19 @@ void SiluMul(const float* gate, const float* up, int64_t n, float* out) {
   });
 }
 
+void ClampedSwish(const float* gate, const float* up, int64_t n, float alpha, float limit,
+                  float* out) {
+  const F valpha = Set(alpha);
+  const F top = Set(limit);
+  const F bottom = Set(-limit);
+  ForVectors(n, [=](int64_t c, auto part) {
+    const F g = Min(top, part.template Read<RowF32>(gate, c));  // a NaN stays
+    const F u = Max(bottom, Min(top, part.template Read<RowF32>(up, c)));
+    const F swish = Div(g, OnePlusExpMinus(Mul(valpha, g)));
+    part.template Write<RowF32>(out, c, Mul(Add(u, Set(1.0f)), swish));
+  });
+}
+
 void Sigmoid(const float* x, int64_t n, float* out) {
   ForVectors(n, [=](int64_t c, auto part) {
     const F v = part.template Read<RowF32>(x, c);
@@ -391,6 +404,7 @@ constexpr Kernels Table(Kernels::Dot dot_bf16) {
       .scale = {Scale<RowF32>, Scale<RowBf16>, Scale<RowF16>},
       .divide = Divide,
       .silu_mul = SiluMul,
+      .clamped_swish = ClampedSwish,
       .sigmoid = Sigmoid,
       .exp = ExpRow,
       .max = MaxOfRow,

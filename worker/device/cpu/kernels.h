@@ -41,6 +41,10 @@ struct Kernels {
   void (*divide)(const float* x, float by, int64_t n, float* out);
   // out = gate / (1 + exp(-gate)) * up; out may be either.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // out = (u + 1) * g / (1 + exp(-alpha * g)), g = min(gate, limit), u = up within +- limit; out
+  // may be either.
+  void (*clamped_swish)(const float* gate, const float* up, int64_t n, float alpha, float limit,
+                        float* out);
   // out = 1 / (1 + exp(-x))
   void (*sigmoid)(const float* x, int64_t n, float* out);
   // out = exp((x - max) / temperature); returns their sum. out may be x.

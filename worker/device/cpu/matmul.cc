@@ -52,6 +52,18 @@ void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight 
   DotFor(x, weight)(px, static_cast<int>(rows), pw, static_cast<int>(count), weight.cols, out);
 }
 
+void CpuDevice::AddBias(Weight bias, int64_t first, int64_t count, int64_t rows,
+                        float* const* out) const {
+  if (!bias) return;
+  float add[kTaskColumns];
+  const int64_t size = static_cast<int64_t>(SizeOf(bias.type));
+  kernels_.widen[static_cast<int>(bias.type)](static_cast<const char*>(bias.data) + first * size,
+                                              count, add);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < count; ++j) out[i][j] += add[j];
+  }
+}
+
 void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) {
   CONCLAVE_CHECK(x.cols == weight.cols && out.cols == weight.rows && out.rows == x.rows);
   CONCLAVE_CHECK(!bias || bias.rows * bias.cols == weight.rows);
@@ -71,14 +83,7 @@ void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, R
       float* results[kTaskRows];
       for (int64_t i = 0; i < m; ++i) results[i] = out.row(begin + row + i) + column;
       DotRows(operand, row, m, weight, column, n, results);
-      if (!bias) return;
-      float add[kTaskColumns];
-      const int64_t size = static_cast<int64_t>(SizeOf(bias.type));
-      kernels_.widen[static_cast<int>(bias.type)](
-          static_cast<const char*>(bias.data) + column * size, n, add);
-      for (int64_t i = 0; i < m; ++i) {
-        for (int64_t j = 0; j < n; ++j) results[i][j] += add[j];
-      }
+      AddBias(bias, column, n, m, results);
     });
   }
 }
