@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "scheduler/types.h"
@@ -33,8 +34,14 @@ struct Request {
   std::optional<float> top_p;
   std::optional<uint32_t> top_k;  // 0: off
   std::optional<uint64_t> seed;   // absent: the router draws one
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;  // over prompt and output
+  float presence_penalty = 0;               // over the output
+  float frequency_penalty = 0;
+  std::vector<std::pair<uint32_t, float>> logit_bias;  // each token once
 
   std::optional<uint32_t> max_tokens;
+  uint32_t min_tokens = 0;  // that do not end the output
   std::vector<std::string> stop;
   std::vector<uint32_t> stop_tokens;
   bool ignore_eos = false;

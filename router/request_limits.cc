@@ -32,6 +32,13 @@ Problem CheckName(const std::string& field, const std::string& name, const Reque
          Text(limits.name_bytes);
 }
 
+// A number from `low` to `high`; NaN is in no range.
+Problem CheckRange(const std::string& field, float value, int32_t low, int32_t high,
+                   const std::string& hint = "") {
+  if (value >= static_cast<float>(low) && value <= static_cast<float>(high)) return std::nullopt;
+  return field + " must be from " + Text(low) + " to " + Text(high) + hint;
+}
+
 Problem CheckSampling(const Request& request) {
   if (request.temperature && !(std::isfinite(*request.temperature) && *request.temperature >= 0)) {
     return "sampling.temperature must be a finite number of at least 0 (0 is greedy)";
@@ -42,6 +49,35 @@ Problem CheckSampling(const Request& request) {
   if (request.top_k && *request.top_k > INT32_MAX) {
     return "sampling.top_k is " + Text(*request.top_k) + ", the limit is " + Text(INT32_MAX) +
            " (0 is off)";
+  }
+  if (!request.min_p) return std::nullopt;
+  return CheckRange("sampling.min_p", *request.min_p, 0, 1, " (0 is off)");
+}
+
+Problem CheckPenalties(const Request& request) {
+  const std::optional<float>& repetition = request.repetition_penalty;
+  if (repetition && !(std::isfinite(*repetition) && *repetition > 0)) {
+    return "sampling.repetition_penalty must be a finite number above 0 (1 is off)";
+  }
+  if (Problem problem = CheckRange("sampling.presence_penalty", request.presence_penalty, -2, 2)) {
+    return problem;
+  }
+  return CheckRange("sampling.frequency_penalty", request.frequency_penalty, -2, 2);
+}
+
+Problem CheckLogitBias(const Request& request, const RequestLimits& limits, int32_t vocab_size) {
+  const auto count = static_cast<int64_t>(request.logit_bias.size());
+  if (count > limits.logit_bias) {
+    return "sampling.logit_bias has " + Text(count) + " tokens, the limit is " +
+           Text(limits.logit_bias);
+  }
+  for (const auto& [token, bias] : request.logit_bias) {
+    if (token >= static_cast<uint32_t>(vocab_size)) {
+      return "sampling.logit_bias has token " + Text(token) + ", the vocabulary has " +
+             Text(vocab_size) + " tokens";
+    }
+    const std::string field = "sampling.logit_bias[" + Text(token) + "]";
+    if (Problem problem = CheckRange(field, bias, -100, 100)) return problem;
   }
   return std::nullopt;
 }
@@ -73,6 +109,15 @@ Problem CheckMaxTokens(const std::optional<uint32_t>& max_tokens, const RequestL
            Text(limits.max_tokens);
   }
   return std::nullopt;
+}
+
+Problem CheckMinTokens(const Request& request, const RequestLimits& limits) {
+  const int64_t most =
+      request.max_tokens ? int64_t{*request.max_tokens} : int64_t{limits.default_max_tokens};
+  if (request.min_tokens <= most) return std::nullopt;
+  return "stopping.min_tokens is " + Text(request.min_tokens) +
+         ", more than max_tokens, which is " + Text(most) +
+         (request.max_tokens ? "" : " where the request does not say");
 }
 
 Problem CheckLogprobs(const Request& request, const RequestLimits& limits) {
@@ -122,7 +167,10 @@ Problem CheckRequest(const Request& request, const RequestLimits& limits, int32_
   if (Problem problem = CheckLogprobs(request, limits)) return problem;
   if (request.kind == Request::Kind::kGenerate) {
     if (Problem problem = CheckSampling(request)) return problem;
+    if (Problem problem = CheckPenalties(request)) return problem;
+    if (Problem problem = CheckLogitBias(request, limits, vocab_size)) return problem;
     if (Problem problem = CheckMaxTokens(request.max_tokens, limits)) return problem;
+    if (Problem problem = CheckMinTokens(request, limits)) return problem;
     if (Problem problem = CheckStopStrings(request.stop, limits)) return problem;
     if (Problem problem = CheckTokenIds("stopping.stop_token_ids", request.stop_tokens,
                                         limits.stop_token_ids, vocab_size)) {

@@ -20,6 +20,7 @@ struct RequestLimits {
   int32_t stop_strings = 16;
   int32_t stop_string_bytes = 256;  // of each
   int32_t stop_token_ids = 32;      // the model's end-of-sequence tokens not counted
+  int32_t logit_bias = 1024;        // tokens with a bias
   int32_t logprobs = 20;            // alternatives per token
   int32_t request_id_bytes = 128;
   int32_t name_bytes = 256;  // of a model or an adapter

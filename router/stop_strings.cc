@@ -57,7 +57,7 @@ void StopStrings::Advance(Stop& stop, char byte) {
   if (stop.text[stop.matched] == byte) ++stop.matched;
 }
 
-std::string StopStrings::Push(std::string_view text) {
+std::string StopStrings::Push(std::string_view text, bool may_stop) {
   if (stopped_by_) return {};
   std::string out = std::exchange(held_, {});
   uint32_t held_bytes = 0;
@@ -67,9 +67,12 @@ std::string StopStrings::Push(std::string_view text) {
     const Stop* found = nullptr;
     for (Stop& stop : stops_) {
       Advance(stop, byte);
+      if (stop.matched == stop.text.size()) {
+        const bool longer = found == nullptr || stop.text.size() > found->text.size();
+        if (may_stop && longer) found = &stop;
+        stop.matched = stop.border.back();
+      }
       held_bytes = std::max(held_bytes, stop.matched);
-      const bool longer = found == nullptr || stop.text.size() > found->text.size();
-      if (stop.matched == stop.text.size() && longer) found = &stop;
     }
     if (found != nullptr) {
       stopped_by_ = found->text;

@@ -27,8 +27,8 @@ class StopStrings {
 
   // Takes the next piece (whole characters) and returns the text that may go out. The match that
   // ends first stops the stream, among those that end together the longest; what follows it is
-  // dropped.
-  std::string Push(std::string_view text);
+  // dropped. Without may_stop a match that ends in this piece is text like any other.
+  std::string Push(std::string_view text, bool may_stop = true);
 
   // At the end of the sequence: what was held back. Empty once stopped.
   std::string Flush();

@@ -8,8 +8,11 @@ namespace conclave::router {
 using scheduler::FinishReason;
 using scheduler::TokenId;
 
-Transcript::Transcript(const Tokenizer* tokenizer, StopStrings stops, int32_t prompt_tokens)
-    : stops_(std::move(stops)), prompt_tokens_(prompt_tokens) {
+Transcript::Transcript(const Tokenizer* tokenizer, StopStrings stops, int32_t prompt_tokens,
+                       int32_t min_tokens)
+    : stops_(std::move(stops)),
+      prompt_tokens_(prompt_tokens),
+      min_tokens_(static_cast<size_t>(min_tokens)) {
   if (tokenizer != nullptr) detokenizer_.emplace(*tokenizer);
 }
 
@@ -21,7 +24,10 @@ Delta Transcript::Take(SequenceEvent event) {
   const size_t texts = event.tokens.size() - (stopped && !event.tokens.empty() ? 1 : 0);
   size_t used = 0;
   bool running = true;
-  while (running && used < texts) running = Push(event.tokens[used++], delta.text);
+  while (running && used < texts) {
+    const TokenId token = event.tokens[used++];
+    running = Push(token, tokens_.size() + used > min_tokens_, delta.text);
+  }
   if (running) used = event.tokens.size();
 
   event.tokens.resize(used);
@@ -37,13 +43,15 @@ Delta Transcript::Take(SequenceEvent event) {
   return delta;
 }
 
-bool Transcript::Push(TokenId token, std::string& text) {
-  if (detokenizer_) text += stops_.Push(detokenizer_->Push(token));
+bool Transcript::Push(TokenId token, bool may_stop, std::string& text) {
+  if (detokenizer_) text += stops_.Push(detokenizer_->Push(token), may_stop);
   return !stops_.stopped_by();
 }
 
 Finish Transcript::End(const SequenceEvent& event, std::string& text) {
-  if (detokenizer_ && !stops_.stopped_by()) text += stops_.Push(detokenizer_->Flush());
+  if (detokenizer_ && !stops_.stopped_by()) {
+    text += stops_.Push(detokenizer_->Flush(), tokens_.size() > min_tokens_);
+  }
   text += stops_.Flush();
   Finish finish{.reason = event.end.value_or(FinishReason::kStop),
                 .prompt_tokens = prompt_tokens_,

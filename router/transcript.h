@@ -17,8 +17,10 @@ namespace conclave::router {
 
 class Transcript {
  public:
-  // tokenizer: null makes tokens without text.
-  Transcript(const Tokenizer* tokenizer, StopStrings stops, int32_t prompt_tokens);
+  // tokenizer: null makes tokens without text. No stop string ends with one of the first
+  // min_tokens.
+  Transcript(const Tokenizer* tokenizer, StopStrings stops, int32_t prompt_tokens,
+             int32_t min_tokens = 0);
 
   // What the client may have of this event. A stop string ends the output within it: what follows
   // is dropped and finished() is true although the worker goes on. Nothing comes after that.
@@ -33,12 +35,13 @@ class Transcript {
 
  private:
   // Text of token i of the event; false if a stop string ended the output with it.
-  bool Push(scheduler::TokenId token, std::string& text);
+  bool Push(scheduler::TokenId token, bool may_stop, std::string& text);
   Finish End(const SequenceEvent& event, std::string& text);
 
   std::optional<StreamingDetokenizer> detokenizer_;
   StopStrings stops_;
   const int32_t prompt_tokens_;
+  const size_t min_tokens_;
   std::vector<scheduler::TokenId> tokens_;
   bool started_ = false;
   bool finished_ = false;

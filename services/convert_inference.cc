@@ -4,6 +4,7 @@
 #include <grpcpp/support/proto_buffer_reader.h>
 #include <grpcpp/support/slice.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -139,8 +140,16 @@ router::Request ToRequest(v1::GenerateRequest from) {
   if (sampling.has_top_p()) to.top_p = sampling.top_p();
   if (sampling.has_top_k()) to.top_k = sampling.top_k();
   if (sampling.has_seed()) to.seed = sampling.seed();
+  if (sampling.has_min_p()) to.min_p = sampling.min_p();
+  if (sampling.has_repetition_penalty()) to.repetition_penalty = sampling.repetition_penalty();
+  to.presence_penalty = sampling.presence_penalty();
+  to.frequency_penalty = sampling.frequency_penalty();
+  to.logit_bias.assign(sampling.logit_bias().begin(), sampling.logit_bias().end());
+  // A map's order is its own; messages about it should not be.
+  std::sort(to.logit_bias.begin(), to.logit_bias.end());
   const v1::Stopping& stopping = from.stopping();
   if (stopping.has_max_tokens()) to.max_tokens = stopping.max_tokens();
+  to.min_tokens = stopping.min_tokens();
   to.stop.assign(stopping.stop().begin(), stopping.stop().end());
   to.stop_tokens = Ids(stopping.stop_token_ids());
   to.ignore_eos = stopping.ignore_eos();
@@ -189,13 +198,17 @@ absl::Status EndError(const v1::SequenceEvent& event) {
 
 Assignment Assign(const router::Request& request, std::vector<TokenId> prompt, int32_t max_tokens,
                   uint64_t seed, const v1::ModelInfo& model) {
-  // A model that names no nucleus leaves the field at zero, which is no probability.
+  // A model that names none leaves the field at zero, which is no value for either.
   const float top_p = model.default_top_p() > 0 ? model.default_top_p() : 1.0f;
+  const float repetition =
+      model.default_repetition_penalty() > 0 ? model.default_repetition_penalty() : 1.0f;
   Assignment to{.prompt = std::move(prompt),
                 .temperature = request.temperature.value_or(model.default_temperature()),
                 .top_p = request.top_p.value_or(top_p),
                 .top_k = request.top_k.value_or(model.default_top_k()),
                 .seed = seed,
+                .min_p = request.min_p.value_or(model.default_min_p()),
+                .repetition_penalty = request.repetition_penalty.value_or(repetition),
                 .max_tokens = max_tokens,
                 .stop_tokens = request.stop_tokens};
   if (!request.ignore_eos) {
@@ -214,7 +227,13 @@ v1::Submit ToSubmit(const router::Request& request, const Assignment& assignment
   to.set_top_p(assignment.top_p);
   to.set_top_k(assignment.top_k);
   to.set_seed(assignment.seed);
+  to.set_min_p(assignment.min_p);
+  to.set_repetition_penalty(assignment.repetition_penalty);
+  to.set_presence_penalty(request.presence_penalty);
+  to.set_frequency_penalty(request.frequency_penalty);
+  to.mutable_logit_bias()->insert(request.logit_bias.begin(), request.logit_bias.end());
   to.set_max_tokens(static_cast<uint32_t>(assignment.max_tokens));
+  to.set_min_tokens(request.min_tokens);
   to.mutable_stop_token_ids()->Assign(assignment.stop_tokens.begin(), assignment.stop_tokens.end());
   if (request.logprobs) to.set_logprobs(*request.logprobs);
   to.set_prompt_logprobs(request.prompt_logprobs);

@@ -46,6 +46,8 @@ struct Assignment {
   float top_p = 1;
   uint32_t top_k = 0;
   uint64_t seed = 0;
+  float min_p = 0;
+  float repetition_penalty = 1;
   int32_t max_tokens = 0;
   std::vector<uint32_t> stop_tokens;
 };

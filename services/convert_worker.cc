@@ -91,7 +91,16 @@ absl::StatusOr<worker::SequenceRequest> ToSequenceRequest(const v1::Submit& subm
   request.top_p = submit.top_p();
   CONCLAVE_ASSIGN_OR_RETURN(request.top_k, ToInt32("top_k", submit.top_k()));
   request.seed = submit.seed();
+  request.min_p = submit.min_p();
+  if (submit.has_repetition_penalty()) request.repetition_penalty = submit.repetition_penalty();
+  request.presence_penalty = submit.presence_penalty();
+  request.frequency_penalty = submit.frequency_penalty();
+  for (const auto& [id, bias] : submit.logit_bias()) {
+    CONCLAVE_ASSIGN_OR_RETURN(const int32_t token, ToInt32("logit_bias", id));
+    request.logit_bias.emplace_back(token, bias);
+  }
   CONCLAVE_ASSIGN_OR_RETURN(request.max_tokens, ToInt32("max_tokens", submit.max_tokens()));
+  CONCLAVE_ASSIGN_OR_RETURN(request.min_tokens, ToInt32("min_tokens", submit.min_tokens()));
   CONCLAVE_RETURN_IF_ERROR(
       CopyTokens("stop_token_ids", submit.stop_token_ids(), request.stop_tokens));
   if (submit.has_logprobs()) {

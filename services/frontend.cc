@@ -300,7 +300,8 @@ void Frontend::Prepare(LiveRequest& request, router::Prompt prompt, router::Stop
   if (!fit.error.empty()) return request.End(absl::InvalidArgumentError(fit.error));
   request.Prepare(Assign(request.request(), *std::move(tokens), fit.max_tokens,
                          *request.request().seed, served->model),
-                  router::Transcript(tokenizer_.get(), std::move(stops), count),
+                  router::Transcript(tokenizer_.get(), std::move(stops), count,
+                                     static_cast<int32_t>(request.request().min_tokens)),
                   served->model.vocab_size());
   absl::Status refused;
   {

@@ -404,6 +404,11 @@ void Engine::Impl::RunHead(const StepPlan& plan) {
       sample_rows_.push_back({.temperature = r.temperature,
                               .top_p = r.top_p,
                               .top_k = r.top_k,
+                              .min_p = r.min_p,
+                              .repetition_penalty = r.repetition_penalty,
+                              .presence_penalty = r.presence_penalty,
+                              .frequency_penalty = r.frequency_penalty,
+                              .edits = sequence.edits.edits(),
                               .seed = r.seed,
                               .token_index = static_cast<uint64_t>(sequence.generated()),
                               .target = wanted.target,
@@ -438,6 +443,7 @@ void Engine::Impl::TakeResult(const StepPlan& plan, const LogitRow& wanted,
     return;
   }
   sequence.tokens.push_back(result.token);
+  sequence.edits.Append(result.token);
   event.tokens.push_back(result.token);
   if (sequence.request.logprobs.has_value()) event.logprobs.push_back(std::move(logprob));
   ++step_stats_.generated_tokens;

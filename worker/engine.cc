@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -80,6 +79,7 @@ absl::Status Engine::Impl::Allocate() {
   context_limit_ = options_.context_limit > 0 ? std::min(options_.context_limit, spec.context_limit)
                                               : spec.context_limit;
   options_.context_limit = context_limit_;
+  options_.requests.context_limit = context_limit_;
 
   scheduler::BatchPlanner::Options& planner = options_.planner;
   if (planner.block_size < 1 || planner.prefill_chunk < 1 || planner.max_running < 1 ||
@@ -134,50 +134,8 @@ absl::Status Engine::Impl::Allocate() {
   return absl::OkStatus();
 }
 
-absl::Status Engine::Impl::Validate(const SequenceRequest& request) const {
-  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
-  if (prompt == 0) return absl::InvalidArgumentError("the prompt has no tokens");
-  if (prompt > context_limit_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("prompt has ", prompt, " tokens, the limit is ", context_limit_));
-  }
-  if (request.max_tokens < 0 || prompt + request.max_tokens > context_limit_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("prompt (", prompt, ") and max_tokens (", request.max_tokens,
-                     ") exceed the context limit of ", context_limit_));
-  }
-  for (const scheduler::TokenId token : request.prompt) {
-    if (token < 0 || token >= model_->spec.vocab) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token id ", token, " is outside the vocabulary of ", model_->spec.vocab));
-    }
-  }
-  if (!(request.temperature >= 0.0f) || !std::isfinite(request.temperature)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("temperature is ", request.temperature, ", it must be 0 or more"));
-  }
-  if (!(request.top_p > 0.0f && request.top_p <= 1.0f)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("top_p is ", request.top_p, ", it must be above 0 and at most 1"));
-  }
-  if (request.top_k < 0)
-    return absl::InvalidArgumentError(absl::StrCat("top_k is ", request.top_k));
-  if (request.stop_tokens.size() > static_cast<size_t>(options_.max_stop_tokens)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        request.stop_tokens.size(), " stop tokens, the limit is ", options_.max_stop_tokens));
-  }
-  if (request.logprobs.has_value() &&
-      (*request.logprobs < 0 || *request.logprobs > kMaxTopLogprobs)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("logprobs is ", *request.logprobs, ", the limit is ", kMaxTopLogprobs));
-  }
-  if (!request.adapter.empty())
-    return absl::NotFoundError(absl::StrCat("adapter '", request.adapter, "' is not known"));
-  return absl::OkStatus();
-}
-
 absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest request) {
-  CONCLAVE_RETURN_IF_ERROR(Validate(request));
+  CONCLAVE_RETURN_IF_ERROR(CheckSequenceRequest(request, model_->spec, options_.requests));
   const auto prompt = static_cast<int32_t>(request.prompt.size());
   const int32_t positions = prompt + request.max_tokens;
   const scheduler::BatchPlanner::Options& limits = options_.planner;
@@ -192,6 +150,7 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
   sequence.tokens = std::move(request.prompt);
   sequence.tokens.reserve(static_cast<size_t>(positions));
   sequence.prompt_size = prompt;
+  sequence.edits = LogitEdits(request, sequence.tokens);
   sequence.request = std::move(request);
 
   if (prompt > limits.max_waiting_tokens) {

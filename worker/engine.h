@@ -22,6 +22,7 @@
 #include "worker/device/device.h"
 #include "worker/histogram.h"
 #include "worker/model/model.h"
+#include "worker/sequence_request.h"
 
 namespace conclave::worker {
 
@@ -36,22 +37,6 @@ struct RoutingRecord {
   int32_t tokens = 0;
   std::vector<uint16_t> slots;
   std::vector<float> weights;
-};
-
-struct SequenceRequest {
-  uint64_t id = 0;  // unique on its link
-  std::string adapter;
-  std::vector<scheduler::TokenId> prompt;
-  float temperature = 0.0f;
-  float top_p = 1.0f;
-  int32_t top_k = 0;
-  uint64_t seed = 0;
-  int32_t max_tokens = 0;  // 0: score the prompt only
-  std::vector<scheduler::TokenId> stop_tokens;
-  std::optional<int32_t> logprobs;  // of sampled tokens; the value: how many alternatives
-  bool prompt_logprobs = false;     // alternatives as in `logprobs`
-  bool routing = false;
-  std::optional<scheduler::Micros> deadline;  // on the engine's clock (Engine::Now)
 };
 
 struct SequenceEnd {
@@ -87,8 +72,8 @@ class Engine {
     // reports come in smaller chunks, so that a reader who is slow is paused in time.
     int32_t report_bytes = 24 << 10;
     int32_t context_limit = 0;  // 0: the model's
-    int32_t max_stop_tokens = 64;
-    bool start_thread = true;  // false: a test calls Step itself
+    SequenceLimits requests;    // its context_limit is set from the one above
+    bool start_thread = true;   // false: a test calls Step itself
     // Called at named points of a step ("step.begin", "step.layers", "step.publish"); for
     // failpoints. May be empty.
     std::function<void(std::string_view)> at;

@@ -19,6 +19,7 @@
 #include "worker/experts/exchange.h"
 #include "worker/experts/expert_table.h"
 #include "worker/kv_cache.h"
+#include "worker/logit_edits.h"
 
 namespace conclave::worker {
 
@@ -30,6 +31,7 @@ struct LiveSequence {
   SequenceRequest request;                 // its prompt moved into `tokens`
   std::vector<scheduler::TokenId> tokens;  // prompt, then generated
   int32_t prompt_size = 0;
+  LogitEdits edits;  // for the next token
   AdapterIndex adapter = 0;
   // What was already told, so that a recomputed sequence tells nothing twice.
   int32_t prompt_told =
@@ -85,7 +87,6 @@ class Engine::Impl {
 
   Impl(const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device);
   absl::Status Allocate();
-  absl::Status Validate(const SequenceRequest& request) const;
   void ThreadMain();
 
   // --- one step, in calling order (decode_step.cc) ---

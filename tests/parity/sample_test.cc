@@ -10,7 +10,7 @@ namespace {
 
 class Sample : public testing::TestWithParam<LevelCase> {
  protected:
-  SampledToken One(const Batch& logits, const SampleRow& how, int64_t row = 0) {
+  SampledToken One(Batch logits, const SampleRow& how, int64_t row = 0) {
     SampledToken token;
     device_->Sample(logits.Part(row, 1), {&how, 1}, {&token, 1});
     return token;
@@ -125,7 +125,7 @@ TEST_P(Sample, TopPKeepsTheSmallestSetThatReachesIt) {
 }
 
 TEST_P(Sample, DependsOnSeedAndTokenIndexAndOnNothingElse) {
-  const Batch logits(20, 5000, 4, 1.0);
+  Batch logits(20, 5000, 4, 1.0);
   std::vector<SampleRow> rows(20);
   for (size_t r = 0; r < rows.size(); ++r) {
     rows[r] = {.temperature = 1.0f,

@@ -51,6 +51,16 @@ TEST(StopStrings, EndTheTextBeforeTheFirstMatch) {
   EXPECT_EQ(Stream({}, "anything", 3), (Outcome{"anything", std::nullopt}));
 }
 
+TEST(StopStrings, AreTextWhereTheyMayNotStopYet) {
+  std::string error;
+  auto matcher = StopStrings::Create({"aba", "END"}, {}, &error);
+  EXPECT_EQ(matcher->Push("xEND", false) + matcher->Push("y", false), "xENDy");
+  EXPECT_EQ(matcher->Push("ab", false), "");
+  EXPECT_EQ(matcher->Push("a", false), "ab") << "its end may begin another";
+  EXPECT_EQ(matcher->Push("ba", true), "") << "and here one ends that began before";
+  EXPECT_EQ(matcher->stopped_by(), "aba");
+}
+
 TEST(StopStrings, GiveOutTheStopStringIfAsked) {
   EXPECT_EQ(Stream({"END"}, "the END is near", 4, true), (Outcome{"the END", "END"}));
 }

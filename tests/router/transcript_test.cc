@@ -18,11 +18,11 @@ using ::testing::ElementsAre;
 
 class TranscriptTest : public ::testing::Test {
  protected:
-  Transcript Make(std::vector<std::string> stops = {}) {
+  Transcript Make(std::vector<std::string> stops = {}, int32_t min_tokens = 0) {
     std::string error;
     auto made = StopStrings::Create(std::move(stops), {}, &error);
     EXPECT_TRUE(made) << error;
-    return Transcript(tokenizer_.get(), *std::move(made), 3);
+    return Transcript(tokenizer_.get(), *std::move(made), 3, min_tokens);
   }
   static SequenceEvent Says(const std::string& text) {
     SequenceEvent event;
@@ -53,6 +53,21 @@ TEST_F(TranscriptTest, KeepsACharacterUntilItIsWhole) {
   EXPECT_EQ(transcript.Take(Says("\xe2")).text, "");
   EXPECT_EQ(transcript.Take(Says("\x82")).text, "");
   EXPECT_EQ(transcript.Take(Says("\xac")).text, "\xe2\x82\xac");
+}
+
+TEST_F(TranscriptTest, LooksForNoStopStringInItsFirstTokens) {
+  for (const std::string piece : {"x.y.z.", "x."}) {  // in one event, or a few
+    Transcript transcript = Make({"."}, 4);
+    std::string text;
+    for (size_t i = 0; i < 6; i += piece.size()) {
+      text += transcript.Take(Says(std::string("x.y.z.").substr(i, piece.size()))).text;
+    }
+    EXPECT_EQ(text, "x.y.z") << "four tokens pass, the sixth stops";
+    EXPECT_TRUE(transcript.finished());
+    EXPECT_EQ(transcript.tokens().size(), 6u);
+  }
+  Transcript exactly = Make({"."}, 1);
+  EXPECT_EQ(exactly.Take(Says("x.y")).text, "x") << "the second token may stop";
 }
 
 TEST_F(TranscriptTest, EndsWithWhatWasHeldBack) {

@@ -35,6 +35,12 @@ TEST(ConvertWorker, TakesEveryFieldOfASubmit) {
   submit.set_prompt_logprobs(true);
   submit.set_routing(true);
   submit.set_timeout_us(1000);
+  submit.set_min_p(0.1f);
+  submit.set_repetition_penalty(1.25f);
+  submit.set_presence_penalty(-0.5f);
+  submit.set_frequency_penalty(0.75f);
+  (*submit.mutable_logit_bias())[12] = -3.5f;
+  submit.set_min_tokens(4);
   const auto request = ToSequenceRequest(submit, Micros(5));
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->id, 5u);
@@ -50,6 +56,12 @@ TEST(ConvertWorker, TakesEveryFieldOfASubmit) {
   EXPECT_TRUE(request->prompt_logprobs);
   EXPECT_TRUE(request->routing);
   EXPECT_EQ(request->deadline, Micros(1005));
+  EXPECT_EQ(request->min_p, 0.1f);
+  EXPECT_EQ(request->repetition_penalty, 1.25f);
+  EXPECT_EQ(request->presence_penalty, -0.5f);
+  EXPECT_EQ(request->frequency_penalty, 0.75f);
+  EXPECT_THAT(request->logit_bias, ElementsAre(std::pair(12, -3.5f)));
+  EXPECT_EQ(request->min_tokens, 4);
 }
 
 TEST(ConvertWorker, LeavesOutWhatIsAbsent) {
@@ -57,6 +69,7 @@ TEST(ConvertWorker, LeavesOutWhatIsAbsent) {
   ASSERT_TRUE(request.ok());
   EXPECT_FALSE(request->logprobs.has_value());
   EXPECT_FALSE(request->deadline.has_value());
+  EXPECT_EQ(request->repetition_penalty, 1.0f);
 }
 
 TEST(ConvertWorker, NamesTheFieldWhoseNumberDoesNotFit) {

@@ -130,11 +130,28 @@ struct ExpertWork {
   std::span<const int32_t> outputs;
 };
 
-// One row of logits to sample from and report on.
+// A change of one logit before sampling. The order is that of SampleRow's comment.
+struct LogitEdit {
+  int32_t token = 0;
+  float bias = 0.0f;
+  int32_t count = 0;       // in the output
+  bool seen = false;       // in the prompt or the output
+  bool forbidden = false;  // cannot be sampled
+};
+
+// One row of logits to sample from and report on. First the edits: bias added; where `seen`,
+// divided by repetition_penalty if positive, else multiplied by it; presence_penalty taken off once
+// and frequency_penalty `count` times where count > 0. Then temperature, top_k, top_p, min_p:
+// Hugging Face's order, where each keeps at least one token and counts among what is left.
 struct SampleRow {
-  float temperature = 0.0f;  // 0: greedy, ties to the lower id
-  float top_p = 1.0f;        // after top_k, over the tempered distribution
+  float temperature = 0.0f;  // 0: greedy, ties to the lower id; top_k, top_p, min_p do not count
+  float top_p = 1.0f;        // of the mass that top_k left, the least set that reaches this
   int32_t top_k = 0;         // 0: all
+  float min_p = 0.0f;        // at least so many times as likely as the likeliest
+  float repetition_penalty = 1.0f;
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  std::span<const LogitEdit> edits = {};  // each token once, not all of them forbidden
   uint64_t seed = 0;
   uint64_t token_index =
       0;  // how many tokens were sampled for the request before this one; keys the noise with seed
@@ -242,8 +259,8 @@ class Device {
   // out row i = x row rows[i].
   virtual void Gather(ConstRows x, std::span<const int32_t> rows, Rows out) = 0;
 
-  // Log-probabilities and samples of logits [rows.size(), vocab].
-  virtual void Sample(ConstRows logits, std::span<const SampleRow> rows,
+  // Log-probabilities and samples of logits [rows.size(), vocab], which are as before afterwards.
+  virtual void Sample(Rows logits, std::span<const SampleRow> rows,
                       std::span<SampledToken> out) = 0;
 
   // Zeroed memory of this device for activations and caches; freed with the device.

@@ -93,6 +93,15 @@ TEST_F(Commands, GenerateAsJsonIsTheDocumentedDocument) {
   EXPECT_TRUE(Document()["timing"]["tpot_ms"].is_null());
 }
 
+TEST_F(Commands, GenerateRefusesABiasThatIsNone) {
+  for (const std::string bias : {"", "5", "5=", "=1", "x=1", "5=y", "-1=1", "4294967296=1"}) {
+    EXPECT_EQ(Call({"generate", "--prompt", "x", "--logit-bias=" + bias}), kUsage) << bias;
+    EXPECT_THAT(err_.str(),
+                HasSubstr("--logit-bias \"" + bias + "\" is not ID=X, a token id and a number"));
+  }
+  EXPECT_EQ(router_.calls(), 0);
+}
+
 TEST_F(Commands, GenerateSendsWhatItWasToldAndLeavesTheRestToTheServer) {
   v1::GenerateRequest seen;
   router_.generate = [&](grpc::ServerContext& context, const v1::GenerateRequest& request,
@@ -105,7 +114,13 @@ TEST_F(Commands, GenerateSendsWhatItWasToldAndLeavesTheRestToTheServer) {
   EXPECT_FALSE(seen.sampling().has_top_p());
   EXPECT_FALSE(seen.sampling().has_top_k());
   EXPECT_FALSE(seen.sampling().has_seed());
+  EXPECT_FALSE(seen.sampling().has_min_p());
+  EXPECT_FALSE(seen.sampling().has_repetition_penalty());
+  EXPECT_FALSE(seen.sampling().has_presence_penalty());
+  EXPECT_FALSE(seen.sampling().has_frequency_penalty());
+  EXPECT_EQ(seen.sampling().logit_bias_size(), 0);
   EXPECT_FALSE(seen.stopping().has_max_tokens());
+  EXPECT_FALSE(seen.stopping().has_min_tokens());
   EXPECT_FALSE(seen.has_logprobs());
 
   ASSERT_EQ(Call({"generate",
@@ -121,6 +136,20 @@ TEST_F(Commands, GenerateSendsWhatItWasToldAndLeavesTheRestToTheServer) {
                   "0",
                   "--seed",
                   "4",
+                  "--min-p",
+                  "0.05",
+                  "--repetition-penalty",
+                  "1.5",
+                  "--presence-penalty",
+                  "-2",
+                  "--frequency-penalty",
+                  "0.25",
+                  "--logit-bias",
+                  "5=-1.5",
+                  "--logit-bias",
+                  "17=100",
+                  "--min-tokens",
+                  "3",
                   "--stop",
                   "\n",
                   "--stop",
@@ -136,6 +165,14 @@ TEST_F(Commands, GenerateSendsWhatItWasToldAndLeavesTheRestToTheServer) {
   EXPECT_EQ(seen.sampling().top_p(), 0.9F);
   EXPECT_TRUE(seen.sampling().has_top_k());
   EXPECT_EQ(seen.sampling().seed(), 4U);
+  EXPECT_EQ(seen.sampling().min_p(), 0.05F);
+  EXPECT_EQ(seen.sampling().repetition_penalty(), 1.5F);
+  EXPECT_EQ(seen.sampling().presence_penalty(), -2.0F);
+  EXPECT_EQ(seen.sampling().frequency_penalty(), 0.25F);
+  ASSERT_EQ(seen.sampling().logit_bias_size(), 2);
+  EXPECT_EQ(seen.sampling().logit_bias().at(5), -1.5F);
+  EXPECT_EQ(seen.sampling().logit_bias().at(17), 100.0F);
+  EXPECT_EQ(seen.stopping().min_tokens(), 3U);
   EXPECT_EQ(seen.stopping().stop_size(), 2);
   EXPECT_TRUE(seen.stopping().ignore_eos());
   EXPECT_EQ(seen.logprobs(), 2U);

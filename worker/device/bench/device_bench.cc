@@ -174,7 +174,7 @@ void PerHead(benchmark::State& state) {
 void Sample(benchmark::State& state) {
   const std::unique_ptr<Device> device = Make(state);
   const int64_t m = state.range(2), vocab = state.range(3);
-  const std::vector<float> logits = Floats(static_cast<size_t>(m * vocab));
+  std::vector<float> logits = Floats(static_cast<size_t>(m * vocab));
   const SampleRow how = {.temperature = 1.0f, .top_p = static_cast<float>(state.range(4)) / 100.0f};
   const std::vector<SampleRow> rows(static_cast<size_t>(m), how);
   std::vector<SampledToken> out(rows.size());

@@ -63,8 +63,7 @@ class CpuDevice final : public Device {
                Rows hidden) override;
   void Add(ConstRows y, Rows x) override;
   void Gather(ConstRows x, std::span<const int32_t> rows, Rows out) override;
-  void Sample(ConstRows logits, std::span<const SampleRow> rows,
-              std::span<SampledToken> out) override;
+  void Sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) override;
   absl::StatusOr<void*> Allocate(size_t bytes, std::string_view name) override;
 
  private:

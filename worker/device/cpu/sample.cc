@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
+#include <vector>
 
 #include "scheduler/check.h"
 #include "worker/device/cpu/cpu_device.h"
@@ -54,10 +56,12 @@ uint32_t Ordered(float x) {
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-// What sampling keeps: logits above the threshold, and the first `equals` of those at it.
+// What sampling keeps: logits above the threshold, and the first `equals` of those at it; of these
+// what weighs at least min_weight, the likeliest weighing 1.
 struct Kept {
   uint32_t threshold = 0;
   int64_t equals = 0;
+  float min_weight = 0.0f;
 };
 
 class Row {
@@ -120,6 +124,7 @@ class Row {
         const uint32_t key = Ordered(logits_[i]);
         if (key < kept.threshold) continue;
         if (key == kept.threshold && ++equals > kept.equals) continue;
+        if (weights[i - b] < kept.min_weight) continue;
         if (!body(i, weights[i - b])) return;
       }
     }
@@ -176,19 +181,65 @@ class Row {
   const float temperature_;
 };
 
+// A row's logits as `how` wants them changed, for as long as this lives. Each is computed in double
+// and rounded once, to a finite one.
+class EditedRow {
+ public:
+  EditedRow(const SampleRow& how, float* logits) : edits_(how.edits), logits_(logits) {
+    originals_.reserve(edits_.size());
+    for (const LogitEdit& edit : edits_) {
+      float& logit = logits_[edit.token];
+      originals_.push_back(logit);
+      logit = Edited(how, edit, logit);
+    }
+  }
+  ~EditedRow() {
+    for (size_t i = 0; i < edits_.size(); ++i) logits_[edits_[i].token] = originals_[i];
+  }
+  EditedRow(const EditedRow&) = delete;
+  EditedRow& operator=(const EditedRow&) = delete;
+
+ private:
+  static float Edited(const SampleRow& how, const LogitEdit& edit, float logit) {
+    if (edit.forbidden) return -std::numeric_limits<float>::infinity();
+    double value = static_cast<double>(logit) + static_cast<double>(edit.bias);
+    const auto repetition = static_cast<double>(how.repetition_penalty);
+    if (edit.seen) value = value > 0.0 ? value / repetition : value * repetition;
+    if (edit.count > 0) {
+      value -= static_cast<double>(how.presence_penalty) +
+               static_cast<double>(how.frequency_penalty) * edit.count;
+    }
+    constexpr double kMax = std::numeric_limits<float>::max();
+    return static_cast<float>(std::clamp(value, -kMax, kMax));
+  }
+
+  const std::span<const LogitEdit> edits_;
+  float* const logits_;
+  std::vector<float> originals_;
+};
+
 int32_t FirstOf(const float* logits, int64_t size, float value) {
   return static_cast<int32_t>(std::find(logits, logits + size, value) - logits);
 }
 
 int32_t Choose(const cpu::Kernels& kernels, const float* logits, int64_t size, float max,
                const SampleRow& how) {
-  if (how.target >= 0) return how.target;
   if (how.temperature <= 0.0f) return FirstOf(logits, size, max);
   const Row row(kernels, logits, size, max, how.temperature);
   Kept kept{0, size};
   if (how.top_k > 0 && how.top_k < size) kept = row.TopK(how.top_k);
   if (how.top_p < 1.0f) kept = row.TopP(kept, static_cast<double>(how.top_p));
+  kept.min_weight = how.min_p;
   return row.Draw(kept, Uniform(how.seed, how.token_index));
+}
+
+int32_t ChooseEdited(const cpu::Kernels& kernels, float* logits, int64_t size,
+                     const SampleRow& how) {
+  const EditedRow edited(how, logits);
+  bool finite = false;  // not where a token is forbidden
+  const float max = kernels.max(logits, size, &finite);
+  CONCLAVE_CHECK(max > -std::numeric_limits<float>::infinity());
+  return Choose(kernels, logits, size, max, how);
 }
 
 // The most likely first, the lower id among equals.
@@ -207,20 +258,21 @@ void TopTokens(const float* logits, int64_t size, int32_t count, SampledToken* o
 
 }  // namespace
 
-void CpuDevice::Sample(ConstRows logits, std::span<const SampleRow> rows,
-                       std::span<SampledToken> out) {
+void CpuDevice::Sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) {
   CONCLAVE_CHECK(static_cast<int64_t>(rows.size()) == logits.rows && out.size() == rows.size());
   CONCLAVE_CHECK(logits.cols >= 1);
   pool_.For(logits.rows, [&](int, int64_t r) {
     const SampleRow& how = rows[static_cast<size_t>(r)];
     SampledToken& result = out[static_cast<size_t>(r)];
-    const float* row = logits.row(r);
+    float* const row = logits.row(r);
     CONCLAVE_CHECK(how.target < logits.cols);
     CONCLAVE_CHECK(how.top_logprobs >= 0 && how.top_logprobs <= kMaxTopLogprobs);
     result = {};
     const float max = kernels_.max(row, logits.cols, &result.finite);
     if (!result.finite) return;
-    result.token = Choose(kernels_, row, logits.cols, max, how);
+    result.token = how.target >= 0     ? how.target
+                   : how.edits.empty() ? Choose(kernels_, row, logits.cols, max, how)
+                                       : ChooseEdited(kernels_, row, logits.cols, how);
     const double log_mass = Log(Row(kernels_, row, logits.cols, max, 1.0f).Mass());
     const auto logprob = [&](int32_t token) {
       return static_cast<float>(static_cast<double>(row[token]) - static_cast<double>(max) -

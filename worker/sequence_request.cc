@@ -1,0 +1,107 @@
+#include "worker/sequence_request.h"
+
+#include <cmath>
+#include <unordered_set>
+
+#include "absl/strings/str_cat.h"
+#include "worker/status.h"
+
+namespace conclave::worker {
+namespace {
+
+using absl::InvalidArgumentError;
+using absl::StrCat;
+using scheduler::TokenId;
+
+absl::Status CheckLength(const SequenceRequest& request, int32_t limit) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0) return InvalidArgumentError("the prompt has no tokens");
+  if (prompt > limit) {
+    return InvalidArgumentError(StrCat("prompt has ", prompt, " tokens, the limit is ", limit));
+  }
+  if (request.max_tokens < 0 || prompt + request.max_tokens > limit) {
+    return InvalidArgumentError(StrCat("prompt (", prompt, ") and max_tokens (", request.max_tokens,
+                                       ") exceed the context limit of ", limit));
+  }
+  if (request.min_tokens < 0 || request.min_tokens > request.max_tokens) {
+    return InvalidArgumentError(
+        StrCat("min_tokens is ", request.min_tokens, ", max_tokens is ", request.max_tokens));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckToken(TokenId token, int32_t vocab) {
+  if (token >= 0 && token < vocab) return absl::OkStatus();
+  return InvalidArgumentError(StrCat("token id ", token, " is outside the vocabulary of ", vocab));
+}
+
+absl::Status CheckRange(const char* name, float value, float low, float high) {
+  if (value >= low && value <= high) return absl::OkStatus();  // NaN is in no range
+  return InvalidArgumentError(StrCat(name, " is ", value, ", it must be from ", low, " to ", high));
+}
+
+absl::Status CheckSampling(const SequenceRequest& request) {
+  if (!(request.temperature >= 0.0f) || !std::isfinite(request.temperature)) {
+    return InvalidArgumentError(
+        StrCat("temperature is ", request.temperature, ", it must be 0 or more"));
+  }
+  if (!(request.top_p > 0.0f && request.top_p <= 1.0f)) {
+    return InvalidArgumentError(
+        StrCat("top_p is ", request.top_p, ", it must be above 0 and at most 1"));
+  }
+  if (request.top_k < 0) return InvalidArgumentError(StrCat("top_k is ", request.top_k));
+  CONCLAVE_RETURN_IF_ERROR(CheckRange("min_p", request.min_p, 0.0f, 1.0f));
+  if (!(request.repetition_penalty > 0.0f) || !std::isfinite(request.repetition_penalty)) {
+    return InvalidArgumentError(
+        StrCat("repetition_penalty is ", request.repetition_penalty, ", it must be above 0"));
+  }
+  CONCLAVE_RETURN_IF_ERROR(CheckRange("presence_penalty", request.presence_penalty, -2.0f, 2.0f));
+  return CheckRange("frequency_penalty", request.frequency_penalty, -2.0f, 2.0f);
+}
+
+absl::Status CheckBias(const SequenceRequest& request, int32_t vocab, int32_t limit) {
+  if (request.logit_bias.size() > static_cast<size_t>(limit)) {
+    return InvalidArgumentError(
+        StrCat("logit_bias has ", request.logit_bias.size(), " tokens, the limit is ", limit));
+  }
+  for (const auto& [token, bias] : request.logit_bias) {
+    CONCLAVE_RETURN_IF_ERROR(CheckToken(token, vocab));
+    CONCLAVE_RETURN_IF_ERROR(CheckRange("logit_bias", bias, -100.0f, 100.0f));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStops(const SequenceRequest& request, int32_t vocab, int32_t limit) {
+  if (request.stop_tokens.size() > static_cast<size_t>(limit)) {
+    return InvalidArgumentError(
+        StrCat(request.stop_tokens.size(), " stop tokens, the limit is ", limit));
+  }
+  for (const TokenId token : request.stop_tokens) {
+    CONCLAVE_RETURN_IF_ERROR(CheckToken(token, vocab));
+  }
+  const std::unordered_set<TokenId> stops(request.stop_tokens.begin(), request.stop_tokens.end());
+  if (request.min_tokens == 0 || stops.size() < static_cast<size_t>(vocab)) return absl::OkStatus();
+  return InvalidArgumentError(
+      StrCat("min_tokens is ", request.min_tokens, ", but every token is a stop token"));
+}
+
+}  // namespace
+
+absl::Status CheckSequenceRequest(const SequenceRequest& request, const ModelSpec& spec,
+                                  const SequenceLimits& limits) {
+  CONCLAVE_RETURN_IF_ERROR(CheckLength(request, limits.context_limit));
+  for (const TokenId token : request.prompt) {
+    CONCLAVE_RETURN_IF_ERROR(CheckToken(token, spec.vocab));
+  }
+  CONCLAVE_RETURN_IF_ERROR(CheckSampling(request));
+  CONCLAVE_RETURN_IF_ERROR(CheckBias(request, spec.vocab, limits.logit_bias));
+  CONCLAVE_RETURN_IF_ERROR(CheckStops(request, spec.vocab, limits.stop_tokens));
+  if (request.logprobs && (*request.logprobs < 0 || *request.logprobs > kMaxTopLogprobs)) {
+    return InvalidArgumentError(
+        StrCat("logprobs is ", *request.logprobs, ", the limit is ", kMaxTopLogprobs));
+  }
+  if (request.adapter.empty()) return absl::OkStatus();
+  return absl::NotFoundError(StrCat("adapter '", request.adapter, "' is not known"));
+}
+
+}  // namespace conclave::worker

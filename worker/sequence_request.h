@@ -1,0 +1,50 @@
+#pragma once
+// What a worker is asked to run, with everything decided, and what of it no worker takes. Any
+// thread.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "scheduler/types.h"
+#include "worker/model/spec.h"
+
+namespace conclave::worker {
+
+struct SequenceRequest {
+  uint64_t id = 0;  // unique on its link
+  std::string adapter;
+  std::vector<scheduler::TokenId> prompt;
+  float temperature = 0.0f;
+  float top_p = 1.0f;
+  int32_t top_k = 0;
+  uint64_t seed = 0;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;  // over prompt and output
+  float presence_penalty = 0.0f;    // over the output
+  float frequency_penalty = 0.0f;
+  std::vector<std::pair<scheduler::TokenId, float>> logit_bias;  // each token once
+  int32_t max_tokens = 0;                                        // 0: score the prompt only
+  int32_t min_tokens = 0;  // the first so many are not of stop_tokens
+  std::vector<scheduler::TokenId> stop_tokens;
+  std::optional<int32_t> logprobs;  // of sampled tokens; the value: how many alternatives
+  bool prompt_logprobs = false;     // alternatives as in `logprobs`
+  bool routing = false;
+  std::optional<scheduler::Micros> deadline;  // on the engine's clock (Engine::Now)
+};
+
+struct SequenceLimits {
+  int32_t context_limit = 0;  // prompt and max_tokens together
+  int32_t stop_tokens = 96;   // of a client and its model
+  int32_t logit_bias = 1024;  // tokens with a bias
+};
+
+// INVALID_ARGUMENT for what can never work (token outside the vocabulary, too long, a parameter out
+// of range), NOT_FOUND for an unknown adapter. Routers check before; a worker does not rely on it.
+absl::Status CheckSequenceRequest(const SequenceRequest& request, const ModelSpec& spec,
+                                  const SequenceLimits& limits);
+
+}  // namespace conclave::worker
