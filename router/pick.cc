@@ -22,19 +22,20 @@ bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& l
 }
 
 double Load(const WorkerView& worker, const HomeLimits& limits) {
-  const double load =
-      std::max(static_cast<double>(worker.requests) / limits.requests,
-               static_cast<double>(worker.tokens) / static_cast<double>(limits.tokens));
-  return load + (worker.suspect ? 2.0 : 0.0);
+  return std::max(static_cast<double>(worker.requests) / limits.requests,
+                  static_cast<double>(worker.tokens) / static_cast<double>(limits.tokens));
 }
 
 std::optional<size_t> PickHome(std::span<const WorkerView> workers, const Demand& demand,
                                const HomeLimits& limits, uint64_t seed) {
   std::optional<size_t> best;
   double best_load = 0;
+  const bool trusted = std::any_of(workers.begin(), workers.end(), [&](const WorkerView& worker) {
+    return worker.ready && !worker.suspect && worker.model == demand.model;
+  });
   uint64_t best_tie = 0;
   for (size_t i = 0; i < workers.size(); ++i) {
-    if (!CanTake(workers[i], demand, limits)) continue;
+    if (!CanTake(workers[i], demand, limits) || (trusted && workers[i].suspect)) continue;
     const double load = Load(workers[i], limits);
     const uint64_t tie = Mix(seed ^ Mix(workers[i].key));
     if (!best || load < best_load || (load == best_load && tie < best_tie)) {

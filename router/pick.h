@@ -27,11 +27,11 @@ struct Demand {
 // Filter: ready, of the model, with room.
 bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits);
 
-// Score, lower is better: the fuller of its two bounds, 0..1; a suspect comes after everybody else.
+// Score, lower is better: the fuller of its two bounds, 0..1.
 double Load(const WorkerView& worker, const HomeLimits& limits);
 
 // Index into `workers` of the least loaded that can take it; ties go by seed. Nothing if nobody
-// can.
+// can. While anybody serves the model who is not suspect, suspects get nothing, whoever is full.
 std::optional<size_t> PickHome(std::span<const WorkerView> workers, const Demand& demand,
                                const HomeLimits& limits, uint64_t seed);
 

@@ -12,7 +12,7 @@ struct WorkerView {
   std::string id;        // stable name
   std::string model;     // digest and numerics: equal means interchangeable
   bool ready = false;    // linked, greeted, not draining
-  bool suspect = false;  // the scheduler has not heard from it; used only when nobody else has room
+  bool suspect = false;  // the scheduler has not heard from it; used only when there is nobody else
   int32_t requests = 0;  // this router's, on it now
   int64_t tokens = 0;    // prompt + max_tokens of those
 };

@@ -90,7 +90,12 @@ void Frontend::SetView(const v1::ClusterView& view) {
     view_ = view;
     for (auto& [address, home] : homes_) home.listed = false;
     for (const v1::WorkerInfo& worker : view.workers()) {
-      if (worker.address().empty() || worker.state() == v1::WORKER_STATE_DEAD) continue;
+      if (worker.address().empty()) continue;
+      if (worker.state() == v1::WORKER_STATE_DEAD) {
+        if (const auto home = homes_.find(worker.address()); home != homes_.end())
+          home->second.state = worker.state();
+        continue;
+      }
       AddHome(worker.address(), false);
       Home& home = homes_[worker.address()];
       home.listed = true;
@@ -149,7 +154,7 @@ void Frontend::RefreshLocked() {
     router::WorkerView view{
         .key = home.key, .id = hello->worker_id(), .model = ModelKey(hello->model())};
     view.suspect = !home.fixed && (!home.listed || home.state == v1::WORKER_STATE_SUSPECT);
-    view.ready = !draining;
+    view.ready = !draining && !home.quiet;
     still_served = still_served || (served_ && served_->key == view.model);
     if (first == nullptr) {
       const std::string& name =
@@ -162,6 +167,40 @@ void Frontend::RefreshLocked() {
   if (!still_served && first != nullptr) served_ = first;
   for (router::WorkerView& view : views_) view.ready = view.ready && view.model == served_->key;
   ready_ = !draining_ && AnyReady();
+  if (AnyReady()) return;
+  // Who was admitted may still go where nobody new does.
+  for (router::WorkerView& view : views_) {
+    const auto home = std::find_if(homes_.begin(), homes_.end(),
+                                   [&](const auto& entry) { return entry.second.key == view.key; });
+    view.ready =
+        !home->second.quiet && home->second.link->takes_leftovers() && view.model == served_->key;
+  }
+}
+
+void Frontend::AnswerDrains() {
+  const Admission::Stats stats = admission_.stats();
+  const auto waiting = static_cast<size_t>(stats.waiting + stats.preparing);
+  for (const auto& [address, home] : homes_) {
+    if (!home.link->draining()) continue;
+    const auto elsewhere = std::any_of(views_.begin(), views_.end(), [&](const auto& view) {
+      return view.ready && view.key != home.key;
+    });
+    home.link->AnswerDrain(elsewhere ? 0 : waiting);
+  }
+}
+
+bool Frontend::WatchSilence() {
+  bool changed = false;
+  std::lock_guard lock(mutex_);
+  for (auto& [address, home] : homes_) {
+    const bool lost = home.state == v1::WORKER_STATE_SUSPECT || home.state == v1::WORKER_STATE_DEAD;
+    const bool silent = lost && home.link->silence() > options_.silence;
+    const bool quiet = silent && home.link->stats().sequences > 0;
+    changed = changed || quiet != home.quiet;
+    home.quiet = quiet;
+    if (silent && home.state == v1::WORKER_STATE_DEAD) home.link->Break();
+  }
+  return changed;
 }
 
 bool Frontend::AnyReady() const {
@@ -399,6 +438,7 @@ void Frontend::Dispatch() {
     }
   }
   dispatching_ = false;
+  AnswerDrains();
 }
 
 void Frontend::MaybeFailWaiting() {
@@ -424,7 +464,8 @@ void Frontend::PauseChanged(LiveRequest& request) {
     std::lock_guard lock(mutex_);
     admission_.SetPaused(request.key(), request.paused());
   }
-  Dispatch();
+  // A reader that goes on has its lock held here, and brings nobody a place.
+  if (request.paused()) Dispatch();
 }
 
 void Frontend::WantsHome(LiveRequest& request) {
@@ -490,6 +531,7 @@ void Frontend::Tick(Micros now) {
     }
   }
   for (const auto& link : links) link->Tick(now);
+  if (WatchSilence()) Refresh();
   for (size_t i = retired; i < retired_.size(); ++i) {
     LogInfo("worker at %s is no longer in the cluster", retired_[i]->address());
     retired_[i]->Shutdown();

@@ -52,6 +52,9 @@ class Frontend : private LiveRequest::Owner {
     int64_t tokenize_inline_bytes = 2048;  // shorter ones are tokenised where they arrive
     std::chrono::milliseconds tick{
         20};  // how often deadlines, stalled readers and lost links are looked at
+    // A worker the scheduler has not heard from either is given up when its link says nothing for
+    // so long: its requests get another home, or their end.
+    Micros silence = std::chrono::seconds(1);
   };
 
   // tokenizer: null serves token ids alone.
@@ -63,8 +66,9 @@ class Frontend : private LiveRequest::Owner {
 
   // A worker that is there whatever the cluster's view says.
   void AddWorker(const std::string& address);
-  // The cluster's view, whole. A worker it no longer names, or calls dead, is used as long as its
-  // link holds: what the router sees itself weighs more than what it hears.
+  // The cluster's view, whole. A worker it no longer names, or calls suspect or dead, is used as
+  // long as its link talks and there is nobody else: what the router sees itself weighs more than
+  // what it hears. One that both have lost is given up.
   void SetView(const v1::ClusterView& view);
   // As last heard, with static workers, and with load and model as their links know them.
   v1::ClusterView view() const;
@@ -110,6 +114,7 @@ class Frontend : private LiveRequest::Owner {
     std::shared_ptr<WorkerLink> link;
     bool fixed = false;   // by AddWorker
     bool listed = false;  // in the last view, and not dead
+    bool quiet = false;   // suspect or dead, has sequences of ours, and its link says nothing
     v1::WorkerState state = v1::WORKER_STATE_READY;
   };
 
@@ -130,6 +135,10 @@ class Frontend : private LiveRequest::Owner {
   void Dispatch();
   // Without a worker nobody waits.
   void MaybeFailWaiting();
+  // Tells draining workers whether they are still needed; mutex_ held.
+  void AnswerDrains();
+  // Gives up who is dead and silent; whether anything changed that Refresh should see.
+  bool WatchSilence();
   // Looks at the links again, after any of them or the view changed.
   void Refresh();
   void RefreshLocked();

@@ -55,8 +55,9 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
  public:
   using ToMessage = grpc::ByteBuffer (*)(const LiveRequest&, const LiveRequest::Output&);
 
-  StreamReactor(Frontend& frontend, grpc::CallbackServerContext* context, ToMessage to_message)
-      : frontend_(frontend), context_(context), to_message_(to_message) {}
+  StreamReactor(Frontend& frontend, Farewell& farewell, grpc::CallbackServerContext* context,
+                ToMessage to_message)
+      : frontend_(frontend), farewell_(farewell), context_(context), to_message_(to_message) {}
 
   void Start(absl::StatusOr<router::Request> request) {
     self_ = shared_from_this();
@@ -64,9 +65,15 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
         request.ok()
             ? frontend_.Start(*std::move(request), DeadlineOf(*context_), shared_from_this())
             : request.status();
+    if (!live.ok()) {
+      farewell_.Tell([self = shared_from_this(), status = live.status()] {
+        std::lock_guard lock(self->mutex_);
+        self->End(status);
+      });
+      return;
+    }
     {
       std::lock_guard lock(mutex_);
-      if (!live.ok()) return End(live.status());
       request_ = *live;
     }
     OnOutput();
@@ -139,6 +146,7 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
   Frontend& frontend_;
+  Farewell& farewell_;
   grpc::CallbackServerContext* const context_;  // until done_
   const ToMessage to_message_;
 
@@ -181,14 +189,15 @@ absl::Status InferenceService::Allow(grpc::CallbackServerContext* context,
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  const auto reactor = std::make_shared<StreamReactor>(frontend_, context, GenerateMessage);
+  const auto reactor =
+      std::make_shared<StreamReactor>(frontend_, farewell_, context, GenerateMessage);
   reactor->Start(ReadRequest<v1::GenerateRequest>(Allow(context, "Generate"), *request));
   return reactor.get();
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Score(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  const auto reactor = std::make_shared<StreamReactor>(frontend_, context, ScoreMessage);
+  const auto reactor = std::make_shared<StreamReactor>(frontend_, farewell_, context, ScoreMessage);
   reactor->Start(ReadRequest<v1::ScoreRequest>(Allow(context, "Score"), *request));
   return reactor.get();
 }

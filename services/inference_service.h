@@ -6,6 +6,7 @@
 
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/authorize.h"
+#include "services/farewell.h"
 #include "services/frontend.h"
 
 namespace conclave::services {
@@ -42,12 +43,16 @@ class InferenceService final : public raw_inference::Service {
                                        const grpc::ByteBuffer* request,
                                        grpc::ByteBuffer* response) override;
 
+  // For whoever closes the server.
+  Farewell& farewell() { return farewell_; }
+
  private:
   // OK if the caller may use the method.
   absl::Status Allow(grpc::CallbackServerContext* context, const char* method) const;
 
   Frontend& frontend_;
   const Authorize authorize_;
+  Farewell farewell_;
 };
 
 }  // namespace conclave::services

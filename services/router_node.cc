@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -14,6 +15,8 @@ namespace conclave::services {
 namespace {
 
 constexpr std::chrono::milliseconds kLastWords{500};
+// For clients that ask again at once to be held, and then for connections to hear that they close.
+constexpr std::chrono::milliseconds kFarewell{20};
 
 using MaybeTokenizer = std::shared_ptr<const router::Tokenizer>;
 
@@ -145,6 +148,13 @@ absl::Status RouterNode::Drain(std::chrono::milliseconds bound) {
     return absl::DeadlineExceededError(absl::StrFormat("%d requests still live after %d ms",
                                                        frontend_->stats().requests, bound.count()));
   }
+  Farewell& farewell = inference_->farewell();
+  farewell.Hold();
+  std::this_thread::sleep_for(kFarewell);
+  std::jthread release([&] {
+    std::this_thread::sleep_for(kFarewell);
+    farewell.Release();
+  });
   // What was answered last may still be on its way.
   server_->Shutdown(kLastWords);
   return absl::OkStatus();

@@ -45,6 +45,19 @@ class WorkerLink::Impl {
     std::lock_guard lock(mutex_);
     return load_.draining();
   }
+  bool takes_leftovers() const {
+    std::lock_guard lock(mutex_);
+    return !broken_ && !yielded_;
+  }
+  void AnswerDrain(size_t still_waiting);
+  Micros silence() const {
+    std::lock_guard lock(mutex_);
+    return broken_ ? Micros(0) : now_ - heard_;
+  }
+  void Break() {
+    std::lock_guard lock(mutex_);
+    if (stream_ != nullptr) stream_->Cancel();
+  }
   Stats stats() const {
     std::lock_guard lock(mutex_);
     Stats stats = stats_;
@@ -121,6 +134,9 @@ class WorkerLink::Impl {
   std::condition_variable done_;
   bool shut_ = false;
   bool writing_ = false;
+  bool yielded_ = false;       // the worker drains and gets nothing more
+  bool said_waiting_ = false;  // it was told that there is more
+  Micros heard_{0};
   std::optional<v1::WorkerHello> hello_;
   v1::WorkerLoad load_;
   std::unordered_map<uint64_t, std::shared_ptr<SequenceSink>> sequences_;
@@ -128,6 +144,7 @@ class WorkerLink::Impl {
   // Waits for the next message.
   std::deque<v1::Submit> submits_;
   std::vector<uint64_t> cancels_, pauses_, resumes_;
+  std::optional<size_t> still_waiting_;
   Micros next_attempt_{0};
   Micros backoff_;
   Micros now_{0};  // of the last Tick
@@ -144,6 +161,9 @@ void WorkerLink::Impl::Tick(Micros now) {
     idle_ = false;
     broken_ = false;
     writing_ = false;
+    yielded_ = false;
+    said_waiting_ = false;
+    heard_ = now;
     ++stats_.streams;
   }
   opened->Start();
@@ -161,7 +181,7 @@ void WorkerLink::Impl::Shutdown() {
 std::optional<uint64_t> WorkerLink::Impl::Open(v1::Submit submit,
                                                std::shared_ptr<SequenceSink> sink) {
   std::lock_guard lock(mutex_);
-  if (broken_ || shut_ || !hello_) return std::nullopt;
+  if (broken_ || shut_ || yielded_ || !hello_) return std::nullopt;
   const uint64_t sequence = ++last_sequence_;
   submit.set_sequence(sequence);
   sequences_[sequence] = std::move(sink);
@@ -187,6 +207,15 @@ void WorkerLink::Impl::SetPaused(uint64_t sequence, bool paused) {
   MaybeWrite();
 }
 
+void WorkerLink::Impl::AnswerDrain(size_t still_waiting) {
+  std::lock_guard lock(mutex_);
+  if (!load_.draining() || yielded_ || (said_waiting_ && still_waiting > 0)) return;
+  yielded_ = still_waiting == 0;
+  said_waiting_ = true;
+  still_waiting_ = still_waiting;
+  MaybeWrite();
+}
+
 bool WorkerLink::Impl::ForgetUnsent(uint64_t sequence) {
   const auto unsent = std::find_if(submits_.begin(), submits_.end(), [&](const v1::Submit& submit) {
     return submit.sequence() == sequence;
@@ -198,7 +227,10 @@ bool WorkerLink::Impl::ForgetUnsent(uint64_t sequence) {
 
 void WorkerLink::Impl::MaybeWrite() {
   if (writing_ || broken_ || !hello_) return;
-  if (submits_.empty() && cancels_.empty() && pauses_.empty() && resumes_.empty()) return;
+  if (submits_.empty() && cancels_.empty() && pauses_.empty() && resumes_.empty() &&
+      !still_waiting_) {
+    return;
+  }
   writing_ = true;
   ++stats_.messages_out;
   stream_->Write(TakeOutbound());
@@ -219,6 +251,10 @@ v1::ToWorker WorkerLink::Impl::TakeOutbound() {
   cancels_.clear();
   pauses_.clear();
   resumes_.clear();
+  // The last word comes after the last submit.
+  if (still_waiting_ && submits_.empty()) {
+    message.set_still_waiting(static_cast<uint32_t>(*std::exchange(still_waiting_, std::nullopt)));
+  }
   return message;
 }
 
@@ -227,6 +263,7 @@ void WorkerLink::Impl::OnMessage(const v1::FromWorker& message) {
   {
     std::lock_guard lock(mutex_);
     ++stats_.messages_in;
+    heard_ = now_;
     if (message.has_hello()) {
       hello_ = message.hello();
       load_.Clear();
@@ -254,7 +291,10 @@ bool WorkerLink::Impl::Deliver(const v1::SequenceEvent& event) {
   {
     std::lock_guard lock(mutex_);
     // Before its sink hears of it and asks for another home, which must not be this one again.
-    if (refused) load_.set_draining(true);
+    if (refused) {
+      load_.set_draining(true);
+      yielded_ = true;
+    }
     const auto found = sequences_.find(event.sequence());
     if (found == sequences_.end()) return refused;  // closed meanwhile
     sink = found->second;
@@ -291,6 +331,7 @@ void WorkerLink::Impl::OnStreamDone(const absl::Status& status) {
     cancels_.clear();
     pauses_.clear();
     resumes_.clear();
+    still_waiting_.reset();
     next_attempt_ = now_ + backoff_;
     backoff_ = std::min(backoff_ * 2, options_.backoff_max);
   }
@@ -320,6 +361,10 @@ void WorkerLink::Tick(Micros now) { impl_->Tick(now); }
 std::optional<v1::WorkerHello> WorkerLink::hello() const { return impl_->hello(); }
 v1::WorkerLoad WorkerLink::load() const { return impl_->load(); }
 bool WorkerLink::draining() const { return impl_->draining(); }
+bool WorkerLink::takes_leftovers() const { return impl_->takes_leftovers(); }
+void WorkerLink::AnswerDrain(size_t still_waiting) { impl_->AnswerDrain(still_waiting); }
+WorkerLink::Micros WorkerLink::silence() const { return impl_->silence(); }
+void WorkerLink::Break() { impl_->Break(); }
 std::optional<uint64_t> WorkerLink::Open(v1::Submit submit, std::shared_ptr<SequenceSink> sink) {
   return impl_->Open(std::move(submit), std::move(sink));
 }

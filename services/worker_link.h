@@ -67,6 +67,15 @@ class WorkerLink {
   std::optional<v1::WorkerHello> hello() const;
   v1::WorkerLoad load() const;  // as last heard
   bool draining() const;        // it said so, or refused a sequence because of it
+  // A draining worker takes what this router has already admitted until it was told that nothing is
+  // left, or has refused a sequence.
+  bool takes_leftovers() const;
+  // Tells a draining worker how many admitted requests have nowhere else to go; 0 is the last word.
+  void AnswerDrain(size_t still_waiting);
+  // Nothing was heard for this long, by the time of the last Tick; 0 without a stream.
+  Micros silence() const;
+  // Gives the stream up: its sinks hear OnLost.
+  void Break();
 
   // Starts a sequence; its number on this link, or nothing if the link is down. `submit` needs no
   // sequence number.

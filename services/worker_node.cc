@@ -151,10 +151,15 @@ v1::WorkerInfo WorkerNode::Describe() const {
 absl::Status WorkerNode::Drain(std::chrono::milliseconds bound) {
   const auto end = std::chrono::steady_clock::now() + bound;
   server_->SetServing(false);
-  engine_->Drain();
   draining_ = true;
   if (heartbeat_) heartbeat_->BeatSoon();
-  service_->Step();  // routers hear of it without the scheduler
+  // Routers hear of it without the scheduler.
+  if (!service_->TakeLeftovers(end)) {
+    return absl::DeadlineExceededError(absl::StrFormat(
+        "routers still had requests for this worker alone after %d ms", bound.count()));
+  }
+  engine_->Drain();
+  service_->Step();
   if (!WaitUntil(end, [this] { return engine_->drained(); })) {
     const scheduler::BatchPlanner::Stats left = engine_->stats().planner;
     return absl::DeadlineExceededError(absl::StrFormat("%d sequences were left after %d ms",

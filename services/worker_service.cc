@@ -1,5 +1,6 @@
 #include "services/worker_service.h"
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <map>
@@ -57,10 +58,14 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   void Start() {
     const std::lock_guard lock(mutex_);
     outgoing_ = service_.hello_;
-    *outgoing_.mutable_load() = ToProto(service_.engine_.stats());
+    *outgoing_.mutable_load() = service_.Load();
     StartWrite(&outgoing_);
     StartRead(&incoming_);
   }
+
+  // What the router said of sequences it still has for a draining worker. Under the service's
+  // mutex_.
+  std::optional<bool> more;
 
   // Engine thread.
   void OnStep(std::vector<SequenceEvent> events) override { Enqueue(std::move(events)); }
@@ -110,6 +115,10 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
       const absl::Status status = Submit(submit, now);
       if (!status.ok()) Refuse(submit.sequence(), status);
     }
+    if (incoming_.has_still_waiting()) {
+      yielded_ = incoming_.still_waiting() == 0;
+      service_.NoteLeftovers(*this, !yielded_);
+    }
     for (const uint64_t id : incoming_.cancel()) service_.engine_.Cancel(this, id);
     for (const uint64_t id : incoming_.pause()) service_.engine_.SetPaused(this, id, true);
     for (const uint64_t id : incoming_.resume()) service_.engine_.SetPaused(this, id, false);
@@ -118,6 +127,7 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   absl::Status Submit(const v1::Submit& submit, scheduler::Micros now) {
     if (const absl::Status failed = service_.failpoints_.Hit("worker.submit"); !failed.ok())
       return failed;
+    if (yielded_) return absl::UnavailableError("the worker is draining");
     absl::StatusOr<worker::SequenceRequest> request = ToSequenceRequest(submit, now);
     if (!request.ok()) return request.status();
     return service_.engine_.Submit(shared_from_this(), *std::move(request));
@@ -220,6 +230,7 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   grpc::CallbackServerContext& context_;  // lives until OnDone
   const std::string peer_;
   v1::ToWorker incoming_;  // gRPC's while a read is in flight
+  bool yielded_ = false;   // the router has said its last word to a draining worker; of the reader
 
   std::mutex mutex_;
   v1::FromWorker outgoing_;  // theirs who set writing_, then gRPC's
@@ -283,8 +294,39 @@ std::vector<std::shared_ptr<WorkerService::RouterLink>> WorkerService::Links() c
   return {links_.begin(), links_.end()};
 }
 
+v1::WorkerLoad WorkerService::Load() const {
+  v1::WorkerLoad load = ToProto(engine_.stats());
+  const std::lock_guard lock(mutex_);
+  load.set_draining(load.draining() || draining_);
+  return load;
+}
+
+void WorkerService::NoteLeftovers(RouterLink& link, bool more) {
+  const std::lock_guard lock(mutex_);
+  link.more = more;
+  wake_.notify_all();
+}
+
+bool WorkerService::TakeLeftovers(std::chrono::steady_clock::time_point end) {
+  {
+    const std::lock_guard lock(mutex_);
+    draining_ = true;
+  }
+  Step();
+  const auto unsaid_until = std::chrono::steady_clock::now() + options_.leftovers_answer;
+  const auto any = [this](auto&& matches) {
+    return std::any_of(links_.begin(), links_.end(),
+                       [&](const auto& link) { return matches(link); });
+  };
+  std::unique_lock lock(mutex_);
+  wake_.wait_until(lock, std::min(end, unsaid_until),
+                   [&] { return !any([](const auto& link) { return !link->more; }); });
+  return wake_.wait_until(
+      lock, end, [&] { return !any([](const auto& link) { return link->more == true; }); });
+}
+
 void WorkerService::Step() {
-  const v1::WorkerLoad load = ToProto(engine_.stats());
+  const v1::WorkerLoad load = Load();
   std::string bytes = load.SerializeAsString();
   {
     const std::lock_guard lock(mutex_);

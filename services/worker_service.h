@@ -31,6 +31,9 @@ class WorkerService : public v1::Worker::CallbackService {
     int32_t max_links = 64;           // routers at once
     // How often links are told the worker's load when it changed; 0: no thread, a test calls Step.
     std::chrono::milliseconds load_period{100};
+    // How long a router has to say, after a drain was announced, that it still has sequences for
+    // this worker; who says nothing has none.
+    std::chrono::milliseconds leftovers_answer{1000};
   };
 
   // Engine and failpoints outlive the service; the service outlives its server.
@@ -43,6 +46,10 @@ class WorkerService : public v1::Worker::CallbackService {
 
   // Tells every link the load if it changed.
   void Step();
+  // Before the engine drains: tells every router that this worker does, and waits until each has
+  // submitted what it had already admitted and could give to nobody else. False if `end` comes
+  // first. Blocks; one call.
+  bool TakeLeftovers(std::chrono::steady_clock::time_point end);
   // Ends every stream once what waits for it is written. After the engine has drained; new streams
   // are refused.
   void CloseLinks();
@@ -62,6 +69,8 @@ class WorkerService : public v1::Worker::CallbackService {
   void LoadThread();
   void Forget(const std::shared_ptr<RouterLink>& link);
   std::vector<std::shared_ptr<RouterLink>> Links() const;
+  v1::WorkerLoad Load() const;
+  void NoteLeftovers(RouterLink& link, bool more);
 
   const Options options_;
   worker::Engine& engine_;
@@ -74,6 +83,7 @@ class WorkerService : public v1::Worker::CallbackService {
   mutable std::mutex mutex_;  // guards what follows
   std::set<std::shared_ptr<RouterLink>> links_;
   std::string last_load_;  // serialized
+  bool draining_ = false;  // announced
   bool closing_ = false;
   bool stopping_ = false;
   std::condition_variable wake_;

@@ -183,6 +183,37 @@ TEST(Router, ServesOnAndAnswersFromItsViewWithoutTheScheduler) {
   EXPECT_EQ(alone.workers(0).model().name(), "tiny");
 }
 
+// One that the scheduler has not heard from, and that says nothing to the router either.
+TEST(Router, GivesUpAWorkerThatIsDeadAndSilent) {
+  FakeWorker stuck({.manual = true});
+  FakeWorker other;
+  TestRouter router({}, {.silence = 1ms});
+  v1::ClusterView view;
+  v1::WorkerInfo* const info = view.add_workers();
+  info->set_address(stuck.address());
+  info->set_state(v1::WORKER_STATE_READY);
+  router.frontend().SetView(view);
+  router.WaitReady(true);
+  std::thread client(
+      [&] { EXPECT_EQ(router.Generate(TextRequest("x", 3)).text, HashedText("x", 1, 3)); });
+  ASSERT_TRUE(stuck.WaitFor([](const auto& counts) { return counts.live == 1; }));
+
+  info->set_state(v1::WORKER_STATE_SUSPECT);
+  router.frontend().SetView(view);
+  router.WaitReady(false);
+  EXPECT_EQ(router.Generate(TextRequest("y", 3)).status.error_code(), grpc::UNAVAILABLE);
+
+  v1::WorkerInfo* const healthy = view.add_workers();
+  healthy->set_address(other.address());
+  healthy->set_state(v1::WORKER_STATE_READY);
+  router.frontend().SetView(view);
+  router.WaitReady(true);
+  view.mutable_workers(0)->set_state(v1::WORKER_STATE_DEAD);
+  router.frontend().SetView(view);
+  client.join();
+  EXPECT_EQ(stuck.counts().live, 0u);
+}
+
 TEST(Router, KeepsAWorkerTheViewForgotAsLongAsItsLinkHolds) {
   FakeWorker worker;
   TestRouter router({});

@@ -31,8 +31,10 @@ class WholeTest : public ::testing::Test {
   WholeTest() : router_(StartRouter(cluster_.model())) {}
 
   // Ready, with `model` as the directory of its tokenizer; stub_ then calls it.
-  std::unique_ptr<RouterNode> StartRouter(const std::string& model) {
+  std::unique_ptr<RouterNode> StartRouter(const std::string& model,
+                                          const Frontend::Options& frontend = {}) {
     RouterNode::Options options;
+    options.frontend = frontend;
     options.model = model;
     options.scheduler = cluster_.scheduler_address();
     options.metrics.clear();
@@ -141,6 +143,37 @@ TEST_F(WholeTest, FinishesStreamsWhenTheWorkerDrains) {
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(complete + too_late, 8);
   EXPECT_GE(complete, 4);
+}
+
+TEST_F(WholeTest, FinishesWhatWasAdmittedWhenTheOnlyWorkerDrains) {
+  router_ = StartRouter(cluster_.model(), {.admission = {.home = {.requests = 2}}});
+  std::atomic<int> complete = 0;
+  std::vector<std::thread> clients;
+  for (uint64_t i = 0; i < 8; ++i) {
+    clients.emplace_back([&, i] { complete += Generate(Request(i, 100)).tokens.size() == 100; });
+  }
+  while (router_->frontend().stats().waiting < 6) std::this_thread::yield();
+  EXPECT_TRUE(cluster_.worker(0).Drain(60s).ok());
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(complete, 8);
+}
+
+TEST_F(WholeTest, TellsEveryClientThatAsksAgainThatItsRouterIsGoing) {
+  std::atomic<bool> stop = false;
+  std::atomic<int> odd = 0;
+  std::vector<std::thread> clients;
+  for (uint64_t i = 0; i < 8; ++i) {
+    clients.emplace_back([&, i] {
+      while (!stop) {
+        const auto code = Generate(Request(i, 3)).status.error_code();
+        odd += code != grpc::OK && code != grpc::UNAVAILABLE;
+      }
+    });
+  }
+  EXPECT_TRUE(router_->Drain(60s).ok());
+  stop = true;
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(odd, 0);
 }
 
 TEST_F(WholeTest, FinishesStreamsWhenTheRouterDrains) {

@@ -20,6 +20,7 @@ using ::testing::Not;
 FakeCluster::Options Alone() {
   FakeCluster::Options options{.scheduler = false};
   options.model.eos = -1;  // random weights would stop at random places
+  options.worker.service.leftovers_answer = std::chrono::milliseconds(0);
   return options;
 }
 
@@ -225,6 +226,28 @@ TEST(Worker, FinishesWhatItHasWhenDraining) {
   EXPECT_EQ(link.WaitForEnd(2).end.code(), grpc::UNAVAILABLE);
   EXPECT_EQ(link.WaitForEnd(1).tokens.size(), 400u);
   EXPECT_TRUE(link.WaitForStatus().ok());
+}
+
+TEST(Worker, TakesWhatARouterHasLeftBeforeItDrains) {
+  FakeCluster::Options options = Slow();
+  options.worker.service.leftovers_answer = std::chrono::seconds(30);
+  FakeCluster cluster(options);
+  TestLink link(cluster.worker(0).address());
+  link.Hello();
+  std::jthread drain([&] { EXPECT_TRUE(cluster.worker(0).Drain(std::chrono::seconds(30)).ok()); });
+  EXPECT_TRUE(link.WaitForDraining());
+  v1::ToWorker message;
+  message.set_still_waiting(1);
+  ASSERT_TRUE(link.Send(message));
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 8, 20)));
+  EXPECT_EQ(link.WaitForEnd(1).tokens.size(), 20u);
+  // The last word, beside a last sequence; what comes after it is refused.
+  message.set_still_waiting(0);
+  *message.add_submit() = MakeSubmit(2, 8, 20);
+  ASSERT_TRUE(link.Send(message));
+  ASSERT_TRUE(link.Submit(MakeSubmit(3, 8, 20)));
+  EXPECT_EQ(link.WaitForEnd(2).tokens.size(), 20u);
+  EXPECT_EQ(link.WaitForEnd(3).end.code(), grpc::UNAVAILABLE);
 }
 
 TEST(Worker, GivesUpDrainingAfterItsBound) {

@@ -41,11 +41,13 @@ TEST(Pick, GivesAnIdleWorkerAnyOneRequest) {
   EXPECT_TRUE(CanTake(Worker(1, 0, 0), {"m", 1000}, kLimits));
 }
 
-TEST(Pick, UsesASuspectOnlyWhenNobodyElseHasRoom) {
+TEST(Pick, UsesASuspectOnlyWhenThereIsNobodyElse) {
   std::vector<WorkerView> workers = {Worker(1, 0, 0), Worker(2, 3, 0)};
   workers[0].suspect = true;
   EXPECT_EQ(PickHome(workers, {"m", 1}, kLimits, 7), 1u);
   workers[1].requests = 4;
+  EXPECT_EQ(PickHome(workers, {"m", 1}, kLimits, 7), std::nullopt) << "rather wait than be lost";
+  workers[1].ready = false;
   EXPECT_EQ(PickHome(workers, {"m", 1}, kLimits, 7), 0u);
 }
 
