@@ -11,6 +11,7 @@ namespace conclave::worker {
 Family MakeDeepSeekV1(Config& config, const FamilyOptions& options);
 Family MakeDeepSeekV2(Config& config, const FamilyOptions& options);
 Family MakeDeepSeekV3(Config& config, const FamilyOptions& options);
+Family MakeGlm4Moe(Config& config, const FamilyOptions& options);
 Family MakeGptOss(Config& config, const FamilyOptions& options);
 Family MakeMixtral(Config& config, const FamilyOptions& options);
 Family MakeOlmoe(Config& config, const FamilyOptions& options);
@@ -25,8 +26,16 @@ struct Registered {
 };
 constexpr Registered kFamilies[] = {
     {"deepseek", MakeDeepSeekV1}, {"deepseek_v2", MakeDeepSeekV2}, {"deepseek_v3", MakeDeepSeekV3},
-    {"gpt_oss", MakeGptOss},      {"mixtral", MakeMixtral},        {"olmoe", MakeOlmoe},
-    {"qwen2_moe", MakeQwen2Moe},  {"qwen3_moe", MakeQwen3Moe},
+    {"glm4_moe", MakeGlm4Moe},    {"gpt_oss", MakeGptOss},         {"mixtral", MakeMixtral},
+    {"olmoe", MakeOlmoe},         {"qwen2_moe", MakeQwen2Moe},     {"qwen3_moe", MakeQwen3Moe},
+};
+
+// What other families' settings change and none of ours computes.
+constexpr const char* kForeign[] = {
+    "attention_chunk_size",  "attention_multiplier",    "attn_logit_softcapping",
+    "embedding_multiplier",  "final_logit_softcapping", "lm_head_multiplier",
+    "logit_scale",           "logits_scaling",          "no_rope_layers",
+    "query_pre_attn_scalar", "residual_multiplier",
 };
 
 std::string KnownFamilies() {
@@ -58,6 +67,7 @@ ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options) {
   const ModelLimits& limits = options.limits;
   config.RequireOneOf("hidden_act", "silu", {"silu", "swish"});  // two names of one function
   config.RequireFalse("mlp_bias");
+  for (const char* key : kForeign) config.RequireAbsent(key);
 
   ModelSpec spec;
   spec.vocab = config.Int("vocab_size", {1, limits.vocab});

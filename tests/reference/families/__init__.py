@@ -11,10 +11,10 @@ A module has
                     transformers has none; a torch.nn.Module that is called and looked into like transformers'
 """
 
-from . import deepseek_v1, deepseek_v2, deepseek_v3, gpt_oss, mixtral, olmoe, qwen2_moe, qwen3_moe
+from . import deepseek_v1, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, mixtral, olmoe, qwen2_moe, qwen3_moe
 
 FAMILIES = {module.MODEL_TYPE: module
-            for module in (deepseek_v1, deepseek_v2, deepseek_v3, gpt_oss, mixtral, olmoe, qwen2_moe, qwen3_moe)}
+            for module in (deepseek_v1, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, mixtral, olmoe, qwen2_moe, qwen3_moe)}
 
 
 def patch_transformers():

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 # Tokens per sequence; prefill chunks are 16, 64 or 512.
 SHORT = (5, 40, 150)
-LONG = (5, 40, 150, 700)
+LONG = (5, 40, 150, 520)
 
 
 @dataclass

@@ -76,10 +76,10 @@ def patch():
 
 
 DEEPSEEK = dict(
-    vocab_size=256,
-    hidden_size=32,
-    intermediate_size=48,
-    moe_intermediate_size=12,
+    vocab_size=96,
+    hidden_size=24,
+    intermediate_size=36,
+    moe_intermediate_size=10,
     num_hidden_layers=3,
     num_attention_heads=4,
     num_key_value_heads=4,
@@ -123,6 +123,7 @@ DEEPSEEK_GROUP = DEEPSEEK | dict(
 )
 DEEPSEEK_NORM = DEEPSEEK | dict(
     hidden_size=30,
+    num_hidden_layers=2,
     num_attention_heads=5,
     num_key_value_heads=5,
     moe_intermediate_size=11,
@@ -138,10 +139,17 @@ DEEPSEEK_NORM = DEEPSEEK | dict(
     routed_scaling_factor=3.0,
     tie_word_embeddings=True,
 )
+DEEPSEEK_LLAMA3 = DEEPSEEK | dict(
+    num_hidden_layers=2,
+    max_position_embeddings=256,
+    rope_theta=1000.0,
+    rope_scaling=dict(
+        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
+    ),
+)
 DEEPSEEK_WIDE = DEEPSEEK | dict(
     hidden_size=48,
-    num_hidden_layers=4,
-    vocab_size=260,
+    vocab_size=100,
     n_routed_experts=12,
     num_experts_per_tok=6,
     first_k_dense_replace=2,
@@ -166,6 +174,7 @@ CASES = [
     Case("deepseek-v2-group", DEEPSEEK_GROUP, lengths=LONG),
     Case("deepseek-v2-group-bf16", DEEPSEEK_GROUP, dtype="bfloat16", published_config=True),
     Case("deepseek-v2-norm", DEEPSEEK_NORM),
+    Case("deepseek-v2-llama3", DEEPSEEK_LLAMA3, fused_experts=True),
     Case("deepseek-v2-wide-bf16-sharded", DEEPSEEK_WIDE, dtype="bfloat16",
          published_config=True, max_shard_size="60KB"),
     Case("deepseek-v2-bias", DEEPSEEK_BIAS),

@@ -17,34 +17,14 @@ from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek_v3
 
 from . import fp8
 from .case import Case
-from .routing import record, select, sum_in_gate_order
+from .routing import sigmoid_gate, sum_in_gate_order
 
 MODEL_TYPE = "deepseek_v3"
 
 
-def gate(self, hidden_states):
-    hidden_states = hidden_states.view(-1, self.hidden_dim)
-    wide = torch.promote_types(hidden_states.dtype, torch.float32)
-    logits = torch.nn.functional.linear(hidden_states.to(wide), self.weight.to(wide))
-    scores = logits.sigmoid()
-    shifted = scores + self.e_score_correction_bias
-    by_group = shifted.view(-1, self.num_group, self.num_experts // self.num_group)
-    gap = torch.full_like(scores[:, 0], float("inf"))
-    if self.num_group > 1:
-        _, group, gap = select(by_group.topk(2, dim=-1).values.sum(dim=-1), self.topk_group)
-        chosen = torch.zeros(by_group.shape[:2], dtype=torch.bool).scatter_(1, group, True)
-        shifted = by_group.masked_fill(~chosen.unsqueeze(-1), float("-inf")).view(-1, self.num_experts)
-    _, slots, score_gap = select(shifted, self.top_k)
-    weights = scores.gather(1, slots)
-    if self.top_k > 1 and self.norm_topk_prob:  # change 1
-        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-    weights = weights * self.routed_scaling_factor
-    record.add(slots, weights, torch.minimum(gap, score_gap))
-    return logits, weights, slots
-
-
 def patch():
-    deepseek_v3.DeepseekV3TopkRouter.forward = gate
+    deepseek_v3.DeepseekV3TopkRouter.forward = lambda self, hidden_states: sigmoid_gate(
+        self, hidden_states, self.top_k > 1 and self.norm_topk_prob)  # change 1
     deepseek_v3.DeepseekV3Experts.forward = sum_in_gate_order  # change 4
 
     rope_init = deepseek_v3.DeepseekV3RotaryEmbedding.__init__

@@ -18,9 +18,9 @@ def patch():
 
 
 OLMOE = dict(
-    vocab_size=256,
-    hidden_size=32,
-    intermediate_size=16,
+    vocab_size=96,
+    hidden_size=24,
+    intermediate_size=12,
     num_hidden_layers=3,
     num_attention_heads=4,
     num_key_value_heads=4,
@@ -34,7 +34,7 @@ OLMOE = dict(
     rope_theta=10000.0,
 )
 OLMOE_GQA = OLMOE | dict(
-    hidden_size=24,
+    num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=2,
     intermediate_size=11,
@@ -42,7 +42,7 @@ OLMOE_GQA = OLMOE | dict(
     num_experts_per_tok=4,
     norm_topk_prob=True,
     rope_theta=500000.0,
-    vocab_size=260,
+    vocab_size=100,
 )
 OLMOE_CLIP = OLMOE | dict(
     hidden_size=20,
@@ -54,11 +54,17 @@ OLMOE_CLIP = OLMOE | dict(
     tie_word_embeddings=True,
 )
 OLMOE_BIAS = OLMOE_GQA | dict(attention_bias=True, norm_topk_prob=False)
+OLMOE_YARN = OLMOE_GQA | dict(
+    max_position_embeddings=64,
+    rope_theta=10000.0,
+    rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, truncate=False),
+)
 OLMOE_WIDE = OLMOE | dict(
     hidden_size=80,
+    num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=2,
-    vocab_size=288,
+    vocab_size=100,
     num_experts=6,
     norm_topk_prob=True,
 )
@@ -66,8 +72,9 @@ OLMOE_WIDE = OLMOE | dict(
 CASES = [
     Case("olmoe-bias", OLMOE_BIAS),
     Case("olmoe-plain", OLMOE, lengths=LONG),
-    Case("olmoe-plain-bf16", OLMOE, dtype="bfloat16", lengths=LONG, published_config=True),
+    Case("olmoe-plain-bf16", OLMOE, dtype="bfloat16", published_config=True),
     Case("olmoe-gqa-norm", OLMOE_GQA, published_config=True),
+    Case("olmoe-yarn", OLMOE_YARN, fused_experts=True),
     Case("olmoe-clip-f16", OLMOE_CLIP, dtype="float16", published_config=True),
     Case("olmoe-wide-bf16", OLMOE_WIDE, dtype="bfloat16", scale=dict(gate=1.3)),
 ]

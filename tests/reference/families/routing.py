@@ -42,6 +42,28 @@ def softmax_gate(self, hidden_states, normalise, weights_in_float32=False):
     return logits, weights, slots
 
 
+def sigmoid_gate(self, hidden_states, normalise):
+    """The gate of DeepSeek-V3 and GLM-4.5, with `select` for torch.topk."""
+    hidden_states = hidden_states.view(-1, self.hidden_dim)
+    wide = torch.promote_types(hidden_states.dtype, torch.float32)
+    logits = torch.nn.functional.linear(hidden_states.to(wide), self.weight.to(wide))
+    scores = logits.sigmoid()
+    shifted = scores + self.e_score_correction_bias
+    by_group = shifted.view(-1, self.num_group, self.num_experts // self.num_group)
+    gap = torch.full_like(scores[:, 0], float("inf"))
+    if self.num_group > 1:
+        _, group, gap = select(by_group.topk(2, dim=-1).values.sum(dim=-1), self.topk_group)
+        chosen = torch.zeros(by_group.shape[:2], dtype=torch.bool).scatter_(1, group, True)
+        shifted = by_group.masked_fill(~chosen.unsqueeze(-1), float("-inf")).view(-1, self.num_experts)
+    _, slots, score_gap = select(shifted, self.top_k)
+    weights = scores.gather(1, slots)
+    if normalise:
+        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+    weights = weights * self.routed_scaling_factor
+    record.add(slots, weights, torch.minimum(gap, score_gap))
+    return logits, weights, slots
+
+
 def sum_in_gate_order(self, hidden_states, top_k_index, top_k_weights):
     """The experts of a layer: their outputs are summed in fp32 in gate order and rounded once."""
     rows = torch.zeros(*top_k_index.shape, self.hidden_dim, dtype=hidden_states.dtype)

@@ -104,4 +104,26 @@ void ReadGroups(Config& config, GateShape::Select select, ModelSpec& spec) {
   }
 }
 
+void ReadSigmoidGate(Config& config, const FamilyOptions& options, ModelSpec& spec) {
+  GateShape& gate = spec.gate;
+  ReadSlots(config, "n_routed_experts", options, spec);
+  config.RequireOneOf("scoring_func", "sigmoid", {"sigmoid"});
+  config.RequireOneOf("topk_method", "noaux_tc", {"noaux_tc"});
+  gate.score = GateShape::Score::kSigmoid;
+  ReadGroups(config, GateShape::Select::kGroupTop2Sum, spec);
+  if (gate.groups == 1) {
+    gate.select = GateShape::Select::kTopK;
+  } else if (gate.slots / gate.groups < 2) {
+    config.Refuse(absl::StrFormat(
+        "n_group %d leaves one of n_routed_experts %d in a group, which is ranked by its best two",
+        gate.groups, gate.slots));
+  }
+  gate.normalise = config.BoolOr("norm_topk_prob", true) && gate.top_k > 1;
+  gate.scale = static_cast<float>(config.FloatOr("routed_scaling_factor", 1.0, {1e-6, 1e6}));
+}
+
+void AddSelectionBias(const ModelSpec& spec, TensorTable& table) {
+  table.AddGateBias("model.layers.{L}.mlp.gate.e_score_correction_bias", spec.gate.slots);
+}
+
 }  // namespace conclave::worker

@@ -19,4 +19,9 @@ void AddDeepSeekLayers(const ModelSpec& spec, TensorTable& table);
 // n_group and topk_group; needs the slots.
 void ReadGroups(Config& config, GateShape::Select select, ModelSpec& spec);
 
+// The gate of the third generation: sigmoid scores, a bias for selection alone, groups ranked by
+// their best two.
+void ReadSigmoidGate(Config& config, const FamilyOptions& options, ModelSpec& spec);
+void AddSelectionBias(const ModelSpec& spec, TensorTable& table);
+
 }  // namespace conclave::worker
