@@ -70,7 +70,7 @@ class Engine {
     int32_t logit_rows = 64;   // rows of logits held at once
     // What one step may report on one sequence's prompt (log-probabilities, routing): longer
     // reports come in smaller chunks, so that a reader who is slow is paused in time.
-    int32_t report_bytes = 24 << 10;
+    int32_t report_bytes = 8 << 10;
     int32_t context_limit = 0;  // 0: the model's
     SequenceLimits requests;    // its context_limit is set from the one above
     bool start_thread = true;   // false: a test calls Step itself
