@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
 #include "scheduler/block_pool.h"
+#include "scheduler/block_table.h"
 #include "scheduler/check.h"
 
 namespace conclave::scheduler {
@@ -25,7 +27,7 @@ struct Entry {
   int32_t planned = 0;    // of the plan in flight
   bool paused = false;
   bool cancelled = false;
-  std::vector<BlockId> blocks;
+  BlockTable blocks;
 
   int32_t length() const { return sequence.prompt_tokens + generated; }
   int64_t length_max() const { return int64_t{sequence.prompt_tokens} + sequence.max_tokens; }
@@ -85,8 +87,8 @@ struct BatchPlanner::State {
   }
 
   void GiveBackBlocks(Entry& entry) {
-    pool.GiveBack(entry.blocks);
-    entry.blocks.clear();
+    entry.blocks.GiveBack(pool);
+    entry.computed = 0;
   }
 
   void Remove(Entry& entry) {
@@ -105,7 +107,6 @@ struct BatchPlanner::State {
     plan->preempted.push_back(entry.sequence.id);
     ++preemptions;
     GiveBackBlocks(entry);
-    entry.computed = 0;
     waiting_tokens += entry.length();
     Move(entry, running, entry.paused ? parked : waiting);
   }
@@ -154,7 +155,7 @@ struct BatchPlanner::State {
   // A block for the next token of `entry`; when none is free, from a paused sequence, else from the
   // youngest of all, which may be `entry` itself: then it is preempted and the answer is false.
   bool GrowByOne(Entry& entry, StepPlan* plan) {
-    while (!pool.Take(1, &entry.blocks)) {
+    while (!entry.blocks.Take(1, pool)) {
       Entry* victim = YoungestPaused();
       if (victim == nullptr) victim = &running.rbegin()->second;
       Preempt(*victim, plan);
@@ -171,7 +172,7 @@ struct BatchPlanner::State {
       Entry& entry = it->second;
       if (!entry.paused && entry.decodes()) {
         const int32_t needed = BlocksFor(entry.length(), options.block_size);
-        const bool has_room = needed <= static_cast<int32_t>(entry.blocks.size());
+        const bool has_room = needed <= entry.blocks.size();
         if (has_room || GrowByOne(entry, plan)) AddToPlan(entry, 1, plan);
       }
       it = running.upper_bound(arrival);
@@ -181,28 +182,42 @@ struct BatchPlanner::State {
   // Makes room to start `entry`, if need be by preempting paused sequences, youngest first; false,
   // and nothing changes, if even that would not do.
   bool MakeRoom(const Entry& entry, StepPlan* plan) {
-    const int32_t wanted = BlocksToStart(entry) + (NothingRuns() ? 0 : watermark);
+    const int32_t kept_free = NothingRuns() ? 0 : watermark;
+    const bool any_paused = YoungestPaused() != nullptr;
+    if (!any_paused && pool.available() <= kept_free) return false;  // before any key is looked up
+    const std::vector<BlockId> cached = entry.blocks.Cached(0, entry.length(), pool);
     const auto fits = [&](int32_t sequences, int32_t blocks) {
-      return sequences < options.max_running && blocks >= wanted;
+      const auto held = static_cast<int32_t>(std::count_if(
+          cached.begin(), cached.end(), [&](BlockId block) { return pool.holders(block) > 0; }));
+      return sequences < options.max_running && blocks >= BlocksToStart(entry) - held + kept_free;
     };
-    int32_t sequences = static_cast<int32_t>(running.size());
-    int32_t blocks = pool.free();
-    if (fits(sequences, blocks)) return true;
-    for (const auto& [arrival, other] : running) {
-      if (!other.paused) continue;
-      --sequences;
-      blocks += static_cast<int32_t>(other.blocks.size());
-    }
-    if (!fits(sequences, blocks)) return false;
-    while (!fits(static_cast<int32_t>(running.size()), pool.free())) {
-      Preempt(*YoungestPaused(), plan);
-    }
+    const auto running_now = [&] { return static_cast<int32_t>(running.size()); };
+    if (fits(running_now(), pool.available())) return true;
+    int32_t paused = 0;
+    for (const auto& [arrival, other] : running) paused += other.paused;
+    if (!fits(running_now() - paused, pool.available() + HeldByPausedAlone(cached))) return false;
+    while (!fits(running_now(), pool.available())) Preempt(*YoungestPaused(), plan);
     return true;
   }
 
+  // Blocks that none but paused sequences hold. Those of `except` are left out: who would take them
+  // finds them as they are, but needs as many more as it gains.
+  int32_t HeldByPausedAlone(const std::vector<BlockId>& except) const {
+    std::unordered_map<BlockId, int32_t> holders;
+    for (const auto& [arrival, other] : running) {
+      if (!other.paused) continue;
+      for (const BlockId block : other.blocks.blocks()) ++holders[block];
+    }
+    for (const BlockId block : except) holders.erase(block);
+    return static_cast<int32_t>(
+        std::count_if(holders.begin(), holders.end(),
+                      [&](const auto& held) { return held.second == pool.holders(held.first); }));
+  }
+
   void Start(Entry& entry) {
-    entry.blocks.reserve(static_cast<size_t>(BlocksFor(entry.length_max(), options.block_size)));
-    CONCLAVE_CHECK(pool.Take(BlocksToStart(entry), &entry.blocks));
+    entry.blocks.Reserve(BlocksFor(entry.length_max(), options.block_size));
+    entry.computed = entry.blocks.TakeCached(0, entry.length(), pool);
+    CONCLAVE_CHECK(entry.blocks.Take(BlocksToStart(entry) - entry.blocks.size(), pool));
     waiting_tokens -= entry.length();
     Move(entry, waiting, running);
   }
@@ -225,18 +240,38 @@ struct BatchPlanner::State {
     return own == 0 ? options.prefill_chunk : std::min(own, options.prefill_chunk);
   }
 
+  // Decodes are planned by then. Who starts with all but one position cached is no prompt either,
+  // but comes with them.
   int32_t PrefillWanted(const Entry& entry) const {
-    if (entry.paused || entry.decodes()) return 0;
+    if (entry.paused || entry.planned > 0) return 0;
     return std::min(entry.remaining(), Chunk(entry));
   }
 
   void PlanPrefills(StepPlan* plan) {
+    std::set<std::array<uint64_t, 4>> filling;  // keys of blocks that get positions in this step
     for (auto& [arrival, entry] : running) {
       const int32_t left = options.step_tokens - plan->tokens;
       if (left == 0) return;
-      const int32_t count = std::min(PrefillWanted(entry), left);
-      if (count > 0) AddToPlan(entry, count, plan);
+      if (PrefillWanted(entry) == 0) continue;
+      entry.computed = entry.blocks.TakeCached(entry.computed, entry.length(), pool);
+      const BlockKey* next = entry.blocks.NextKey(entry.computed);
+      if (next != nullptr && filling.contains(next->words)) continue;
+      if (const auto copy = entry.blocks.CopyOfLast(entry.computed, entry.length(), pool)) {
+        plan->copies.push_back(*copy);
+        entry.computed = entry.length() - 1;
+      }
+      const int32_t first = entry.computed;
+      AddToPlan(entry, std::min(PrefillWanted(entry), left), plan);
+      for (const BlockKey& key : entry.blocks.Keys(first, first + entry.planned - 1)) {
+        filling.insert(key.words);
+      }
     }
+  }
+
+  void Forget(const Entry& entry) {
+    if (entry.blocks.published() == 0) return;
+    pool.Forget(entry.blocks.blocks().front());
+    for (auto& [arrival, other] : running) other.blocks.NoteForgotten(pool);
   }
 };
 
@@ -253,27 +288,38 @@ BatchPlanner::BatchPlanner(const Options& options) {
 
 BatchPlanner::~BatchPlanner() = default;
 
-BatchPlanner::Admission BatchPlanner::Add(const Sequence& sequence) {
+BatchPlanner::Admission BatchPlanner::Add(Sequence sequence) {
   State& s = *state_;
   CONCLAVE_CHECK(sequence.prompt_tokens >= 1 && sequence.max_tokens >= 0);
   CONCLAVE_CHECK(sequence.prefill_chunk >= 0);
   CONCLAVE_CHECK(s.Find(sequence.id) == nullptr);
-  Entry entry{.sequence = sequence};
+  CONCLAVE_CHECK(std::ssize(sequence.keys) <= sequence.prompt_tokens / s.options.block_size);
+  BlockTable blocks(s.options.block_size, std::move(sequence.keys), sequence.reuse);
+  Entry entry{.sequence = std::move(sequence), .blocks = std::move(blocks)};
   // In positions, not blocks: the sum of two lengths from outside may exceed 32 bits.
   if (entry.length_max() > int64_t{s.options.kv_blocks} * s.options.block_size ||
-      sequence.prompt_tokens > s.options.max_waiting_tokens) {
+      entry.length() > s.options.max_waiting_tokens) {
     return Admission::kNeverFits;
   }
   if (s.WaitingCount() >= s.options.max_waiting ||
-      s.waiting_tokens + sequence.prompt_tokens > s.options.max_waiting_tokens) {
+      s.waiting_tokens + entry.length() > s.options.max_waiting_tokens) {
     return Admission::kQueueFull;
   }
   entry.arrival = ++s.arrivals;
+  s.waiting_tokens += entry.length();
   Entry& added = s.waiting.emplace(entry.arrival, std::move(entry)).first->second;
-  s.index.emplace(sequence.id, &added);
-  if (sequence.deadline) s.deadlines.emplace(std::pair(*sequence.deadline, added.arrival), &added);
-  s.waiting_tokens += sequence.prompt_tokens;
+  s.index.emplace(added.sequence.id, &added);
+  if (added.sequence.deadline) {
+    s.deadlines.emplace(std::pair(*added.sequence.deadline, added.arrival), &added);
+  }
   return Admission::kAdmitted;
+}
+
+void BatchPlanner::AddKey(SequenceId id, const BlockKey& key) {
+  Entry* entry = state_->Find(id);
+  if (entry == nullptr) return;
+  CONCLAVE_CHECK((entry->blocks.keys() + 1) * state_->options.block_size == entry->length() + 1);
+  entry->blocks.AddKey(key);
 }
 
 void BatchPlanner::Cancel(SequenceId id) {
@@ -327,6 +373,7 @@ std::vector<SequenceId> BatchPlanner::Commit(const StepPlan& plan, std::span<con
     entry->planned = 0;
     entry->computed += planned.count;
     if (planned.samples) ++entry->generated;
+    entry->blocks.Publish(entry->computed, s.pool);
     const bool all_generated = planned.samples && entry->generated == entry->sequence.max_tokens;
     const bool scored = entry->scores() && entry->remaining() == 0;
     if (!end && !all_generated && !scored) continue;
@@ -341,10 +388,15 @@ void BatchPlanner::Drop(SequenceId id) {
   if (Entry* entry = state_->Find(id)) state_->Remove(*entry);
 }
 
+void BatchPlanner::DropAndForget(SequenceId id) {
+  if (const Entry* entry = state_->Find(id)) state_->Forget(*entry);
+  Drop(id);
+}
+
 std::span<const BlockId> BatchPlanner::Blocks(SequenceId id) const {
   const Entry* entry = state_->Find(id);
   CONCLAVE_CHECK(entry != nullptr);
-  return entry->blocks;
+  return entry->blocks.blocks();
 }
 
 BatchPlanner::Stats BatchPlanner::stats() const {
@@ -353,7 +405,9 @@ BatchPlanner::Stats BatchPlanner::stats() const {
           .waiting = s.WaitingCount(),
           .waiting_tokens = s.waiting_tokens,
           .blocks_used = s.pool.used(),
+          .blocks_cached = s.pool.cached(),
           .blocks = s.pool.size(),
+          .evictions = s.pool.evictions(),
           .preemptions = s.preemptions};
 }
 
@@ -369,8 +423,7 @@ std::optional<Micros> BatchPlanner::NextDeadline() const {
 void BatchPlanner::CheckInvariants() const {
   const State& s = *state_;
   const Options& o = s.options;
-  std::vector<uint8_t> held(static_cast<size_t>(s.pool.size()), 0);
-  int32_t blocks_held = 0;
+  std::vector<int32_t> holders(static_cast<size_t>(s.pool.size()), 0);
   size_t with_deadline = 0;
   int32_t cancelled = 0;
   const auto check_entry = [&](const Entry& entry) {
@@ -379,15 +432,12 @@ void BatchPlanner::CheckInvariants() const {
     CONCLAVE_CHECK(entry.computed >= 0 && entry.planned >= 0);
     CONCLAVE_CHECK(entry.computed + entry.planned <= entry.length());
     CONCLAVE_CHECK(entry.scores() || entry.generated < entry.sequence.max_tokens);
-    CONCLAVE_CHECK(entry.computed + entry.planned <=
-                   static_cast<int64_t>(entry.blocks.size()) * o.block_size);
+    CONCLAVE_CHECK(entry.computed + entry.planned <= int64_t{entry.blocks.size()} * o.block_size);
     CONCLAVE_CHECK(entry.planned == 0 || s.in_flight);
     cancelled += entry.cancelled;
-    for (const BlockId block : entry.blocks) {
-      CONCLAVE_CHECK(s.pool.taken(block));
-      CONCLAVE_CHECK(held[static_cast<size_t>(block)]++ == 0);
-      ++blocks_held;
-    }
+    CONCLAVE_CHECK(entry.blocks.keys() <= entry.length() / o.block_size);
+    entry.blocks.CheckInvariants(entry.computed, s.pool);
+    for (const BlockId block : entry.blocks.blocks()) ++holders[static_cast<size_t>(block)];
     if (entry.sequence.deadline) {
       ++with_deadline;
       CONCLAVE_CHECK(s.deadlines.contains({*entry.sequence.deadline, entry.arrival}));
@@ -409,7 +459,10 @@ void BatchPlanner::CheckInvariants() const {
       tokens_waiting += entry.length();
     }
   }
-  CONCLAVE_CHECK(blocks_held == s.pool.used());
+  for (BlockId block = 0; block < s.pool.size(); ++block) {
+    CONCLAVE_CHECK(holders[static_cast<size_t>(block)] == s.pool.holders(block));
+  }
+  s.pool.CheckInvariants();
   CONCLAVE_CHECK(planned <= o.step_tokens);
   CONCLAVE_CHECK(static_cast<int32_t>(s.running.size()) <= o.max_running);
   CONCLAVE_CHECK(tokens_waiting == s.waiting_tokens);

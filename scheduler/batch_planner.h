@@ -1,10 +1,10 @@
 #pragma once
 // Decides, step by step, which sequences of a worker run: continuous batching, chunked prefill
 // under a token budget, admission by blocks and tokens, preemption by recompute, cancellation and
-// deadlines at the next step. Pure: no clock, threads or I/O. Owned by one thread (a worker's
-// engine thread, or a simulation).
+// deadlines at the next step, reuse of KV blocks by content. Pure: no clock, threads or I/O. Owned
+// by one thread (a worker's engine thread, or a simulation).
 // Idea: Orca (iteration-level scheduling), Sarathi-Serve (chunked prefill beside decodes), vLLM
-// (paged KV, recompute).
+// (paged KV, recompute, hash-chained blocks).
 
 #include <cstdint>
 #include <memory>
@@ -39,6 +39,12 @@ class BatchPlanner {
     int32_t max_tokens = 0;     // 0: only the prompt is computed (scoring)
     int32_t prefill_chunk = 0;  // of this one, if smaller than that of Options; 0: the same
     std::optional<Micros> deadline;
+    // Of the prompt's full blocks, in order; AddKey brings those of the blocks that generated
+    // tokens fill. A block without a key is nobody else's, nor are those after it.
+    std::vector<BlockKey> keys;
+    // Starts behind what is cached of its tokens. False: every position is computed, for a sequence
+    // that reports on its prompt; its own blocks are found by others all the same.
+    bool reuse = true;
   };
 
   enum class Admission : uint8_t { kAdmitted, kQueueFull, kNeverFits };
@@ -49,7 +55,11 @@ class BatchPlanner {
   // Takes a sequence to the end of the queue, or refuses it without any effect. kNeverFits: prompt
   // and output together need more blocks than the pool has, or the prompt alone exceeds
   // max_waiting_tokens. The id must not be known.
-  Admission Add(const Sequence& sequence);
+  Admission Add(Sequence sequence);
+
+  // The key of the block that a generated token completes, before the Commit of that token. Every
+  // block before it must have one. Unknown ids are ignored.
+  void AddKey(SequenceId id, const BlockKey& key);
 
   // Ends it at the next Plan. Unknown ids are ignored (it may just have ended).
   void Cancel(SequenceId id);
@@ -63,6 +73,10 @@ class BatchPlanner {
   // preempted, paused ones first: it keeps its place in the order and what it generated, waits, and
   // is recomputed from position 0 (it samples only at its last position). Every planned sequence
   // has blocks for all its positions up to first + count.
+  // A sequence that may reuse starts at the first position that is not cached, at its last one at
+  // the latest. A prompt whose next block an older sequence computes in this very step is not
+  // planned: it finds the block in the next. Where only the last position of a cached block is to
+  // be computed, the plan has the block copied.
   // A planner that is not idle() plans or drops something; the oldest sequence that is not paused
   // never loses its blocks. Each Plan with sequences is followed by one Commit of the same plan
   // before the next Plan.
@@ -77,6 +91,9 @@ class BatchPlanner {
   // Ends a planned or waiting sequence at once, outside the plan (its step failed); its blocks are
   // back. Unknown ids are ignored. The plan in flight is still committed.
   void Drop(SequenceId id);
+  // Drop for a sequence whose numbers cannot be trusted: none of its blocks, nor what was computed
+  // after them, is found by anyone any more. Who holds them computes on.
+  void DropAndForget(SequenceId id);
 
   // Block table of a known sequence, empty while it waits. Entry i holds the positions from
   // i * block_size on. Valid until the next Plan, Commit or Drop.
@@ -86,8 +103,10 @@ class BatchPlanner {
     int32_t running = 0;
     int32_t waiting = 0;
     int64_t waiting_tokens = 0;
-    int32_t blocks_used = 0;
+    int32_t blocks_used = 0;    // held by sequences
+    int32_t blocks_cached = 0;  // held by none, found by their content, taken when room is needed
     int32_t blocks = 0;
+    uint64_t evictions = 0;    // cached blocks that were taken, since the start
     uint64_t preemptions = 0;  // since the start
   };
   Stats stats() const;

@@ -22,7 +22,16 @@ struct DroppedSequence {
   DropReason reason = DropReason::kCancelled;
 };
 
+// The cached block `from` holds what `to` is to hold up to its last position, which this step
+// computes and writes: `to` is a copy to write to.
+struct BlockCopy {
+  BlockId from = 0;
+  BlockId to = 0;
+};
+
 struct StepPlan {
+  // Before anything is computed, in this order: a block may be copied from, and then to.
+  std::vector<BlockCopy> copies;
   std::vector<PlannedSequence> sequences;  // decodes, then prefill chunks; each by order of arrival
   std::vector<DroppedSequence> dropped;    // by cancel or deadline; their blocks are already back
   std::vector<SequenceId> preempted;       // lost their blocks, wait again, will be recomputed

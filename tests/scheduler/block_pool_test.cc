@@ -14,7 +14,7 @@ TEST(BlockPool, HandsOutEveryBlockOnce) {
   ASSERT_TRUE(pool.Take(2, &blocks));
   ASSERT_TRUE(pool.Take(3, &blocks));
   EXPECT_EQ(std::set<BlockId>(blocks.begin(), blocks.end()), (std::set<BlockId>{0, 1, 2, 3, 4}));
-  EXPECT_EQ(pool.free(), 0);
+  EXPECT_EQ(pool.available(), 0);
   EXPECT_EQ(pool.used(), 5);
 }
 
@@ -23,7 +23,7 @@ TEST(BlockPool, RefusesMoreThanItHasAndThenTakesNothing) {
   std::vector<BlockId> blocks;
   EXPECT_FALSE(pool.Take(4, &blocks));
   EXPECT_TRUE(blocks.empty());
-  EXPECT_EQ(pool.free(), 3);
+  EXPECT_EQ(pool.available(), 3);
   EXPECT_TRUE(pool.Take(3, &blocks));
   EXPECT_FALSE(pool.Take(1, &blocks));
   EXPECT_EQ(blocks.size(), 3u);
@@ -52,7 +52,7 @@ TEST(BlockPoolDeathTest, GivingABlockBackTwiceIsABrokenPromise) {
   std::vector<BlockId> blocks;
   ASSERT_TRUE(pool.Take(1, &blocks));
   pool.GiveBack(blocks);
-  EXPECT_DEATH(pool.GiveBack(blocks), "taken");
+  EXPECT_DEATH(pool.GiveBack(blocks), "holders");
 }
 
 TEST(BlockPoolDeathTest, GivingBackAnUnknownBlockIsABrokenPromise) {

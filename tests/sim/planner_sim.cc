@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "scheduler/batch_planner.h"
+#include "tests/sim/kv_memory.h"
 #include "tests/sim/random.h"
 
 namespace conclave::sim {
@@ -14,6 +15,7 @@ namespace {
 
 using scheduler::BatchPlanner;
 using scheduler::BlockId;
+using scheduler::BlockKey;
 using scheduler::DroppedSequence;
 using scheduler::DropReason;
 using scheduler::Micros;
@@ -30,10 +32,9 @@ void Expect(bool kept, const char* promise) {
   if (!kept) throw Violation{promise};
 }
 
-// What the model makes of one position: stands for its key and value.
-uint64_t Cell(uint64_t token, int32_t position) {
-  return Mix(token ^ (static_cast<uint64_t>(position) << 32));
-}
+// What the model makes of one position, given what it made of the one before: stands for its key
+// and value.
+uint64_t Number(uint64_t before, uint64_t token) { return Mix(before ^ Mix(token)); }
 
 enum class Fate : uint8_t { kLive, kRefused, kCompleted, kCancelled, kLate, kFailed };
 
@@ -47,12 +48,19 @@ struct Request {
   int32_t max_tokens = 0;
   int32_t prefill_chunk = 0;  // its own; 0: the planner's
   int32_t stops_after = 0;    // emitted tokens; the model ends it there
+  uint64_t salt = 0;          // what its numbers begin with: a tenant's, an adapter's
+  bool reuse = true;
+
+  std::vector<uint64_t> numbers;  // of its tokens, of a run alone
+  std::vector<BlockKey> keys;     // of its full blocks; stays empty without prefix reuse
 
   Fate fate = Fate::kLive;
   bool added = false;
   bool paused = false;
   bool cancelled = false;
   int32_t computed = 0;
+  int32_t sealed = 0;         // leading blocks that others may find
+  std::set<BlockId> spoiled;  // blocks it held when they were forgotten
 
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
   int32_t emitted() const { return length() - prompt; }
@@ -60,6 +68,7 @@ struct Request {
   int32_t Chunk(int32_t most) const {
     return prefill_chunk == 0 ? most : std::min(prefill_chunk, most);
   }
+  uint64_t root() const { return keys.empty() ? 0 : keys.front().words[0]; }
   bool live() const { return added && fate == Fate::kLive; }
   bool decodes() const { return emitted() > 0 && remaining() == 1; }
 };
@@ -73,8 +82,10 @@ struct Event {
 class Simulation {
  public:
   explicit Simulation(uint64_t seed)
-      : random_(seed), options_(RandomOptions()), planner_(options_) {
-    kv_.resize(static_cast<size_t>(options_.kv_blocks) * static_cast<size_t>(options_.block_size));
+      : random_(seed),
+        options_(RandomOptions()),
+        planner_(options_),
+        kv_(options_.kv_blocks, options_.block_size) {
     MakeRequests();
   }
 
@@ -96,6 +107,9 @@ class Simulation {
     totals->requests += requests_.size();
     totals->steps += steps_;
     totals->tokens += tokens_;
+    totals->reused += reused_;
+    totals->copies += copies_;
+    totals->evictions += planner_.stats().evictions;
     totals->preemptions += planner_.stats().preemptions;
     totals->virtual_seconds += std::chrono::duration<double>(now_).count();
     for (const Request& r : requests_) {
@@ -123,17 +137,20 @@ class Simulation {
 
   // Bursts: the rate of arrivals jumps between a trickle and more than the worker can do.
   void MakeRequests() {
+    prefix_reuse_ = random_.Chance(80);
+    const int32_t stems = random_.Between(1, 4);
     const int32_t count = random_.Between(10, 80);
     double at_us = 0;
     double gap_us = 1000;
     for (int32_t i = 0; i < count; ++i) {
       if (random_.Chance(10)) gap_us = random_.Chance(50) ? 200 : 20000;
       at_us += random_.Exponential(gap_us);
-      MakeRequest(Micros(static_cast<int64_t>(at_us)));
+      MakeRequest(Micros(static_cast<int64_t>(at_us)), random_.Between(1, stems));
     }
   }
 
-  void MakeRequest(Micros arrives) {
+  // Prompts that begin alike: the first tokens are those of a stem, some prompts are all stem.
+  void MakeRequest(Micros arrives, int32_t stem) {
     Request r;
     r.id = requests_.size() + 1;
     r.arrives = arrives;
@@ -141,7 +158,12 @@ class Simulation {
     r.max_tokens = random_.Chance(10) ? 0 : random_.Between(1, 60);
     if (random_.Chance(15)) r.prefill_chunk = random_.Between(1, 50);
     r.stops_after = random_.Between(1, 90);
-    for (int32_t i = 0; i < r.prompt; ++i) r.tokens.push_back(random_.Next());
+    r.salt = random_.Chance(80) ? 1 : 2;
+    r.reuse = random_.Chance(90);
+    const int32_t alike = random_.Chance(30) ? r.prompt : random_.Between(0, r.prompt);
+    for (int32_t i = 0; i < r.prompt; ++i) {
+      Append(r, i < alike ? Mix(static_cast<uint64_t>(stem * 1000 + i)) : random_.Next());
+    }
     if (random_.Chance(20)) r.deadline = arrives + SomeTime(40000);
 
     const size_t index = requests_.size();
@@ -154,6 +176,15 @@ class Simulation {
       Schedule(from + SomeTime(15000), Event::Kind::kResume, index);
     }
     requests_.push_back(std::move(r));
+  }
+
+  void Append(Request& r, uint64_t token) {
+    r.tokens.push_back(token);
+    r.numbers.push_back(Number(r.numbers.empty() ? r.salt : r.numbers.back(), token));
+    if (!prefix_reuse_ || r.length() % options_.block_size != 0) return;
+    const uint64_t content = r.numbers.back();
+    const auto length = static_cast<uint64_t>(r.length());
+    r.keys.push_back({{Mix(content), Mix(content ^ length), length, r.salt}});
   }
 
   Micros SomeTime(double mean_us) {
@@ -187,9 +218,45 @@ class Simulation {
         r.paused = r.live() && kind == Event::Kind::kPause;
         return;
       case Event::Kind::kFail:
-        planner_.Drop(r.id);
-        if (r.live()) End(r, Fate::kFailed);
+        if (r.live()) Fail(r);
         return;
+    }
+  }
+
+  // Half of those that fail have computed numbers that are none.
+  void Fail(Request& r) {
+    if (r.computed == 0 || random_.Chance(50)) {
+      planner_.Drop(r.id);
+    } else {
+      if (IsFound(r)) Spoil(r.root());
+      planner_.DropAndForget(r.id);
+    }
+    End(r, Fate::kFailed);
+  }
+
+  // Others may find blocks that it holds.
+  bool IsFound(const Request& r) const {
+    return r.sealed > 0 && !kv_.spoiled(planner_.Blocks(r.id).front());
+  }
+
+  void Spoil(uint64_t root) {
+    kv_.Spoil(root);
+    std::erase_if(findable_, [&](const auto& known) { return known.second == root; });
+    for (Request& r : requests_) {
+      if (r.live()) NoteSpoiled(r);
+    }
+  }
+
+  // Of its blocks those that hold its numbers: the others it has yet to write, whatever they held.
+  void NoteSpoiled(Request& r) {
+    const KvMemory::Table blocks = planner_.Blocks(r.id);
+    for (int32_t first = 0; first < r.length() && Block(first) < blocks.size();
+         first += options_.block_size) {
+      const BlockId block = blocks[Block(first)];
+      if (!kv_.spoiled(block) || kv_.Read(blocks, first) != r.numbers[static_cast<size_t>(first)]) {
+        break;
+      }
+      r.spoiled.insert(block);
     }
   }
 
@@ -209,7 +276,9 @@ class Simulation {
                                               .prompt_tokens = r.prompt,
                                               .max_tokens = r.max_tokens,
                                               .prefill_chunk = r.prefill_chunk,
-                                              .deadline = r.deadline});
+                                              .deadline = r.deadline,
+                                              .keys = r.keys,
+                                              .reuse = r.reuse});
     Expect((admission == Admission::kNeverFits) == never, "refused for good only if it never fits");
     Expect(never || (admission == Admission::kQueueFull) == full,
            "refused only if the queue is full");
@@ -232,14 +301,20 @@ class Simulation {
 
   void Step() {
     ++steps_;
+    const int32_t unheld = options_.kv_blocks - planner_.stats().blocks_used;
     holders_.clear();
+    decoding_.clear();
     for (const Request& r : requests_) {
-      if (r.live() && HoldsBlocks(r)) holders_.insert(r.id);
+      if (!r.live() || !HoldsBlocks(r)) continue;
+      holders_.insert(r.id);
+      if (r.decodes()) decoding_.insert(r.id);
     }
     const StepPlan plan = planner_.Plan(now_);
     Expect(!plan.sequences.empty() || !plan.dropped.empty(), "a planner that is not idle plans");
     TakeDropped(plan);
-    TakePreempted(plan);
+    TakePreempted(plan, unheld);
+    MakeCopies(plan);
+    TakeReused(plan);
     CheckPlan(plan);
     CheckBlocks();
     now_ += Micros(1000 + 20 * plan.tokens + random_.Between(0, 500));
@@ -258,13 +333,65 @@ class Simulation {
     }
   }
 
-  void TakePreempted(const StepPlan& plan) {
+  // A decode takes a block at most: while there are enough, held by none, only paused sequences
+  // lose theirs, to let others start.
+  void TakePreempted(const StepPlan& plan, int32_t unheld) {
     for (const SequenceId id : plan.preempted) {
       Request& r = Live(id);
+      Expect(r.paused || unheld < static_cast<int32_t>(holders_.size()),
+             "nobody is preempted for a block while cached ones are left");
       Expect(holders_.contains(id), "preempted only if it held blocks");
       Expect(!HoldsBlocks(r), "the preempted holds no blocks");
-      r.computed = 0;
+      r.computed = r.sealed = 0;
+      r.spoiled.clear();
     }
+  }
+
+  void MakeCopies(const StepPlan& plan) {
+    std::map<BlockId, int32_t> holders;
+    for (const Request& r : requests_) {
+      if (!r.live()) continue;
+      for (const BlockId block : planner_.Blocks(r.id)) ++holders[block];
+    }
+    for (const scheduler::BlockCopy& copy : plan.copies) {
+      Expect(holders[copy.to] == 1, "only a block of one's own is copied to");
+      Expect(!kv_.spoiled(copy.from), "what was forgotten is not found");
+      kv_.Copy(copy);
+      ++copies_;
+    }
+  }
+
+  // A sequence may be planned behind what it has computed: then it found the blocks in between.
+  void TakeReused(const StepPlan& plan) {
+    for (const PlannedSequence& planned : plan.sequences) {
+      Request& r = Live(planned.id);
+      Expect(planned.first >= r.computed, "nothing is computed twice");
+      if (!holders_.contains(r.id) && planner_.stats().evictions == 0) {
+        Expect(planned.first >= Findable(r), "who starts finds all there is");
+      }
+      if (planned.first == r.computed) continue;
+      Expect(prefix_reuse_ && r.reuse, "only who may reuse does");
+      const int32_t size = options_.block_size;
+      for (int32_t i = r.computed / size; i < planned.first / size; ++i) {
+        const BlockId block = planner_.Blocks(r.id)[static_cast<size_t>(i)];
+        Expect(!kv_.spoiled(block) || r.spoiled.contains(block), "what was forgotten is not found");
+      }
+      reused_ += static_cast<uint64_t>(planned.first - r.computed);
+      r.computed = planned.first;
+      r.sealed = planned.first / size;
+    }
+  }
+
+  // Positions of the longest run of blocks that were sealed and not forgotten.
+  int32_t Findable(const Request& r) const {
+    if (!r.reuse) return 0;
+    int32_t positions = 0;
+    for (const BlockKey& key : r.keys) {
+      const int32_t next = positions + options_.block_size;
+      if (next >= r.length() || !findable_.contains(key.words)) break;
+      positions = next;
+    }
+    return positions;
   }
 
   void CheckPlan(const StepPlan& plan) {
@@ -277,11 +404,12 @@ class Simulation {
       tokens += planned.count;
       planned_ids.insert(planned.id);
       CheckPlanned(r, planned);
-      if (!prompts && !r.decodes()) {
+      const bool decodes = decoding_.contains(r.id);
+      if (!prompts && !decodes) {
         prompts = true;
         last = 0;
       }
-      Expect(prompts != r.decodes(), "decodes come before prompts");
+      Expect(prompts != decodes, "decodes come before prompts");
       Expect(planned.id > last, "each once, in order of arrival");
       last = planned.id;
     }
@@ -295,7 +423,7 @@ class Simulation {
     Expect(!r.paused, "a paused sequence is not stepped");
     Expect(!r.cancelled, "a cancelled sequence is not planned");
     Expect(!r.deadline || *r.deadline > now_, "a late sequence is not planned");
-    Expect(planned.first == r.computed, "every position is computed, in order");
+    Expect(planned.first == r.computed, "every position is computed or found, in order");
     Expect(planned.count >= 1 && end <= r.length(), "only known tokens are computed");
     Expect(planned.count <= r.Chunk(options_.prefill_chunk), "the prefill chunk is kept");
     Expect(planned.samples == (r.max_tokens > 0 && end == r.length()),
@@ -312,28 +440,50 @@ class Simulation {
       if (!r.live() || r.paused) continue;
       if (!HoldsBlocks(r)) {
         oldest_waiting = std::min(oldest_waiting, r.id);
-      } else if (!planned_ids.contains(r.id)) {
+      } else if (!planned_ids.contains(r.id) &&
+                 !FollowsAnother(r, Block(r.computed), Block(r.length()), plan)) {
         oldest_cut = std::min(oldest_cut, r.id);
-        Expect(!r.decodes(), "every decode with blocks is stepped");
+        Expect(!decoding_.contains(r.id), "every decode with blocks is stepped");
       }
     }
     for (const PlannedSequence& planned : plan.sequences) {
       const Request& r = Live(planned.id);
-      if (r.decodes()) continue;
+      if (decoding_.contains(r.id)) continue;
       Expect(planned.id < oldest_cut, "prompts are computed in order of arrival");
       if (planned.count < std::min(r.remaining(), r.Chunk(options_.prefill_chunk))) {
         oldest_cut = std::min(oldest_cut, planned.id + 1);
       }
+      Expect(planned.first % options_.block_size != 0 || !r.spoiled.empty() ||
+                 !FollowsAnother(r, Block(planned.first), Block(planned.first), plan),
+             "what an older one computes is not computed beside it");
       const bool starts = !holders_.contains(planned.id);
       Expect(!starts || planned.id < oldest_waiting, "nobody starts before an older one");
     }
   }
 
-  // Blocks taken = blocks held, and none is held twice.
+  // An older sequence computes, in this step, numbers of a block that `r` lacks: one of [first,
+  // last] in its own order.
+  bool FollowsAnother(const Request& r, size_t first, size_t last, const StepPlan& plan) const {
+    if (!r.reuse) return false;
+    for (const PlannedSequence& planned : plan.sequences) {
+      const Request& other = requests_[planned.id - 1];
+      if (other.id >= r.id || decoding_.contains(other.id) || !other.spoiled.empty()) continue;
+      for (size_t i = Block(planned.first); i <= Block(planned.first + planned.count - 1); ++i) {
+        if (i < first || i > last || i >= std::min(other.keys.size(), r.keys.size())) continue;
+        if (other.keys[i] == r.keys[i]) return true;
+      }
+    }
+    return false;
+  }
+
+  size_t Block(int32_t position) const {
+    return static_cast<size_t>(position / options_.block_size);
+  }
+
+  // Blocks taken = blocks held, and each holds what its holders say.
   void CheckBlocks() {
     planner_.CheckInvariants();
-    owners_.assign(static_cast<size_t>(options_.kv_blocks), 0);
-    int32_t held = 0;
+    std::set<BlockId> held;
     int32_t running = 0;
     int32_t live = 0;
     for (const Request& r : requests_) {
@@ -343,34 +493,43 @@ class Simulation {
       running += !blocks.empty();
       for (const BlockId block : blocks) {
         Expect(block >= 0 && block < options_.kv_blocks, "blocks are of the pool");
-        Expect(owners_[static_cast<size_t>(block)] == 0, "no block has two owners");
-        owners_[static_cast<size_t>(block)] = r.id;
-        ++held;
+        const bool first = held.insert(block).second;
+        Expect(first || prefix_reuse_, "without reuse no block has two holders");
+      }
+      if (blocks.empty()) continue;
+      for (int32_t i = 0; i < r.computed; ++i) {
+        Expect(kv_.Read(blocks, i) == r.numbers[static_cast<size_t>(i)],
+               "a block holds what its holders' tokens say");
       }
     }
     const BatchPlanner::Stats stats = planner_.stats();
-    Expect(held == stats.blocks_used, "blocks taken = blocks held");
+    Expect(std::ssize(held) == stats.blocks_used, "blocks taken = blocks held");
+    Expect(stats.blocks_used + stats.blocks_cached <= stats.blocks, "held or cached, not both");
     Expect(running == stats.running && live == running + stats.waiting, "every sequence is known");
   }
 
   void ComputeAndCommit(const StepPlan& plan) {
     std::vector<uint8_t> ends;
     std::vector<SequenceId> ending;
+    for (const PlannedSequence& planned : plan.sequences) Compute(Live(planned.id), planned);
     for (const PlannedSequence& planned : plan.sequences) {
       Request& r = Live(planned.id);
-      Compute(r, planned);
-      if (planned.samples) {
-        r.tokens.push_back(Sample(r));
-        ends.push_back(r.emitted() == r.stops_after);
+      // A step may fail a sequence: it is dropped, and keeps its place in the commit. More often
+      // while a copy has just been made of what is to be forgotten.
+      if (random_.Between(1, plan.copies.empty() ? 2000 : 10) == 1) {
+        if (planned.samples) ends.push_back(0);
+        Fail(r);
+        continue;
       }
-      // A step may fail a sequence: it is dropped, and keeps its place in the commit.
-      if (random_.Between(1, 2000) == 1) {
-        planner_.Drop(r.id);
-        End(r, Fate::kFailed);
-      } else if (planned.samples ? ends.back() != 0 || r.emitted() == r.max_tokens
-                                 : r.max_tokens == 0 && r.remaining() == 0) {
+      if (planned.samples) Emit(r, &ends);
+      if (planned.samples ? ends.back() != 0 || r.emitted() == r.max_tokens
+                          : r.max_tokens == 0 && r.remaining() == 0) {
         ending.push_back(r.id);
       }
+    }
+    // What ends with this step is found as well: it was computed.
+    for (const PlannedSequence& planned : plan.sequences) {
+      if (requests_[planned.id - 1].live()) Seal(requests_[planned.id - 1]);
     }
     Expect(planner_.Commit(plan, ends) == ending, "who ends is told once, at the end");
     for (const SequenceId id : ending) {
@@ -380,34 +539,46 @@ class Simulation {
   }
 
   void Compute(Request& r, const PlannedSequence& planned) {
+    const KvMemory::Table blocks = planner_.Blocks(r.id);
     for (int32_t position = planned.first; position < planned.first + planned.count; ++position) {
-      At(r, position) = Cell(r.tokens[static_cast<size_t>(position)], position);
+      const uint64_t before = position == 0 ? r.salt : kv_.Read(blocks, position - 1);
+      const uint64_t number = Number(before, r.tokens[static_cast<size_t>(position)]);
+      Expect(kv_.Write(blocks, position, number), "no block is written once others may find it");
     }
     r.computed += planned.count;
     tokens_ += static_cast<uint64_t>(planned.count);
   }
 
-  // Attention over every position: a block that was lost, shared or stale changes the token.
-  uint64_t Sample(const Request& r) {
+  // Attention over every position: a block that was lost, mixed up or stale changes the token.
+  void Emit(Request& r, std::vector<uint8_t>* ends) {
     uint64_t sum = 0;
-    for (int32_t position = 0; position < r.computed; ++position) sum += At(r, position);
-    return Mix(sum);
+    for (int32_t i = 0; i < r.computed; ++i) sum += kv_.Read(planner_.Blocks(r.id), i);
+    const size_t keys = r.keys.size();
+    Append(r, Mix(sum));
+    if (r.keys.size() > keys) planner_.AddKey(r.id, r.keys.back());
+    ends->push_back(r.emitted() == r.stops_after);
   }
 
-  uint64_t& At(const Request& r, int32_t position) {
-    const auto p = static_cast<size_t>(position);
-    const auto size = static_cast<size_t>(options_.block_size);
-    return kv_[static_cast<size_t>(planner_.Blocks(r.id)[p / size]) * size + p % size];
+  // Its full blocks may be found after this step, unless one before them must not.
+  void Seal(Request& r) {
+    const KvMemory::Table blocks = planner_.Blocks(r.id);
+    const auto full = static_cast<size_t>(r.computed / options_.block_size);
+    for (size_t i = 0; i < std::min(full, r.keys.size()); ++i) {
+      kv_.Seal(blocks, i, r.root());
+      if (kv_.spoiled(blocks[i])) break;
+      findable_.emplace(r.keys[i].words, r.root());
+      r.sealed = static_cast<int32_t>(i) + 1;
+    }
   }
 
   // What the model says of the prompt alone, with no batch, blocks or preemption.
   static void CheckTokens(const Request& r) {
     uint64_t sum = 0;
-    for (int32_t i = 0; i < r.length(); ++i) {
-      if (i >= r.prompt) {
-        Expect(r.tokens[static_cast<size_t>(i)] == Mix(sum), "the tokens are those of a run alone");
+    for (size_t i = 0; i < r.tokens.size(); ++i) {
+      if (i >= static_cast<size_t>(r.prompt)) {
+        Expect(r.tokens[i] == Mix(sum), "the tokens are those of a run alone");
       }
-      sum += Cell(r.tokens[static_cast<size_t>(i)], i);
+      sum += r.numbers[i];
     }
   }
 
@@ -446,12 +617,17 @@ class Simulation {
   BatchPlanner planner_;
   std::vector<Request> requests_;  // by id - 1
   std::multimap<Micros, Event> events_;
-  std::vector<uint64_t> kv_;      // [kv_blocks, block_size]
-  std::set<SequenceId> holders_;  // of blocks, before the current plan
-  std::vector<SequenceId> owners_;
+  KvMemory kv_;
+  bool prefix_reuse_ = false;
+  // Keys of full blocks that were computed and not forgotten, with what their sequences begin with.
+  std::map<std::array<uint64_t, 4>, uint64_t> findable_;
+  std::set<SequenceId> holders_;   // of blocks, before the current plan
+  std::set<SequenceId> decoding_;  // of them, those whose next token is their last
   Micros now_{0};
   uint64_t steps_ = 0;
   uint64_t tokens_ = 0;
+  uint64_t reused_ = 0;
+  uint64_t copies_ = 0;
   int64_t steps_left_ = 0;
 };
 

@@ -1,7 +1,8 @@
 #pragma once
 // One seed: a worker's life in virtual time. Bursts of requests with cancels, pauses, deadlines and
-// failures go through the real planner and block pool under random options; a fake model costs time
-// and computes its tokens from what it finds in the KV blocks it was given. Every promise of
+// failures, with prompts that begin alike, go through the real planner and block pool under random
+// options; a fake model costs time and computes its tokens from what it finds in the KV blocks it
+// was given. Every promise of
 // scheduler/batch_planner.h is checked after every step from the outside, by accounts of its own.
 // No threads, no clock. Idea: FoundationDB's and TigerBeetle's simulators.
 
@@ -15,6 +16,9 @@ struct Totals {
   uint64_t requests = 0;
   uint64_t steps = 0;
   uint64_t tokens = 0;  // computed, prompts and recomputation included
+  uint64_t reused = 0;  // positions found in cached blocks, those of copied ones aside
+  uint64_t copies = 0;
+  uint64_t evictions = 0;
   uint64_t preemptions = 0;
   uint64_t refused = 0;
   uint64_t completed = 0;

@@ -62,10 +62,11 @@ int main(int argc, char** argv) {
   const auto n = [](uint64_t value) { return static_cast<unsigned long long>(value); };
   std::printf(
       "%llu seeds kept every promise in %.2f s: %llu requests (%llu completed, %llu refused, "
-      "%llu cancelled, %llu late, %llu failed), %llu steps, %llu tokens, %llu preemptions, "
-      "%.0f s of virtual time\n",
+      "%llu cancelled, %llu late, %llu failed), %llu steps, %llu tokens computed and %llu reused, "
+      "%llu copies, %llu evictions, %llu preemptions, %.0f s of virtual time\n",
       n(seeds), took.count(), n(totals.requests), n(totals.completed), n(totals.refused),
       n(totals.cancelled), n(totals.late), n(totals.failed), n(totals.steps), n(totals.tokens),
-      n(totals.preemptions), totals.virtual_seconds);
+      n(totals.reused), n(totals.copies), n(totals.evictions), n(totals.preemptions),
+      totals.virtual_seconds);
   return 0;
 }
