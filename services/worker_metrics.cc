@@ -24,6 +24,9 @@ void WriteLoad(const Stats& stats, const Labels& labels, MetricsWriter& writer) 
   const double usage =
       planner.blocks > 0 ? static_cast<double>(planner.blocks_used) / planner.blocks : 0.0;
   writer.Gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", labels, usage);
+  writer.Gauge("conclave_kv_blocks_cached",
+               "KV blocks in use by none, kept for prompts that begin with what they hold.", labels,
+               planner.blocks_cached);
   Labels cache = With(labels, "block_size", absl::StrCat(stats.kv_block_size));
   writer.Gauge("vllm:cache_config_info", "The KV pool.",
                With(cache, "num_gpu_blocks", absl::StrCat(planner.blocks)), 1);
@@ -41,10 +44,17 @@ void WriteWork(const Stats& stats, const Labels& labels, MetricsWriter& writer) 
   };
   counter("vllm:num_preemptions_total", "Sequences that lost their KV blocks to others.",
           stats.planner.preemptions);
-  counter("vllm:prompt_tokens_total", "Prompt tokens computed.", stats.prompt_tokens);
+  counter("vllm:prompt_tokens_total", "Prompt tokens computed or found in KV blocks.",
+          stats.prompt_tokens);
   counter("vllm:generation_tokens_total", "Tokens sampled.", stats.generated_tokens);
   counter("vllm:prompt_tokens_recomputed_total", "Tokens computed again after a preemption.",
           stats.recomputed_tokens);
+  counter("vllm:prefix_cache_queries_total",
+          "Prompt tokens looked for in KV blocks: of all but those who report on their prompt.",
+          stats.prefix_queries);
+  counter("vllm:prefix_cache_hits_total", "Prompt tokens found there.", stats.prefix_hits);
+  counter("conclave_kv_blocks_evicted_total", "Cached KV blocks that gave way to others.",
+          stats.planner.evictions);
   counter("conclave_steps_total", "Steps of the batch.", stats.steps);
   const auto histogram = [&](const char* name, const char* help, const worker::Histogram& spread) {
     writer.Histogram(name, help, labels, spread.bounds, spread.counts, spread.sum);

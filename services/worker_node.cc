@@ -57,6 +57,8 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"kv-bytes", &options.engine.kv_bytes, "BYTES", "size of the KV pool", 1, 1e15});
   flags.Add({"report-bytes", &options.engine.report_bytes, "BYTES",
              "of prompt log-probabilities and routing of one sequence in one step", 1, 1 << 30});
+  flags.Add({"prefix-reuse", &options.engine.prefix_reuse, "",
+             "start behind KV blocks that hold the same tokens already; =false: compute all"});
   flags.Add({"context-limit", &options.engine.context_limit, "N",
              "tokens of a sequence; 0: the model's", 0, 1 << 24});
   flags.Add({"converted-bytes", &options.converted_bytes, "BYTES",

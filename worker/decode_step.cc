@@ -1,6 +1,6 @@
-// One step of a worker, top to bottom: take what arrived, plan, load, run the layers, sample,
-// publish, commit. All control flow of a step is here, in calling order; leaf mathematics is in the
-// device, leaf decisions in the scheduler. Everything below runs on the engine thread.
+// One step of a worker, top to bottom: take what arrived, plan, copy blocks, load, run the layers,
+// sample, commit, publish. All control flow of a step is here, in calling order; leaf mathematics
+// is in the device, leaf decisions in the scheduler. Everything below runs on the engine thread.
 
 #include <algorithm>
 #include <chrono>
@@ -27,6 +27,7 @@ bool Engine::Impl::Step(Micros now) {
   EndDropped(plan);
   if (!plan.sequences.empty()) {
     At("step.begin");
+    CopyBlocks(plan);
     LoadBatch(plan);
     if (const absl::Status status = RunLayers(plan); status.ok()) {
       RunHead(plan);
@@ -60,14 +61,15 @@ void Engine::Impl::TakeArrivalsAndCancels() {
   }
   for (LiveSequence& sequence : arrivals) {
     const SequenceId id = sequence.id;
-    const scheduler::BatchPlanner::Sequence planned = {
-        .id = id,
-        .prompt_tokens = sequence.prompt_size,
-        .max_tokens = sequence.request.max_tokens,
-        .prefill_chunk = ReportChunk(sequence.request),
-        .deadline = sequence.request.deadline};
+    scheduler::BatchPlanner::Sequence planned = {.id = id,
+                                                 .prompt_tokens = sequence.prompt_size,
+                                                 .max_tokens = sequence.request.max_tokens,
+                                                 .prefill_chunk = ReportChunk(sequence.request),
+                                                 .deadline = sequence.request.deadline,
+                                                 .keys = std::move(sequence.keys),
+                                                 .reuse = !sequence.reports_on_prompt()};
     live_.emplace(id, std::move(sequence));
-    switch (planner_->Add(planned)) {
+    switch (planner_->Add(std::move(planned))) {
       case scheduler::BatchPlanner::Admission::kAdmitted:
         break;
       case scheduler::BatchPlanner::Admission::kQueueFull:
@@ -102,6 +104,14 @@ void Engine::Impl::EndDropped(const StepPlan& plan) {
 // --- the pass
 // ---------------------------------------------------------------------------------------------------------
 
+void Engine::Impl::CopyBlocks(const StepPlan& plan) {
+  for (const scheduler::BlockCopy& copy : plan.copies) {
+    for (int32_t layer = 0; layer < std::ssize(model_->spec.layers); ++layer) {
+      device_->CopyKv(kv_.layer(layer), copy.from, copy.to);
+    }
+  }
+}
+
 void Engine::Impl::LoadBatch(const StepPlan& plan) {
   batch_->Clear();
   planned_.clear();
@@ -111,6 +121,7 @@ void Engine::Impl::LoadBatch(const StepPlan& plan) {
     const std::span<const scheduler::TokenId> tokens(sequence.tokens);
     batch_->Append(tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(p.count)),
                    p.first, planner_->Blocks(p.id));
+    NoteFound(sequence, p.first);
     const int32_t end = p.first + p.count;
     const int32_t fresh = std::max(p.first, sequence.computed);
     step_stats_.prompt_tokens +=
@@ -119,6 +130,20 @@ void Engine::Impl::LoadBatch(const StepPlan& plan) {
         static_cast<uint64_t>(std::max(0, std::min(end, sequence.computed) - p.first));
     sequence.computed = std::max(sequence.computed, end);
   }
+}
+
+// A sequence that is planned behind all it ever computed found the positions in between.
+void Engine::Impl::NoteFound(LiveSequence& sequence, int32_t first) {
+  const bool might = prefix_keys_ != nullptr && !sequence.reports_on_prompt();
+  if (might && sequence.computed == 0) {
+    step_stats_.prefix_queries += static_cast<uint64_t>(sequence.prompt_size);
+  }
+  const int32_t found = std::min(first, sequence.prompt_size) - sequence.computed;
+  if (found <= 0) return;
+  step_stats_.prefix_hits += static_cast<uint64_t>(found);
+  step_stats_.prompt_tokens += static_cast<uint64_t>(found);
+  EventOf(sequence.id).cached_prompt_tokens += found;
+  sequence.computed += found;
 }
 
 // hidden [rows, dim] is read and written in place by every layer.
@@ -442,13 +467,23 @@ void Engine::Impl::TakeResult(const StepPlan& plan, const LogitRow& wanted,
     event.prompt_logprobs.push_back(std::move(logprob));
     return;
   }
-  sequence.tokens.push_back(result.token);
-  sequence.edits.Append(result.token);
+  AddToken(sequence, result.token);
   event.tokens.push_back(result.token);
   if (sequence.request.logprobs.has_value()) event.logprobs.push_back(std::move(logprob));
   ++step_stats_.generated_tokens;
   const auto& stops = sequence.request.stop_tokens;
   ends_[wanted.sequence] = std::find(stops.begin(), stops.end(), result.token) != stops.end();
+}
+
+// Its token, and with the last one of a block that block's key.
+void Engine::Impl::AddToken(LiveSequence& sequence, scheduler::TokenId token) {
+  sequence.tokens.push_back(token);
+  sequence.edits.Append(token);
+  if (prefix_keys_ == nullptr) return;
+  const auto size = static_cast<size_t>(prefix_keys_->block_size());
+  if (sequence.tokens.size() % size != 0) return;
+  sequence.last_key = prefix_keys_->Next(sequence.last_key, std::span(sequence.tokens).last(size));
+  planner_->AddKey(sequence.id, sequence.last_key);
 }
 
 // --- the end of the step
@@ -459,6 +494,10 @@ void Engine::Impl::Commit(const StepPlan& plan) {
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     if (plan.sequences[s].samples) commit_ends_.push_back(ends_[s] || !failed_[s].ok());
   }
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    // Nobody else is to find these numbers.
+    if (!failed_[s].ok()) planner_->DropAndForget(plan.sequences[s].id);
+  }
   const std::vector<SequenceId> ended = planner_->Commit(plan, commit_ends_);
   size_t next = 0;  // ended is in plan order
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
@@ -466,7 +505,6 @@ void Engine::Impl::Commit(const StepPlan& plan) {
     const bool is_over = next < ended.size() && ended[next] == id;
     if (is_over) ++next;
     if (!failed_[s].ok()) {
-      if (!is_over) planner_->Drop(id);
       ++step_stats_.ended_error;
       End(id, failed_[s], FinishReason::kStop);
     } else if (is_over) {
@@ -554,6 +592,8 @@ void Engine::Impl::AddStats(double seconds) {
   stats_.prompt_tokens += step_stats_.prompt_tokens;
   stats_.generated_tokens += step_stats_.generated_tokens;
   stats_.recomputed_tokens += step_stats_.recomputed_tokens;
+  stats_.prefix_queries += step_stats_.prefix_queries;
+  stats_.prefix_hits += step_stats_.prefix_hits;
   stats_.ended_stop += step_stats_.ended_stop;
   stats_.ended_length += step_stats_.ended_length;
   stats_.ended_scored += step_stats_.ended_scored;

@@ -114,6 +114,11 @@ absl::Status Engine::Impl::Allocate() {
   CONCLAVE_ASSIGN_OR_RETURN(batch_, Batch::Create(spec, planner.step_tokens, planner.max_running,
                                                   options_.logit_rows, *device_));
 
+  if (options_.prefix_reuse) {
+    prefix_keys_ =
+        std::make_unique<PrefixKeys>(model_->digest, device_->numerics(), planner.block_size);
+  }
+
   std::vector<const FfnWeights*> experts;
   for (size_t layer = 0; layer < spec.layers.size(); ++layer) {
     if (!spec.layers[layer].moe) continue;
@@ -134,6 +139,15 @@ absl::Status Engine::Impl::Allocate() {
   return absl::OkStatus();
 }
 
+void Engine::Impl::MakeKeys(LiveSequence& sequence) const {
+  if (prefix_keys_ == nullptr) return;
+  // The base model serves every request: an adapter's name and version come here with adapters.
+  const scheduler::BlockKey root =
+      prefix_keys_->Root({.adapter = "", .salt = sequence.request.cache_salt});
+  sequence.keys = prefix_keys_->Chain(root, sequence.tokens);
+  sequence.last_key = sequence.keys.empty() ? root : sequence.keys.back();
+}
+
 absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest request) {
   CONCLAVE_RETURN_IF_ERROR(CheckSequenceRequest(request, model_->spec, options_.requests));
   const auto prompt = static_cast<int32_t>(request.prompt.size());
@@ -152,6 +166,7 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
   sequence.prompt_size = prompt;
   sequence.edits = LogitEdits(request, sequence.tokens);
   sequence.request = std::move(request);
+  MakeKeys(sequence);
 
   if (prompt > limits.max_waiting_tokens) {
     return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt,

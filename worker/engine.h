@@ -51,6 +51,7 @@ struct SequenceEvent {
   std::vector<Logprob> logprobs;
   std::vector<Logprob> prompt_logprobs;
   RoutingRecord routing;
+  int32_t cached_prompt_tokens = 0;  // found in KV blocks, not computed; in the first event
   std::optional<SequenceEnd> end;
 };
 
@@ -72,6 +73,7 @@ class Engine {
     // reports come in smaller chunks, so that a reader who is slow is paused in time.
     int32_t report_bytes = 8 << 10;
     int32_t context_limit = 0;  // 0: the model's
+    bool prefix_reuse = true;   // start behind the KV blocks that others left of the same tokens
     SequenceLimits requests;    // its context_limit is set from the one above
     bool start_thread = true;   // false: a test calls Step itself
     // Called at named points of a step ("step.begin", "step.layers", "step.publish"); for
@@ -111,6 +113,8 @@ class Engine {
     uint64_t prompt_tokens = 0;
     uint64_t generated_tokens = 0;
     uint64_t recomputed_tokens = 0;
+    // Prompt tokens of the sequences that might reuse KV blocks, and those of them that were found.
+    uint64_t prefix_queries = 0, prefix_hits = 0;
     uint64_t ended_stop = 0, ended_length = 0, ended_scored = 0, ended_cancelled = 0,
              ended_deadline = 0, ended_error = 0;
     Histogram step_seconds{{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}};

@@ -20,6 +20,7 @@
 #include "worker/experts/expert_table.h"
 #include "worker/kv_cache.h"
 #include "worker/logit_edits.h"
+#include "worker/prefix_keys.h"
 
 namespace conclave::worker {
 
@@ -37,8 +38,14 @@ struct LiveSequence {
   int32_t prompt_told =
       1;  // next prompt position without a reported log-probability; position 0 has none
   int32_t routing_told = 0;  // next position without reported routing
-  int32_t computed = 0;      // positions computed at least once
+  int32_t computed = 0;      // positions computed, or found, at least once
+  // Of its full blocks, for others to find them by and to find those of others; engine thread takes
+  // them over to the planner. The last one, or the root, is kept to go on from.
+  std::vector<scheduler::BlockKey> keys;
+  scheduler::BlockKey last_key;
 
+  // Every position of its prompt is wanted by somebody: it starts behind no cached block.
+  bool reports_on_prompt() const { return request.prompt_logprobs || request.routing; }
   int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_size; }
 };
 
@@ -87,12 +94,14 @@ class Engine::Impl {
 
   Impl(const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device);
   absl::Status Allocate();
+  void MakeKeys(LiveSequence& sequence) const;
   void ThreadMain();
 
   // --- one step, in calling order (decode_step.cc) ---
   void TakeArrivalsAndCancels();
   int32_t ReportChunk(const SequenceRequest& request) const;
   void EndDropped(const scheduler::StepPlan& plan);
+  void CopyBlocks(const scheduler::StepPlan& plan);
   void LoadBatch(const scheduler::StepPlan& plan);
   absl::Status RunLayers(const scheduler::StepPlan& plan);
   void RunGqa(int32_t layer);
@@ -104,6 +113,8 @@ class Engine::Impl {
   void RecordRoutes(const scheduler::StepPlan& plan, int32_t moe_layer);
   void CollectLogitRows(const scheduler::StepPlan& plan);
   void RunHead(const scheduler::StepPlan& plan);
+  void NoteFound(LiveSequence& sequence, int32_t first);
+  void AddToken(LiveSequence& sequence, scheduler::TokenId token);
   void TakeResult(const scheduler::StepPlan& plan, const LogitRow& wanted,
                   const SampledToken& result);
   void Commit(const scheduler::StepPlan& plan);
@@ -130,6 +141,7 @@ class Engine::Impl {
   std::unique_ptr<scheduler::BatchPlanner> planner_;
   KvCache kv_;
   std::unique_ptr<Batch> batch_;
+  std::unique_ptr<const PrefixKeys> prefix_keys_;  // null: no reuse
   std::unique_ptr<ExpertTable> experts_;
   std::unique_ptr<Exchange> exchange_;
   std::unordered_map<scheduler::SequenceId, LiveSequence> live_;

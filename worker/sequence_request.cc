@@ -100,6 +100,10 @@ absl::Status CheckSequenceRequest(const SequenceRequest& request, const ModelSpe
     return InvalidArgumentError(
         StrCat("logprobs is ", *request.logprobs, ", the limit is ", kMaxTopLogprobs));
   }
+  if (request.cache_salt.size() > static_cast<size_t>(limits.cache_salt)) {
+    return InvalidArgumentError(StrCat("cache_salt has ", request.cache_salt.size(),
+                                       " bytes, the limit is ", limits.cache_salt));
+  }
   if (request.adapter.empty()) return absl::OkStatus();
   return absl::NotFoundError(StrCat("adapter '", request.adapter, "' is not known"));
 }

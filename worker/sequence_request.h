@@ -33,6 +33,7 @@ struct SequenceRequest {
   std::optional<int32_t> logprobs;  // of sampled tokens; the value: how many alternatives
   bool prompt_logprobs = false;     // alternatives as in `logprobs`
   bool routing = false;
+  std::string cache_salt;  // KV blocks are shared among requests of one salt only
   std::optional<scheduler::Micros> deadline;  // on the engine's clock (Engine::Now)
 };
 
@@ -40,6 +41,7 @@ struct SequenceLimits {
   int32_t context_limit = 0;  // prompt and max_tokens together
   int32_t stop_tokens = 96;   // of a client and its model
   int32_t logit_bias = 1024;  // tokens with a bias
+  int32_t cache_salt = 64;    // bytes
 };
 
 // INVALID_ARGUMENT for what can never work (token outside the vocabulary, too long, a parameter out

@@ -233,6 +233,9 @@ class Device {
   // type.
   virtual void StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) = 0;
 
+  // Rows of block `to` = rows of block `from`.
+  virtual void CopyKv(KvLayer cache, int32_t from, int32_t to) = 0;
+
   // out [n, heads * value_dim]: softmax(scale * q k) v over positions 0 .. own, or those of them in
   // the window; q [n, heads * key_dim]. Reduced by absolute position, so neither chunking nor the
   // layout of blocks shows.

@@ -85,6 +85,14 @@ void CpuDevice::StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, 
   });
 }
 
+void CpuDevice::CopyKv(KvLayer cache, int32_t from, int32_t to) {
+  const int64_t blocks = cache.rows / cache.block_size;
+  CONCLAVE_CHECK(from >= 0 && from < blocks && to >= 0 && to < blocks && from != to);
+  const int64_t bytes = cache.block_size * cache.width * static_cast<int64_t>(SizeOf(cache.type));
+  char* data = static_cast<char*>(cache.data);
+  std::memcpy(data + to * bytes, data + from * bytes, static_cast<size_t>(bytes));
+}
+
 struct CpuDevice::AttentionCall {
   ConstRows q;
   const AttentionShape& shape;

@@ -54,6 +54,7 @@ class CpuDevice final : public Device {
   void Rope(ConstRows x, const RopeColumns& columns, const BatchPlaces& places,
             const RopeTable& table, Rows out) override;
   void StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) override;
+  void CopyKv(KvLayer cache, int32_t from, int32_t to) override;
   void Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places, KvLayer cache,
                  Rows out) override;
   void Gate(ConstRows logits, const GateShape& shape, const float* bias, std::span<int32_t> slots,
