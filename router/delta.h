@@ -34,6 +34,7 @@ struct SequenceEvent {
   std::vector<Logprob> logprobs;  // one per token, or none
   std::vector<Logprob> prompt_logprobs;
   std::optional<Routing> routing;
+  uint32_t cached_prompt_tokens = 0;           // with the first token
   std::optional<scheduler::FinishReason> end;  // the last event
 };
 
@@ -43,6 +44,7 @@ struct Finish {
   std::string stop_string;
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
+  int32_t cached_prompt_tokens = 0;
 };
 
 // What goes to the client next; grows until it is sent.

@@ -49,6 +49,7 @@ struct Request {
   std::optional<uint32_t> logprobs;  // how many alternatives; of the prompt as well
   bool prompt_logprobs = false;
   bool routing = false;
+  std::string cache_salt;  // any bytes; prompts share computed blocks within one salt only
 };
 
 }  // namespace conclave::router

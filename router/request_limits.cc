@@ -120,6 +120,12 @@ Problem CheckMinTokens(const Request& request, const RequestLimits& limits) {
          (request.max_tokens ? "" : " where the request does not say");
 }
 
+Problem CheckSalt(const std::string& salt, const RequestLimits& limits) {
+  const auto bytes = static_cast<int64_t>(salt.size());
+  if (bytes <= limits.cache_salt_bytes) return std::nullopt;
+  return "cache_salt has " + Text(bytes) + " bytes, the limit is " + Text(limits.cache_salt_bytes);
+}
+
 Problem CheckLogprobs(const Request& request, const RequestLimits& limits) {
   if (!request.logprobs || *request.logprobs <= static_cast<uint32_t>(limits.logprobs)) {
     return std::nullopt;
@@ -165,6 +171,7 @@ Problem CheckRequest(const Request& request, const RequestLimits& limits, int32_
   if (Problem problem = CheckName("model", request.model, limits)) return problem;
   if (Problem problem = CheckName("adapter", request.adapter, limits)) return problem;
   if (Problem problem = CheckLogprobs(request, limits)) return problem;
+  if (Problem problem = CheckSalt(request.cache_salt, limits)) return problem;
   if (request.kind == Request::Kind::kGenerate) {
     if (Problem problem = CheckSampling(request)) return problem;
     if (Problem problem = CheckPenalties(request)) return problem;

@@ -24,6 +24,7 @@ struct RequestLimits {
   int32_t logprobs = 20;            // alternatives per token
   int32_t request_id_bytes = 128;
   int32_t name_bytes = 256;  // of a model or an adapter
+  int32_t cache_salt_bytes = 64;
 };
 
 // What is wrong with the request, naming the field and the way out; nothing if it may go on to the

@@ -18,6 +18,10 @@ Transcript::Transcript(const Tokenizer* tokenizer, StopStrings stops, int32_t pr
 
 Delta Transcript::Take(SequenceEvent event) {
   if (finished_) return {};
+  if (tokens_.empty()) {
+    const auto cached = std::min<int64_t>(event.cached_prompt_tokens, prompt_tokens_);
+    cached_prompt_tokens_ = static_cast<int32_t>(cached);
+  }
   Delta delta;
   // The token that stopped the sequence is reported as a token, not as text.
   const bool stopped = event.end == FinishReason::kStop;
@@ -55,7 +59,8 @@ Finish Transcript::End(const SequenceEvent& event, std::string& text) {
   text += stops_.Flush();
   Finish finish{.reason = event.end.value_or(FinishReason::kStop),
                 .prompt_tokens = prompt_tokens_,
-                .completion_tokens = static_cast<int32_t>(tokens_.size())};
+                .completion_tokens = static_cast<int32_t>(tokens_.size()),
+                .cached_prompt_tokens = cached_prompt_tokens_};
   if (stops_.stopped_by()) {
     finish.reason = FinishReason::kStop;
     finish.stop_string = *stops_.stopped_by();

@@ -42,6 +42,7 @@ class Transcript {
   StopStrings stops_;
   const int32_t prompt_tokens_;
   const size_t min_tokens_;
+  int32_t cached_prompt_tokens_ = 0;
   std::vector<scheduler::TokenId> tokens_;
   bool started_ = false;
   bool finished_ = false;

@@ -155,6 +155,7 @@ router::Request ToRequest(v1::GenerateRequest from) {
   to.ignore_eos = stopping.ignore_eos();
   if (from.has_logprobs()) to.logprobs = from.logprobs();
   to.prompt_logprobs = from.prompt_logprobs();
+  to.cache_salt = std::move(*from.mutable_cache_salt());
   return to;
 }
 
@@ -166,7 +167,8 @@ router::Request ToRequest(v1::ScoreRequest from) {
           .prompt = ToPrompt(std::move(*from.mutable_prompt())),
           .logprobs = from.top_logprobs(),
           .prompt_logprobs = true,
-          .routing = from.routing()};
+          .routing = from.routing(),
+          .cache_salt = from.cache_salt()};
 }
 
 absl::StatusOr<router::SequenceEvent> ToSequenceEvent(const v1::SequenceEvent& from,
@@ -183,6 +185,7 @@ absl::StatusOr<router::SequenceEvent> ToSequenceEvent(const v1::SequenceEvent& f
   to.logprobs = ToLogprobs(from.logprobs());
   to.prompt_logprobs = ToLogprobs(from.prompt_logprobs());
   if (from.has_routing()) to.routing = ToRouting(from.routing());
+  to.cached_prompt_tokens = from.cached_prompt_tokens();
   if (from.has_end() && from.end().reason() != v1::End::ERROR) {
     const absl::StatusOr<FinishReason> reason = ToFinishReason(from.end().reason());
     if (!reason.ok()) return reason.status();
@@ -238,6 +241,7 @@ v1::Submit ToSubmit(const router::Request& request, const Assignment& assignment
   if (request.logprobs) to.set_logprobs(*request.logprobs);
   to.set_prompt_logprobs(request.prompt_logprobs);
   to.set_routing(request.routing);
+  to.set_cache_salt(request.cache_salt);
   if (timeout) to.set_timeout_us(static_cast<uint64_t>(timeout->count()));
   return to;
 }
@@ -256,6 +260,7 @@ v1::GenerateResponse ToGenerateResponse(const router::Delta& delta) {
   to.set_stop_string(finish.stop_string);
   to.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(finish.prompt_tokens));
   to.mutable_usage()->set_completion_tokens(static_cast<uint32_t>(finish.completion_tokens));
+  to.mutable_usage()->set_cached_prompt_tokens(static_cast<uint32_t>(finish.cached_prompt_tokens));
   return to;
 }
 

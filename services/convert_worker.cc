@@ -108,6 +108,7 @@ absl::StatusOr<worker::SequenceRequest> ToSequenceRequest(const v1::Submit& subm
   }
   request.prompt_logprobs = submit.prompt_logprobs();
   request.routing = submit.routing();
+  request.cache_salt = submit.cache_salt();
   if (submit.has_timeout_us()) {
     const auto limit = static_cast<uint64_t>(kMaxTimeout.count());
     request.deadline = now + Micros(static_cast<int64_t>(std::min(submit.timeout_us(), limit)));
@@ -120,6 +121,7 @@ void ToProto(const worker::SequenceEvent& event, const worker::Model& model,
   proto.set_sequence(event.id);
   for (const scheduler::TokenId token : event.tokens)
     proto.add_tokens(static_cast<uint32_t>(token));
+  proto.set_cached_prompt_tokens(static_cast<uint32_t>(event.cached_prompt_tokens));
   for (const worker::Logprob& logprob : event.logprobs) ToProto(logprob, *proto.add_logprobs());
   for (const worker::Logprob& logprob : event.prompt_logprobs)
     ToProto(logprob, *proto.add_prompt_logprobs());

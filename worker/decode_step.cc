@@ -142,7 +142,7 @@ void Engine::Impl::NoteFound(LiveSequence& sequence, int32_t first) {
   if (found <= 0) return;
   step_stats_.prefix_hits += static_cast<uint64_t>(found);
   step_stats_.prompt_tokens += static_cast<uint64_t>(found);
-  EventOf(sequence.id).cached_prompt_tokens += found;
+  sequence.cached_prompt_tokens += found;
   sequence.computed += found;
 }
 
@@ -469,6 +469,7 @@ void Engine::Impl::TakeResult(const StepPlan& plan, const LogitRow& wanted,
   }
   AddToken(sequence, result.token);
   event.tokens.push_back(result.token);
+  if (sequence.generated() == 1) event.cached_prompt_tokens = sequence.cached_prompt_tokens;
   if (sequence.request.logprobs.has_value()) event.logprobs.push_back(std::move(logprob));
   ++step_stats_.generated_tokens;
   const auto& stops = sequence.request.stop_tokens;

@@ -51,7 +51,7 @@ struct SequenceEvent {
   std::vector<Logprob> logprobs;
   std::vector<Logprob> prompt_logprobs;
   RoutingRecord routing;
-  int32_t cached_prompt_tokens = 0;  // found in KV blocks, not computed; in the first event
+  int32_t cached_prompt_tokens = 0;  // with the first token: found in KV blocks, not computed
   std::optional<SequenceEnd> end;
 };
 

@@ -37,8 +37,9 @@ struct LiveSequence {
   // What was already told, so that a recomputed sequence tells nothing twice.
   int32_t prompt_told =
       1;  // next prompt position without a reported log-probability; position 0 has none
-  int32_t routing_told = 0;  // next position without reported routing
-  int32_t computed = 0;      // positions computed, or found, at least once
+  int32_t routing_told = 0;          // next position without reported routing
+  int32_t computed = 0;              // positions computed, or found, at least once
+  int32_t cached_prompt_tokens = 0;  // of them, those of the prompt that were found
   // Of its full blocks, for others to find them by and to find those of others; engine thread takes
   // them over to the planner. The last one, or the root, is kept to go on from.
   std::vector<scheduler::BlockKey> keys;

@@ -27,7 +27,7 @@ constexpr char kName[] = "generate";
 struct Options {
   Client::Options client;
   Input input;
-  std::string adapter, request_id;
+  std::string adapter, request_id, cache_salt;
   uint32_t max_tokens = 0, min_tokens = 0, top_k = 0, logprobs = 0;
   double temperature = 0, top_p = 0, min_p = 0;
   double repetition_penalty = 0, presence_penalty = 0, frequency_penalty = 0;
@@ -62,6 +62,8 @@ void Bind(Flags& flags, Options& options) {
              "report log-probabilities of the tokens, and of the N likeliest", 0, 20});
   flags.Add({"ignore-eos", &options.ignore_eos, "", "go on after an end-of-sequence token"});
   flags.Add({"request-id", &options.request_id, "ID", "unique among live requests"});
+  flags.Add({"cache-salt", &options.cache_salt, "TEXT",
+             "what the prompt begins with is shared with requests of this salt only"});
 }
 
 absl::Status ReadLogitBias(const std::vector<std::string>& flags, v1::Sampling& sampling) {
@@ -85,6 +87,7 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const Flags& flags, const Option
   CONCLAVE_ASSIGN_OR_RETURN(*request.mutable_prompt(), options.input.Read(flags));
   request.set_request_id(options.request_id);
   request.set_adapter(options.adapter);
+  request.set_cache_salt(options.cache_salt);
   v1::Sampling& sampling = *request.mutable_sampling();
   if (flags.Given("temperature")) {
     sampling.set_temperature(static_cast<float>(options.temperature));
@@ -203,6 +206,7 @@ Json ToJson(const Generation& generation, const v1::GenerateRequest& request) {
                {"usage",
                 {{"prompt_tokens", prompt_tokens},
                  {"completion_tokens", completion_tokens},
+                 {"cached_prompt_tokens", all.usage().cached_prompt_tokens()},
                  {"total_tokens", prompt_tokens + completion_tokens}}},
                {"timing", TimingOf(generation)},
                {"seed", all.has_seed() ? Json(all.seed()) : Json(nullptr)},

@@ -288,7 +288,7 @@ TEST(PrefixReuse, WhoReportsOnItsPromptComputesItAll) {
       << "but others find what it computed";
 }
 
-TEST(PrefixReuse, TheFirstEventSaysWhatWasFound) {
+TEST(PrefixReuse, TheFirstTokenComesWithWhatWasFound) {
   class Counts final : public Link {
    public:
     void OnStep(std::vector<SequenceEvent> events) override {
