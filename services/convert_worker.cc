@@ -121,7 +121,9 @@ void ToProto(const worker::SequenceEvent& event, const worker::Model& model,
   proto.set_sequence(event.id);
   for (const scheduler::TokenId token : event.tokens)
     proto.add_tokens(static_cast<uint32_t>(token));
-  proto.set_cached_prompt_tokens(static_cast<uint32_t>(event.cached_prompt_tokens));
+  if (event.cached_prompt_tokens > 0) {
+    proto.set_cached_prompt_tokens(static_cast<uint32_t>(event.cached_prompt_tokens));
+  }
   for (const worker::Logprob& logprob : event.logprobs) ToProto(logprob, *proto.add_logprobs());
   for (const worker::Logprob& logprob : event.prompt_logprobs)
     ToProto(logprob, *proto.add_prompt_logprobs());

@@ -10,6 +10,7 @@
 namespace {
 
 using conclave::scheduler::BatchPlanner;
+using conclave::scheduler::BlockKey;
 using conclave::scheduler::Micros;
 using conclave::scheduler::PlannedSequence;
 using conclave::scheduler::SequenceId;
@@ -29,6 +30,18 @@ class Bytes {
   size_t size_;
   size_t at_ = 0;
 };
+
+// Of one of four texts, which part somewhere; or none.
+std::vector<BlockKey> KeysOf(int32_t blocks, Bytes& bytes) {
+  std::vector<BlockKey> keys;
+  const auto text = static_cast<uint64_t>(bytes.Next(0, 4));
+  if (text == 4) return keys;
+  const auto parts_at = static_cast<uint64_t>(bytes.Next(0, 20));
+  for (uint64_t i = 0; i < static_cast<uint64_t>(blocks); ++i) {
+    keys.push_back({{i, i < parts_at ? 0 : text, i < parts_at ? 0 : parts_at, 0}});
+  }
+  return keys;
+}
 
 void Step(BatchPlanner& planner, Bytes& bytes, Micros now) {
   const bool idle = planner.idle();
@@ -63,12 +76,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Micros now{0};
   while (!bytes.empty()) {
     const auto some = [&] { return static_cast<SequenceId>(bytes.Next(1, 255)) % (last + 2); };
-    switch (bytes.Next(0, 7)) {
+    switch (bytes.Next(0, 8)) {
       case 0: {
         BatchPlanner::Sequence sequence{.id = ++last};
         sequence.prompt_tokens = bytes.Next(1, 100);
         sequence.max_tokens = bytes.Next(0, 40);
         if (bytes.Next(0, 3) == 0) sequence.deadline = now + Micros(bytes.Next(0, 100));
+        sequence.keys = KeysOf(sequence.prompt_tokens / options.block_size, bytes);
+        sequence.reuse = bytes.Next(0, 7) != 0;
         planner.Add(sequence);
         break;
       }
@@ -83,6 +98,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       case 4:
         planner.Drop(some());
+        break;
+      case 5:
+        planner.DropAndForget(some());
         break;
       default:
         Step(planner, bytes, now);

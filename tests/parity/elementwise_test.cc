@@ -180,6 +180,18 @@ TEST_P(Elementwise, RoundsToNearestEvenAndKeepsNan) {
   for (int64_t c = n; c < all; ++c) EXPECT_TRUE(std::isnan(back.at(0, c)));
 }
 
+TEST_P(Elementwise, CopiesABlockOfTheCacheAndNothingElse) {
+  constexpr int32_t kBlocks = 5, kSize = 3, kWidth = 7;
+  const DType type = GetParam().activations;
+  const size_t bytes = SizeOf(type) * kWidth;
+  std::vector<char> cache(bytes * kBlocks * kSize);
+  for (size_t i = 0; i < cache.size(); ++i) cache[i] = static_cast<char>(i * 37);
+  std::vector<char> expected = cache;
+  std::memcpy(&expected[1 * kSize * bytes], &expected[3 * kSize * bytes], kSize * bytes);
+  device_->CopyKv({cache.data(), type, kBlocks * kSize, kWidth, kSize}, 3, 1);
+  EXPECT_EQ(cache, expected);
+}
+
 INSTANTIATE_TEST_SUITE_P(Cpu, Elementwise, testing::ValuesIn(AllCases()), CaseName);
 
 TEST(CpuDevice, NamesWhatItsResultsDependOn) {

@@ -82,6 +82,17 @@ TEST_F(TranscriptTest, EndsWithWhatWasHeldBack) {
   EXPECT_TRUE(transcript.finished());
 }
 
+TEST_F(TranscriptTest, CountsWhatOfThePromptWasFoundAtMostAllOfIt) {
+  for (const uint32_t cached : {0u, 2u, 4000000000u}) {
+    Transcript transcript = Make();
+    SequenceEvent first = Says("a");
+    first.cached_prompt_tokens = cached;
+    transcript.Take(std::move(first));
+    const Delta delta = transcript.Take(Ends("b", FinishReason::kLength));
+    EXPECT_EQ(delta.finish->cached_prompt_tokens, std::min(cached, 3u));
+  }
+}
+
 TEST_F(TranscriptTest, ReportsTheTokenThatStoppedItAndLeavesOutItsText) {
   Transcript transcript = Make();
   const Delta delta = transcript.Take(Ends("ab.", FinishReason::kStop));

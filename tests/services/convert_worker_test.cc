@@ -41,6 +41,7 @@ TEST(ConvertWorker, TakesEveryFieldOfASubmit) {
   submit.set_frequency_penalty(0.75f);
   (*submit.mutable_logit_bias())[12] = -3.5f;
   submit.set_min_tokens(4);
+  submit.set_cache_salt(std::string("\0\xff", 2));
   const auto request = ToSequenceRequest(submit, Micros(5));
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->id, 5u);
@@ -62,6 +63,7 @@ TEST(ConvertWorker, TakesEveryFieldOfASubmit) {
   EXPECT_EQ(request->frequency_penalty, 0.75f);
   EXPECT_THAT(request->logit_bias, ElementsAre(std::pair(12, -3.5f)));
   EXPECT_EQ(request->min_tokens, 4);
+  EXPECT_EQ(request->cache_salt, std::string("\0\xff", 2));
 }
 
 TEST(ConvertWorker, LeavesOutWhatIsAbsent) {
@@ -103,6 +105,7 @@ TEST(ConvertWorker, PutsSeveralStepsOfASequenceIntoOneEvent) {
   const worker::Model model = TinyModel();
   worker::SequenceEvent first{
       .id = 3, .tokens = {10}, .logprobs = {{10, -0.5f, {{10, -0.5f}, {11, -1.0f}}}}};
+  first.cached_prompt_tokens = 32;
   first.routing = {.tokens = 1, .slots = {1, 2, 3, 4}, .weights = {0.5f, 0.5f, 0.25f, 0.75f}};
   worker::SequenceEvent second{.id = 3, .tokens = {20}, .logprobs = {{20, -0.25f, {}}}};
   second.routing = first.routing;
@@ -112,6 +115,7 @@ TEST(ConvertWorker, PutsSeveralStepsOfASequenceIntoOneEvent) {
   EXPECT_FALSE(proto.has_end());
   ToProto(second, model, proto);
   EXPECT_EQ(proto.sequence(), 3u);
+  EXPECT_EQ(proto.cached_prompt_tokens(), 32u);
   EXPECT_THAT(proto.tokens(), ElementsAre(10u, 20u));
   ASSERT_EQ(proto.logprobs_size(), 2);
   EXPECT_EQ(proto.logprobs(0).top(1).token_id(), 11u);

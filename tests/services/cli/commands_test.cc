@@ -71,15 +71,17 @@ TEST_F(Commands, GeneratePrintsTextBeforeTheStreamIsComplete) {
 }
 
 TEST_F(Commands, GenerateAsJsonIsTheDocumentedDocument) {
-  EXPECT_EQ(Call({"generate", "--token-ids", "1,2,3", "--max-tokens", "3", "--logprobs", "0",
-                  "--seed", "18446744073709551615", "--request-id", "mine", "--json"}),
-            kDone);
+  EXPECT_EQ(
+      Call({"generate", "--token-ids", "1,2,3", "--max-tokens", "3", "--logprobs", "0", "--seed",
+            "18446744073709551615", "--request-id", "mine", "--cache-salt", "ab", "--json"}),
+      kDone);
   const json document = Document();
   EXPECT_EQ(document["text"], "abc");
   EXPECT_EQ(document["token_ids"], json({97, 98, 99}));
   EXPECT_EQ(document["finish_reason"], "length");
   EXPECT_EQ(document["usage"]["prompt_tokens"], 3);
   EXPECT_EQ(document["usage"]["completion_tokens"], 3);
+  EXPECT_EQ(document["usage"]["cached_prompt_tokens"], 2);  // the fake says how long the salt was
   EXPECT_EQ(document["seed"], UINT64_MAX);
   EXPECT_EQ(document["request_id"], "mine");
   ASSERT_EQ(document["logprobs"].size(), 3U);

@@ -136,6 +136,8 @@ grpc::Status FakeRouter::GenerateAlphabet(grpc::ServerContext&, const v1::Genera
   last.set_finish_reason(v1::FINISH_REASON_LENGTH);
   last.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(IdsOf(request.prompt()).size()));
   last.mutable_usage()->set_completion_tokens(count);
+  last.mutable_usage()->set_cached_prompt_tokens(
+      static_cast<uint32_t>(request.cache_salt().size()));
   writer.Write(last);
   return grpc::Status::OK;
 }
