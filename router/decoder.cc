@@ -50,7 +50,8 @@ std::string WithReplacement(std::string_view token, std::string_view replacement
   return result;
 }
 
-// What token stands for. first: as the first token of a text. False and *error: as Create().
+// What token stands for. first: as the first token of a text. False: it is more than bytes_max, or
+// *error is set because a pattern met its limit on it.
 bool Apply(const std::vector<Step>& steps, bool first, size_t bytes_max,
            TextPattern::Scratch& scratch, std::string* token, std::string* error) {
   for (const Step& step : steps) {
@@ -71,10 +72,7 @@ bool Apply(const std::vector<Step>& steps, bool first, size_t bytes_max,
         if (auto bytes = FromByteAlphabet(*token)) *token = *std::move(bytes);
         break;
     }
-    if (token->size() > bytes_max) {
-      *error = "the tokens stand for more bytes than the limit allows";
-      return false;
-    }
+    if (token->size() > bytes_max) return false;
   }
   return true;
 }
@@ -89,10 +87,17 @@ std::optional<Decoder> Decoder::Create(const std::vector<Step>& steps, const Tri
   TextPattern::Scratch scratch;
   const bool drops_first =
       std::any_of(steps.begin(), steps.end(), [](const Step& step) { return step.drop_first; });
+  size_t room = bytes_max;
   const auto stands_for = [&](std::string token, bool first) -> std::optional<std::string> {
-    if (!Apply(steps, first, bytes_max, scratch, &token, error)) return std::nullopt;
-    bytes_max -= token.size();
-    return token;
+    if (Apply(steps, first, room, scratch, &token, error)) {
+      room -= token.size();
+      return token;
+    }
+    const std::string problem =
+        error->empty() ? "the tokens stand for more than " + std::to_string(bytes_max) + " bytes"
+                       : *error;
+    *error = "tokenizer.json: " + problem;
+    return std::nullopt;
   };
   for (const std::string& token : tokens) {
     auto bytes = stands_for(token, /*first=*/false);

@@ -113,6 +113,15 @@ JsonNode JsonNode::operator[](const std::string& key) const {
   return {child, file_, path_.empty() ? key : path_ + "." + key, error_};
 }
 
+JsonNode JsonNode::operator[](size_t index) const {
+  const Json* child = nullptr;
+  if (value_ != nullptr && value_->is_array() && index < value_->size() &&
+      !(*value_)[index].is_null()) {
+    child = &(*value_)[index];
+  }
+  return {child, file_, path_ + "[" + std::to_string(index) + "]", error_};
+}
+
 bool JsonNode::Bool(const std::string& key, bool otherwise) const {
   const JsonNode node = (*this)[key];
   if (!node.exists()) return otherwise;
@@ -143,21 +152,21 @@ size_t JsonNode::Count(const std::string& key, size_t max) const {
 
 std::vector<JsonNode> JsonNode::List(const std::string& key, size_t max) const {
   const JsonNode node = (*this)[key];
+  std::vector<JsonNode> entries;
+  for (size_t i = 0, size = ListSize(key, max); i < size; ++i) entries.push_back(node[i]);
+  return entries;
+}
+
+size_t JsonNode::ListSize(const std::string& key, size_t max) const {
+  const JsonNode node = (*this)[key];
   if (!node.exists() || !node.value_->is_array()) {
     node.Fail("is not a list");
-    return {};
+    return 0;
   }
-  if (node.value_->size() > max) {
-    node.Fail("has " + std::to_string(node.value_->size()) + " entries, the limit is " +
-              std::to_string(max));
-    return {};
-  }
-  std::vector<JsonNode> entries;
-  for (const Json& entry : *node.value_) {
-    entries.push_back({entry.is_null() ? nullptr : &entry, file_,
-                       node.path_ + "[" + std::to_string(entries.size()) + "]", error_});
-  }
-  return entries;
+  const size_t size = node.value_->size();
+  if (size <= max) return size;
+  node.Fail("has " + std::to_string(size) + " entries, the limit is " + std::to_string(max));
+  return 0;
 }
 
 bool JsonNode::is_object() const { return value_ != nullptr && value_->is_object(); }

@@ -41,8 +41,9 @@ class JsonNode {
   const nlohmann::json* value() const { return value_; }
   std::string* error() const { return error_; }
 
-  // What the object has under key; it need not exist.
+  // What the object has under key, the list at index; it need not exist.
   JsonNode operator[](const std::string& key) const;
+  JsonNode operator[](size_t index) const;
   bool Bool(const std::string& key, bool otherwise) const;
   std::string String(const std::string& key) const;
   std::string String(const std::string& key, const std::string& otherwise) const;
@@ -50,6 +51,8 @@ class JsonNode {
   size_t Count(const std::string& key, size_t max) const;
   // The entries of a list of at most max.
   std::vector<JsonNode> List(const std::string& key, size_t max) const;
+  // How many they are.
+  size_t ListSize(const std::string& key, size_t max) const;
 
   bool is_object() const;
   bool is_string() const;

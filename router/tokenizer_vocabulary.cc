@@ -1,5 +1,6 @@
 #include "router/tokenizer_vocabulary.h"
 
+#include <array>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 #include <utility>
@@ -128,30 +129,36 @@ class Reader {
   }
 
   void ReadMerges() {
+    const JsonNode merges = model_["merges"];
+    const size_t count = model_.ListSize("merges", limits_.merges_max);
     std::unordered_set<uint64_t> seen;
-    for (const JsonNode& entry : model_.List("merges", limits_.merges_max)) {
-      std::string left, right;
-      if (!ReadPair(*entry.value(), &left, &right)) {
-        entry.Fail("is not two tokens");
-        return;
-      }
-      const std::string merged = left + right;
-      for (const std::string& token : {left, right, merged}) {
-        if (!vocabulary_.ids.contains(token)) {
-          entry.Fail("names " + Quoted(token) + ", which is not in the vocabulary");
-          return;
-        }
-      }
-      const Bpe::Merge merge = {vocabulary_.ids[left], vocabulary_.ids[right],
-                                vocabulary_.ids[merged]};
-      if (!seen.insert(uint64_t{static_cast<uint32_t>(merge.left)} << 32 |
-                       static_cast<uint32_t>(merge.right))
-               .second) {
-        entry.Fail("of " + Quoted(left) + " and " + Quoted(right) + " appears twice");
-        return;
-      }
-      vocabulary_.merges.push_back(merge);
+    for (size_t i = 0; i < count && root_.ok(); ++i) {
+      const std::string problem = AddMerge((*merges.value())[i], &seen);
+      if (!problem.empty()) merges[i].Fail(problem);
     }
+  }
+
+  // What is wrong with it; empty if nothing.
+  std::string AddMerge(const Json& entry, std::unordered_set<uint64_t>* seen) {
+    std::string left, right;
+    if (!ReadPair(entry, &left, &right)) return "is not two tokens";
+    const std::string merged = left + right;
+    std::array<TokenId, 3> ids;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const std::string& token = i == 0 ? left : i == 1 ? right : merged;
+      const auto found = vocabulary_.ids.find(token);
+      if (found == vocabulary_.ids.end()) {
+        return "names " + Quoted(token) + ", which is not in the vocabulary";
+      }
+      ids[i] = found->second;
+    }
+    const uint64_t pair =
+        uint64_t{static_cast<uint32_t>(ids[0])} << 32 | static_cast<uint32_t>(ids[1]);
+    if (!seen->insert(pair).second) {
+      return "of " + Quoted(left) + " and " + Quoted(right) + " appears twice";
+    }
+    vocabulary_.merges.push_back({ids[0], ids[1], ids[2]});
+    return {};
   }
 
   // "left right" as older files have it, or ["left", "right"].

@@ -15,19 +15,10 @@ using testing::ElementsAre;
 
 constexpr TokenId kStart = 1, kEnd = 2, kThink = 3, kTool = 4, kNormalized = 5;
 
-AddedTokens Tokens() {
-  return AddedTokens(std::vector<AddedToken>{
-      {.id = kStart, .content = "<|start|>", .special = true},
-      {.id = kEnd, .content = "<|end|>", .special = true, .right_strip = true},
-      {.id = kThink, .content = "<think>"},
-      {.id = kTool, .content = "<tool>"},
-      {.id = kNormalized, .content = "<|User|>", .normalized = true}});
-}
-
-// What text is cut into: a token's id, or the text between quotes.
-std::vector<std::string> Split(const std::string& text, const Recognition& recognition) {
+// What text is cut into by both passes: a token's id, or the text between quotes.
+std::vector<std::string> SplitBy(const AddedTokens& tokens, const std::string& text,
+                                 const Recognition& recognition) {
   std::vector<std::string> pieces;
-  const AddedTokens tokens = Tokens();
   const AddedTokens::Search search(tokens, text, recognition);
   const auto add = [&](std::string_view part, std::optional<TokenId> id) {
     pieces.push_back(id ? std::to_string(*id) : "'" + std::string(part) + "'");
@@ -37,6 +28,19 @@ std::vector<std::string> Split(const std::string& text, const Recognition& recog
     return id ? add(part, id) : search.Normalized(part, add);
   }));
   return pieces;
+}
+
+AddedTokens Tokens() {
+  return AddedTokens(std::vector<AddedToken>{
+      {.id = kStart, .content = "<|start|>", .special = true},
+      {.id = kEnd, .content = "<|end|>", .special = true, .right_strip = true},
+      {.id = kThink, .content = "<think>"},
+      {.id = kTool, .content = "<tool>"},
+      {.id = kNormalized, .content = "<|User|>", .normalized = true}});
+}
+
+std::vector<std::string> Split(const std::string& text, const Recognition& recognition) {
+  return SplitBy(Tokens(), text, recognition);
 }
 
 // The part of text between brackets is from outside; they are taken out.
@@ -86,6 +90,48 @@ TEST(AddedTokens, GuardTokensOfTheSecondPassToo) {
 
 TEST(AddedTokens, StripWhiteSpaceOfOthers) {
   EXPECT_THAT(SplitMarked("<|end|>[  <|end|> x]"), ElementsAre("2", "'<|end|> x'"));
+}
+
+TEST(AddedTokens, AreFoundBetweenWordsIfTheyAreSingleWords) {
+  const AddedTokens tokens(
+      std::vector<AddedToken>{{.id = 1, .content = "gate", .single_word = true}});
+  EXPECT_THAT(SplitBy(tokens, "gate gates", {}), ElementsAre("1", "' gates'"));
+  EXPECT_THAT(SplitBy(tokens, "é-gate,\u0301gate", {}), ElementsAre("'é-'", "1", "',\u0301gate'"));
+  EXPECT_THAT(SplitBy(tokens, "\xFFgate\xFF", {}), ElementsAre("'\xFF'", "1", "'\xFF'"));
+  EXPECT_THAT(SplitBy(tokens, "_gate gate\u200D", {}), ElementsAre("'_gate gate\u200D'"));
+}
+
+TEST(AddedTokens, AreFoundByTheirNormalizedContent) {
+  const AddedTokens tokens(std::vector<AddedToken>{
+      {.id = 1, .content = "<A>", .special = true, .normalized = true, .normalized_content = "<a>"},
+      {.id = 2, .content = "<a>", .normalized = true},
+      {.id = 3, .content = "~", .normalized = true, .normalized_content = ""}});
+  EXPECT_THAT(SplitBy(tokens, "<a><A>~", {.special = true}), ElementsAre("1", "'<A>~'"));
+}
+
+// Outside text that a normalizer turns into a control token must not pass, whatever it looks like.
+TEST(AddedTokens, GuardTokensThatNormalizingWouldMake) {
+  const AddedTokens tokens(std::vector<AddedToken>{{.id = 1,
+                                                    .content = "<A>",
+                                                    .special = true,
+                                                    .normalized = true,
+                                                    .normalized_content = "<a>"}});
+  const std::vector<ByteRange> outside = {{3, 6}};
+  const Recognition recognition = {.special = true, .outside = outside};
+  EXPECT_THAT(SplitBy(tokens, "<A><a>", recognition), ElementsAre("1", "'<a>'"));
+}
+
+TEST(AddedTokens, GiveBackSpaceThatATokenWithinItClaims) {
+  const AddedTokens tokens(
+      std::vector<AddedToken>{{.id = 1, .content = "x", .right_strip = true},
+                              {.id = 2, .content = "  ", .right_strip = true}});
+  EXPECT_THAT(SplitBy(tokens, "x    y", {}), ElementsAre("1", "2", "2", "'y'"));
+}
+
+TEST(AddedTokens, StripAMillionSpacesInLinearTime) {
+  const AddedTokens tokens(
+      std::vector<AddedToken>{{.id = 1, .content = " ", .left_strip = true, .right_strip = true}});
+  EXPECT_EQ(SplitBy(tokens, std::string(1'000'000, ' '), {}).size(), 1'000'000u);
 }
 
 }  // namespace

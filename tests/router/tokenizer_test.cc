@@ -3,41 +3,28 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "router/streaming_detokenizer.h"
 #include "router/utf8.h"
+#include "tests/router/tokenizer_fixtures.h"
 
 namespace conclave::router {
 namespace {
 
 using Json = nlohmann::json;
-using testing::ElementsAre;
-using testing::HasSubstr;
+using conclave::testing::Fixture;
+using conclave::testing::FixtureText;
+using conclave::testing::LoadedAfter;
+using conclave::testing::SplitBy;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 constexpr size_t kMillion = 1'000'000;
-
-std::string FixtureText(const std::string& name) {
-  std::ifstream file(std::string(CONCLAVE_SOURCE_DIR) + "/tests/router/fixtures/" + name +
-                     "/tokenizer.json");
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-Tokenizer Fixture(const std::string& name) {
-  std::string error;
-  auto tokenizer = Tokenizer::LoadDirectory(
-      std::string(CONCLAVE_SOURCE_DIR) + "/tests/router/fixtures/" + name, &error);
-  EXPECT_TRUE(tokenizer) << error;
-  return std::move(*tokenizer);
-}
 
 std::vector<TokenId> Encode(const Tokenizer& tokenizer, std::string_view text,
                             EncodeOptions options = {}, EncodeWork* work = nullptr) {
@@ -52,40 +39,6 @@ std::string RandomBytes(size_t length, unsigned seed) {
   std::string bytes(length, '\0');
   for (char& byte : bytes) byte = static_cast<char>(random());
   return bytes;
-}
-
-struct Change {
-  const char* path;   // JSON pointer into the gpt2 fixture's tokenizer.json
-  std::string value;  // JSON; empty: the thing is removed
-};
-
-// The gpt2 fixture's tokenizer.json after changes.
-std::string Changed(const std::vector<Change>& changes) {
-  Json root = Json::parse(FixtureText("gpt2"));
-  for (const Change& change : changes) {
-    const Json::json_pointer path(change.path);
-    if (change.value.empty()) {
-      root.at(path.parent_pointer()).erase(path.back());
-    } else {
-      root[path] = Json::parse(change.value);
-    }
-  }
-  return root.dump();
-}
-
-Tokenizer LoadedAfter(const std::vector<Change>& changes) {
-  std::string error;
-  auto tokenizer = Tokenizer::Load(Changed(changes), "", &error);
-  EXPECT_TRUE(tokenizer) << error;
-  return std::move(*tokenizer);
-}
-
-// The pre_tokenizer that splits by a regular expression, given as a JSON string without its quotes.
-Change SplitBy(const std::string& regex, const std::string& behavior = "Isolated") {
-  return {"/pre_tokenizer", R"({"type": "Sequence", "pretokenizers": [
-      {"type": "Split", "pattern": {"Regex": ")" +
-                                regex + R"("}, "behavior": ")" + behavior + R"("},
-      {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]})"};
 }
 
 TEST(Tokenizer, TakesTheTextOfASpecialTokenForTextUnlessAsked) {
@@ -181,7 +134,7 @@ TEST(Tokenizer, TakesAMillionOfAnythingInLinearWork) {
          {std::string(kMillion, 'a'), std::string(kMillion, ' '), std::string(kMillion, ' ') + "a",
           std::string(kMillion, '\n'), std::string(kMillion, '1'), std::string(kMillion, '\xFF'),
           letters, RandomBytes(kMillion, 2)}) {
-      SCOPED_TRACE(testing::Message()
+      SCOPED_TRACE(::testing::Message()
                    << name << " " << Json(ReplaceInvalidUtf8(text.substr(0, 8))));
       EncodeWork work;
       const auto ids = Encode(tokenizer, text, {}, &work);
@@ -200,21 +153,21 @@ TEST(Tokenizer, RefusesATextBeyondItsLimit) {
 }
 
 TEST(Tokenizer, EndsAPatternThatBacktracksWithoutEnd) {
-  const Tokenizer tokenizer = LoadedAfter({SplitBy("^(?:a|a|aa)+$")});
+  const Tokenizer tokenizer = LoadedAfter("gpt2", {SplitBy("^(?:a|a|aa)+$")});
   std::string error;
   EXPECT_FALSE(tokenizer.Encode(std::string(200, 'a') + "b", {}, &error));
   EXPECT_THAT(error, HasSubstr("cannot be matched in this text: match limit exceeded"));
 }
 
 TEST(Tokenizer, KeepsWhatAPatternMatchesAndWhatItDoesNot) {
-  const Tokenizer tokenizer = LoadedAfter({SplitBy("[0-9]*")});
+  const Tokenizer tokenizer = LoadedAfter("gpt2", {SplitBy("[0-9]*")});
   for (const char* text : {"", "12", "ab12cd", "é1ü"}) {
     EXPECT_EQ(tokenizer.Decode(Encode(tokenizer, text), false), text);
   }
 }
 
 TEST(Tokenizer, PutsASpaceBeforeTheFirstWordIfItsFileSaysSo) {
-  const Tokenizer tokenizer = LoadedAfter({{"/pre_tokenizer/add_prefix_space", "true"}});
+  const Tokenizer tokenizer = LoadedAfter("gpt2", {{"/pre_tokenizer/add_prefix_space", "true"}});
   EXPECT_EQ(Encode(tokenizer, "the gate"), Encode(Fixture("gpt2"), " the gate"));
   EXPECT_EQ(Encode(tokenizer, " the gate"), Encode(tokenizer, "the gate"));
 }
@@ -236,33 +189,6 @@ TEST(Tokenizer, HasNoBytesForAnIdThatIsNoToken) {
   EXPECT_EQ(tokenizer.TokenBytes(-1), "");
   EXPECT_EQ(tokenizer.TokenBytes(static_cast<TokenId>(tokenizer.vocab_size())), "");
   EXPECT_EQ(tokenizer.Decode(std::vector<TokenId>{-1, 1'000'000}, false), "");
-}
-
-TEST(Tokenizer, SaysWhichFileCannotBeRead) {
-  std::string error;
-  EXPECT_FALSE(Tokenizer::LoadDirectory("/nonexistent", &error));
-  EXPECT_EQ(error, "/nonexistent/tokenizer.json cannot be read");
-}
-
-TEST(Tokenizer, SurvivesADamagedFile) {
-  const std::string text = FixtureText("split");
-  for (unsigned seed = 0; seed < 200; ++seed) {
-    SCOPED_TRACE(seed);
-    std::mt19937 random(seed);
-    std::string damaged = text;
-    if (seed % 4 == 0) damaged.resize(random() % damaged.size());
-    for (unsigned i = 0; i < 1 + seed % 5; ++i) {
-      // Mostly characters that keep it JSON, so that the damage gets past the parser.
-      damaged[random() % damaged.size()] = "0123456789ae\"{}[],:x"[random() % 20];
-    }
-    std::string error;
-    const auto tokenizer = Tokenizer::Load(damaged, "", &error);
-    if (!tokenizer) {
-      EXPECT_NE(error, "");
-    } else {
-      EXPECT_TRUE(tokenizer->Encode("some text, 123 <tool>", {.parse_special = true}, &error));
-    }
-  }
 }
 
 TEST(StreamingDetokenizer, GivesOutACharacterWhenItsLastTokenCame) {
