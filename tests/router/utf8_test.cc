@@ -80,9 +80,9 @@ TEST(UnicodeClass, KnowsLettersNumbersAndSpaces) {
   }
 }
 
-TEST(UnicodeClass, HasSortedDisjointRanges) {
+TEST(RecentCategories, AreSortedAndDisjoint) {
   char32_t next = 0;
-  for (const UnicodeRange& range : UnicodeRanges()) {
+  for (const RecentRange& range : RecentCategories()) {
     ASSERT_LE(next, range.first);
     ASSERT_LE(range.first, range.last);
     next = range.last + 1;
