@@ -101,5 +101,6 @@ CASES = [
 
 def publish(config):
     config["experts_per_token"] = config["num_experts_per_tok"]
-    config["initial_context_length"] = config["rope_scaling"]["original_max_position_embeddings"]
+    if "original_max_position_embeddings" in config["rope_scaling"]:
+        config["initial_context_length"] = config["rope_scaling"]["original_max_position_embeddings"]
     config.pop("swiglu_alpha")
