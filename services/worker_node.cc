@@ -63,7 +63,7 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
              "tokens of a sequence; 0: the model's", 0, 1 << 24});
   flags.Add({"converted-bytes", &options.converted_bytes, "BYTES",
              "memory for weights that cannot be used as the checkpoint has them (FP8, transposed)",
-             0, 1e15});
+             0, int64_t{1} << 46});
   flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",
              "for tests: kill[@N], stop[@N], delay:MS[@N] or error[@N] at a named point"});
   Credentials::AddFlags(flags, options.credentials);

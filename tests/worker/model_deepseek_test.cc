@@ -98,6 +98,20 @@ TEST(Fp8, MultipliesEveryBlockByItsFactor) {
   }
 }
 
+TEST(Fp8, MayHaveFactorsInBf16) {
+  const auto model = Load("deepseek-v3-fp8", [](Json&, std::vector<TinyTensor>& tensors) {
+    for (char& one : Named(tensors, kUp).bytes) one = 0x38;  // 1
+    TinyTensor& factors = Named(tensors, std::string(kUp) + "_scale_inv");
+    factors.type = "BF16";
+    factors.bytes = testing::Encode(DType::kBF16, {2.0f, 0.5f, 0.25f});
+  });
+  ASSERT_NE(model, nullptr);
+  const Weight& up = model->layers[1].experts[3].up;
+  EXPECT_EQ(Number(up, 7, 9), 2.0f);
+  EXPECT_EQ(Number(up, 7, 10), 0.5f);
+  EXPECT_EQ(Number(up, 7, 23), 0.25f);
+}
+
 TEST(Fp8, ReadsEveryByteOfTheFormat) {
   const std::array<float, 256>& values = Fp8Values();
   EXPECT_EQ(values[0x00], 0.0f);
@@ -232,11 +246,11 @@ INSTANTIATE_TEST_SUITE_P(
                 "_scale_inv\" has shape"},
         Refusal{"NoFactors", "deepseek-v3-fp8", Remove(std::string(kUp) + "_scale_inv"),
                 "up_proj.weight_scale_inv\" is missing"},
-        Refusal{"HalfFactors", "deepseek-v3-fp8", Factors([](TinyTensor& w) {
-                  w.type = "BF16";
-                  w.bytes.resize(w.bytes.size() / 2);
+        Refusal{"EightBitFactors", "deepseek-v3-fp8", Factors([](TinyTensor& w) {
+                  w.type = "F8_E8M0";
+                  w.bytes.resize(w.bytes.size() / 4);
                 }),
-                "up_proj.weight_scale_inv\" is BF16, supported: F32"},
+                "up_proj.weight_scale_inv\" is F8_E8M0, supported: F32, F16, BF16"},
         Refusal{"InfiniteFactor", "deepseek-v3-fp8", Fp8Bytes(0x38, {1.0f, INFINITY, 1.0f}),
                 "up_proj.weight_scale_inv\" has a value that is not finite, number 1"},
         Refusal{"NotANumber", "deepseek-v3-fp8", Fp8Bytes(0xff, {1.0f, 1.0f, 1.0f}),

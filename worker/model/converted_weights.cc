@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "scheduler/check.h"
 #include "worker/model/json.h"
+#include "worker/model/widen.h"
 #include "worker/status.h"
 
 namespace conclave::worker {
@@ -123,6 +124,7 @@ absl::StatusOr<Weight> ConvertedWeights::Dequantise(const MappedFiles::Tensor& m
                                                     const MappedFiles::Tensor& factors,
                                                     const Fp8Blocks& blocks, DType type) {
   CONCLAVE_CHECK(matrix.entry->shape.size() == 2 && type != DType::kF16);
+  CONCLAVE_CHECK(factors.entry->shape.size() == 2 && ComputeType(factors.entry->type));
   CONCLAVE_ASSIGN_OR_RETURN(const Weight to,
                             Place(matrix, type, matrix.entry->shape[0], matrix.entry->shape[1]));
   const Run run = {.tensor = matrix, .begin = 0, .bytes = matrix.entry->end - matrix.entry->begin};
@@ -140,18 +142,19 @@ absl::Status ConvertedWeights::Do(const Job& job) {
   }
   if (job.factors.entry == nullptr) return absl::OkStatus();
 
+  const TensorEntry& entry = *job.factors.entry;
+  CONCLAVE_ASSIGN_OR_RETURN(const std::string factor_bytes,
+                            Read(job.factors, 0, entry.end - entry.begin));
+  const std::vector<float> factors = Widen(
+      {factor_bytes.data(), *ComputeType(entry.type), entry.shape.front(), entry.shape.back()});
   const Weight& to = job.to[0];
-  const int64_t across = (to.cols + job.blocks.cols - 1) / job.blocks.cols;
-  CONCLAVE_ASSIGN_OR_RETURN(
-      const std::string factors,
-      Read(job.factors, 0, job.factors.entry->end - job.factors.entry->begin));
+  const int64_t across = entry.shape.back();
   for (int64_t r = 0; r < to.rows; ++r) {
     for (int64_t b = 0; b < across; ++b) {
       const int64_t at = r * to.cols + b * job.blocks.cols;
       const int64_t count = std::min(job.blocks.cols, to.cols - b * job.blocks.cols);
       const int64_t block = r / job.blocks.rows * across + b;
-      float factor = 0;
-      std::memcpy(&factor, factors.data() + block * 4, sizeof(factor));
+      const float factor = factors[static_cast<size_t>(block)];
       if (!std::isfinite(factor)) return NotFinite(job.factors, block);
       const int64_t bad = Scale(content.data() + at, count, factor, to.type,
                                 static_cast<char*>(const_cast<void*>(to.data)) +

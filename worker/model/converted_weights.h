@@ -48,8 +48,8 @@ class ConvertedWeights {
   // Parts of a run, in order.
   absl::StatusOr<std::vector<Weight>> Rearrange(const Run& run, std::span<const Part> parts);
   // A matrix [rows, cols] of F8_E4M3 times its factors, [ceil(rows / blocks.rows), ceil(cols /
-  // blocks.cols)] of F32, as `type`: F32, or BF16 rounded to nearest even as the authors'
-  // fp8_cast_bf16.py does.
+  // blocks.cols)] of a type of ours, as `type`: F32, or BF16 rounded to nearest even as the
+  // authors' fp8_cast_bf16.py does.
   absl::StatusOr<Weight> Dequantise(const MappedFiles::Tensor& matrix,
                                     const MappedFiles::Tensor& factors, const Fp8Blocks& blocks,
                                     DType type);

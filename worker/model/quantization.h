@@ -1,7 +1,8 @@
 #pragma once
 // Weights in eight bits: what config.json's quantization_config may say, and what the numbers
 // mean. DeepSeek-V3's format (README_WEIGHTS.md of its authors): F8_E4M3 values, and for each block
-// of them one F32 factor, kept beside the weight as "weight_scale_inv". Any thread.
+// of them one factor (F32; others store BF16), kept beside the weight as "weight_scale_inv". Any
+// thread.
 
 #include <array>
 #include <cstdint>

@@ -100,8 +100,9 @@ absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
       const MappedFiles::Tensor factors,
       Find(matrix.entry->name + "_scale_inv",
            {(rows + fp8_->rows - 1) / fp8_->rows, (cols + fp8_->cols - 1) / fp8_->cols}));
-  if (factors.entry->type != "F32")
-    return Error(factors, absl::StrFormat("is %s, supported: F32", factors.entry->type));
+  if (!ComputeType(factors.entry->type)) {
+    return Error(factors, absl::StrFormat("is %s, supported: F32, F16, BF16", factors.entry->type));
+  }
   return converted_.Dequantise(matrix, factors, *fp8_, *model_type_);
 }
 

@@ -88,7 +88,7 @@ class CpuDevice final : public Device {
   void DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight, int64_t first,
                int64_t count, float* const* out) const;
 
-  // Adds columns [first, first + count) of a bias, if there is one, to rows of results.
+  // Adds columns [first, first + count) of a bias to rows of results.
   void AddBias(Weight bias, int64_t first, int64_t count, int64_t rows, float* const* out) const;
 
   void Softmax(const float* x, int64_t n, float* out) const;

@@ -143,8 +143,8 @@ void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row, int t
   }
   DotRows(x, row, rows, w.gate, first, columns, gate);
   DotRows(x, row, rows, w.up, first, columns, up);
-  AddBias(w.gate_bias, first, columns, rows, gate);
-  AddBias(w.up_bias, first, columns, rows, up);
+  if (w.gate_bias) AddBias(w.gate_bias, first, columns, rows, gate);
+  if (w.up_bias) AddBias(w.up_bias, first, columns, rows, up);
   const int64_t element = out_bf16 ? 2 : 4;
   char* hidden =
       static_cast<char*>(hidden_.data()) + item.hidden_byte + (row * w.gate.rows + first) * element;
@@ -170,7 +170,8 @@ void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row, Rows ou
     results[i] = out.row(to) + first;
   }
   DotRows(hidden, row, rows, down, first, columns, results);
-  AddBias(item.weights->down_bias, first, columns, rows, results);
+  const Weight& bias = item.weights->down_bias;
+  if (bias) AddBias(bias, first, columns, rows, results);
   for (int64_t i = 0; i < rows; ++i) kernels_.round[type_](results[i], columns, results[i]);
 }
 

@@ -54,7 +54,6 @@ void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight 
 
 void CpuDevice::AddBias(Weight bias, int64_t first, int64_t count, int64_t rows,
                         float* const* out) const {
-  if (!bias) return;
   float add[kTaskColumns];
   const int64_t size = static_cast<int64_t>(SizeOf(bias.type));
   kernels_.widen[static_cast<int>(bias.type)](static_cast<const char*>(bias.data) + first * size,
@@ -83,7 +82,7 @@ void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, R
       float* results[kTaskRows];
       for (int64_t i = 0; i < m; ++i) results[i] = out.row(begin + row + i) + column;
       DotRows(operand, row, m, weight, column, n, results);
-      AddBias(bias, column, n, m, results);
+      if (bias) AddBias(bias, column, n, m, results);
     });
   }
 }

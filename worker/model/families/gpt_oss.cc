@@ -13,9 +13,8 @@ namespace {
 
 void ReadAttention(Config& config, const FamilyOptions& options, ModelSpec& spec) {
   // transformers has defaults of its own for these, which are no other family's.
-  for (const char* key : {"head_dim", "num_key_value_heads"}) {
-    config.Int(key, {1, options.limits.head_dim});
-  }
+  config.Int("head_dim", {1, options.limits.head_dim});
+  config.Int("num_key_value_heads", {1, options.limits.heads});
   if (!config.Has("rope_scaling") && !config.Has("rope_parameters"))
     config.Refuse("rope_scaling is missing");
   ReadGqa(config, {.theta = 150000.0}, options, spec);
