@@ -293,6 +293,27 @@ TEST(Worker, TellsPrometheusWhatItDid) {
   EXPECT_THAT(series, HasSubstr("conclave_links 1\n"));
 }
 
+TEST(Worker, TellsPrometheusWhatItFoundInsteadOfComputing) {
+  FakeCluster cluster({.workers = 0, .scheduler = false});
+  WorkerNode::Options options{.model = cluster.model(), .id = "w", .threads = 1};
+  const auto node = WorkerNode::Start(options, nullptr);
+  ASSERT_TRUE(node.ok()) << node.status();
+  TestLink link((*node)->address());
+  for (const uint64_t sequence : {1, 2}) {
+    ASSERT_TRUE(link.Submit(MakeSubmit(sequence, 40, 1)));
+    ASSERT_EQ(link.WaitForEnd(sequence).end.reason(), v1::End::LENGTH);
+  }
+  const std::string series = Scrape(*Address::Parse((*node)->metrics_address()));
+  const std::string labels =
+      "{engine=\"0\",model_name=\"" + (*node)->engine().model().spec.name + "\"}";
+  EXPECT_THAT(series, HasSubstr("vllm:prompt_tokens_total" + labels + " 80\n"));
+  EXPECT_THAT(series, HasSubstr("vllm:prefix_cache_queries_total" + labels + " 80\n"));
+  EXPECT_THAT(series, HasSubstr("vllm:prefix_cache_hits_total" + labels + " 32\n"));
+  EXPECT_THAT(series, HasSubstr("vllm:kv_cache_usage_perc" + labels + " 0\n"));
+  EXPECT_THAT(series, HasSubstr("conclave_kv_blocks_cached" + labels + " 2\n"));
+  EXPECT_THAT(series, HasSubstr("conclave_kv_blocks_evicted_total" + labels + " 0\n"));
+}
+
 TEST(Worker, TakesNoMoreRoutersThanItsLimit) {
   FakeCluster::Options options = Alone();
   options.worker.service.max_links = 1;
