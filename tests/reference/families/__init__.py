@@ -11,10 +11,11 @@ A module has
                     transformers has none; a torch.nn.Module that is called and looked into like transformers'
 """
 
-from . import deepseek_v1, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, mixtral, olmoe, qwen2_moe, qwen3_moe
+import importlib
+import pkgutil
 
-FAMILIES = {module.MODEL_TYPE: module
-            for module in (deepseek_v1, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, mixtral, olmoe, qwen2_moe, qwen3_moe)}
+_modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+FAMILIES = {module.MODEL_TYPE: module for module in _modules if hasattr(module, "MODEL_TYPE")}
 
 
 def patch_transformers():

@@ -12,7 +12,7 @@
 import torch
 from transformers.models.deepseek_v2 import modeling_deepseek_v2 as deepseek_v2
 
-from .case import LONG, Case
+from .case import Case
 from .routing import record, select, sum_in_gate_order
 
 MODEL_TYPE = "deepseek_v2"
@@ -161,6 +161,7 @@ DEEPSEEK_WIDE = DEEPSEEK | dict(
 )
 # Biases, a norm_eps the inner norms must not use, experts in every other layer, cos and sin below 1.
 DEEPSEEK_BIAS = DEEPSEEK_GROUP | dict(
+    n_routed_experts=8,
     attention_bias=True,
     rms_norm_eps=1e-3,
     num_hidden_layers=4,
@@ -171,7 +172,7 @@ DEEPSEEK_BIAS = DEEPSEEK_GROUP | dict(
 CASES = [
     Case("deepseek-v2-greedy", DEEPSEEK, published_config=True),
     Case("deepseek-v2-greedy-bf16", DEEPSEEK, dtype="bfloat16"),
-    Case("deepseek-v2-group", DEEPSEEK_GROUP, lengths=LONG),
+    Case("deepseek-v2-group", DEEPSEEK_GROUP),
     Case("deepseek-v2-group-bf16", DEEPSEEK_GROUP, dtype="bfloat16", published_config=True),
     Case("deepseek-v2-norm", DEEPSEEK_NORM),
     Case("deepseek-v2-llama3", DEEPSEEK_LLAMA3, fused_experts=True),
