@@ -15,6 +15,7 @@ namespace conclave::router {
 struct JsonLimits {
   size_t bytes_max;
   int depth_max;
+  bool keys_twice = false;  // allowed, the last counts: in files that people edit
 };
 
 // The object in text, which is the file name. nullopt and *error: it is too long or too deep, is

@@ -99,9 +99,10 @@ void ReadConfig(const JsonNode& config, bool has_template, TokenizerFile* file) 
 std::optional<TokenizerFile> ParseTokenizerFile(std::string_view tokenizer, std::string_view config,
                                                 const TokenizerLimits& limits, std::string* error) {
   error->clear();
-  const JsonLimits json_limits = {limits.file_bytes_max, limits.file_depth_max};
+  JsonLimits json_limits = {limits.file_bytes_max, limits.file_depth_max};
   const auto document = ParseJsonObject(tokenizer, "tokenizer.json", json_limits, error);
   if (!document) return std::nullopt;
+  json_limits.keys_twice = true;
   const auto config_document =
       ParseJsonObject(config.empty() ? "{}" : config, "tokenizer_config.json", json_limits, error);
   if (!config_document) return std::nullopt;

@@ -33,8 +33,6 @@ constexpr LowerRange kLower[] = {
 #include "router/unicode_lower.inc"
 };
 
-// No second part of a composition is below.
-constexpr char32_t kCombiningMin = 0x300;
 // U+FDFA has 18 characters in compatibility form.
 constexpr size_t kDecompositionMax = 32;
 
@@ -47,9 +45,16 @@ const Entry* FindRange(const Entry (&ranges)[count], char32_t c) {
   return std::prev(after);
 }
 
+// Whether c may be the second part of a composition: a mark, or a Hangul vowel or end of syllable.
+bool MayCompose(char32_t c) {
+  if (c >= 0x1161 && c <= 0x11C2) return true;
+  const auto category = utf8proc_get_property(static_cast<utf8proc_int32_t>(c))->category;
+  return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC;
+}
+
 // What the two characters compose to.
 std::optional<char32_t> Compose(char32_t first, char32_t second) {
-  if (second < kCombiningMin) return std::nullopt;
+  if (!MayCompose(second)) return std::nullopt;
   std::array<utf8proc_int32_t, 2> pair = {static_cast<utf8proc_int32_t>(first),
                                           static_cast<utf8proc_int32_t>(second)};
   constexpr auto kOptions = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
@@ -114,8 +119,8 @@ class Composer {
   }
 
   void Flush() {
-    if (starter_) text_ += ToUtf8(*starter_);
-    for (const Mark& mark : marks_) text_ += ToUtf8(mark.c);
+    if (starter_) AppendUtf8(*starter_, &text_);
+    for (const Mark& mark : marks_) AppendUtf8(mark.c, &text_);
     starter_.reset();
     marks_.clear();
   }

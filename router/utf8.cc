@@ -41,15 +41,23 @@ Utf8Char FirstChar(std::string_view text) {
 }
 
 std::string ToUtf8(char32_t code_point) {
-  if (code_point < 0x80) return {static_cast<char>(code_point)};
+  std::string text;
+  AppendUtf8(code_point, &text);
+  return text;
+}
+
+void AppendUtf8(char32_t code_point, std::string* text) {
+  if (code_point < 0x80) return text->push_back(static_cast<char>(code_point));
   const auto tail = [code_point](int shift) {
     return static_cast<char>(0x80 | (code_point >> shift & 0x3F));
   };
-  if (code_point < 0x800) return {static_cast<char>(0xC0 | code_point >> 6), tail(0)};
-  if (code_point < 0x10000) {
-    return {static_cast<char>(0xE0 | code_point >> 12), tail(6), tail(0)};
+  if (code_point < 0x800) {
+    text->append({static_cast<char>(0xC0 | code_point >> 6), tail(0)});
+  } else if (code_point < 0x10000) {
+    text->append({static_cast<char>(0xE0 | code_point >> 12), tail(6), tail(0)});
+  } else {
+    text->append({static_cast<char>(0xF0 | code_point >> 18), tail(12), tail(6), tail(0)});
   }
-  return {static_cast<char>(0xF0 | code_point >> 18), tail(12), tail(6), tail(0)};
 }
 
 bool IsUtf8(std::string_view bytes) {

@@ -24,6 +24,7 @@ struct Utf8Char {
 Utf8Char FirstChar(std::string_view text);
 
 std::string ToUtf8(char32_t code_point);
+void AppendUtf8(char32_t code_point, std::string* text);
 
 bool IsUtf8(std::string_view bytes);
 

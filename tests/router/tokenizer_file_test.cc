@@ -351,6 +351,15 @@ TEST(TokenizerFile, NamesWhatIsWrongWithItsConfig) {
             "tokenizer_config.json: add_bos_token is not true or false");
 }
 
+// People edit this file, and the authors' readers let the last of two count.
+TEST(TokenizerFile, TakesTheLastOfTwoKeysInItsConfig) {
+  std::string error;
+  const auto tokenizer = Tokenizer::Load(FixtureText("gpt2"),
+                                         R"({"eos_token": "!", "eos_token": "<|user|>"})", &error);
+  ASSERT_TRUE(tokenizer) << error;
+  EXPECT_EQ(tokenizer->eos(), tokenizer->FindAddedToken("<|user|>"));
+}
+
 TEST(TokenizerFile, KeepsToItsLimits) {
   const std::string good = FixtureText("gpt2");
   EXPECT_THAT(LoadError(good, "", {.file_bytes_max = 1000}), HasSubstr("bytes, the limit is 1000"));

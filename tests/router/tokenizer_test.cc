@@ -102,7 +102,7 @@ TEST(Tokenizer, TakesTheLongerOfTwoAddedTokens) {
 }
 
 TEST(Tokenizer, AcceptsAnyBytesAndGivesThemBack) {
-  for (const char* name : {"gpt2", "split"}) {
+  for (const char* name : {"gpt2", "split", "llama2"}) {
     const Tokenizer tokenizer = Fixture(name);
     for (unsigned seed = 0; seed < 50; ++seed) {
       SCOPED_TRACE(seed);
@@ -123,25 +123,44 @@ TEST(Tokenizer, MakesTheByteTokensOfWhatIsNotUtf8) {
   EXPECT_EQ(tokenizer.TokenBytes(ids[4]), "\xBD");
 }
 
-// Every symbol is a candidate once, and each merge makes at most two more.
+std::string Repeated(const std::string& text, size_t bytes) {
+  std::string repeated;
+  while (repeated.size() < bytes) repeated += text;
+  return repeated;
+}
+
+// Every symbol is a candidate once, and each merge makes at most two more; there are no more symbols
+// than bytes. In the last two fixtures the whole text is one word.
 TEST(Tokenizer, TakesAMillionOfAnythingInLinearWork) {
   std::mt19937 random(1);
   std::string letters;
   while (letters.size() < kMillion) letters += static_cast<char>('a' + random() % 4);
-  for (const char* name : {"gpt2", "split"}) {
+  std::vector<std::string> texts = {Repeated(" ", kMillion) + "a", letters,
+                                    RandomBytes(kMillion, 2)};
+  for (const char* unit :
+       {"a", " ", "\n", "1", "\xFF", "<", "\u0301", "\u2581", "\U0001F600", " a"}) {
+    texts.push_back(Repeated(unit, kMillion));
+  }
+  for (const char* name : {"gpt2", "split", "llama2", "metaspace"}) {
     const Tokenizer tokenizer = Fixture(name);
-    for (const std::string& text :
-         {std::string(kMillion, 'a'), std::string(kMillion, ' '), std::string(kMillion, ' ') + "a",
-          std::string(kMillion, '\n'), std::string(kMillion, '1'), std::string(kMillion, '\xFF'),
-          letters, RandomBytes(kMillion, 2)}) {
+    const bool of_bytes = name == std::string("gpt2") || name == std::string("split");
+    for (const std::string& text : texts) {
       SCOPED_TRACE(::testing::Message()
                    << name << " " << Json(ReplaceInvalidUtf8(text.substr(0, 8))));
       EncodeWork work;
       const auto ids = Encode(tokenizer, text, {}, &work);
-      EXPECT_LE(work.merge_candidates, 3 * text.size());
-      EXPECT_LE(work.words, text.size());
-      EXPECT_EQ(tokenizer.Decode(ids, false), text);
+      EXPECT_LE(work.merge_candidates, 3 * (text.size() + 1));  // a space may be put before it
+      EXPECT_LE(work.words, text.size() + 1);
+      EXPECT_TRUE(!of_bytes || tokenizer.Decode(ids, false) == text);
     }
+  }
+}
+
+TEST(Tokenizer, GivesBackWhatIsNotUtf8FromByteFallback) {
+  const Tokenizer tokenizer = Fixture("llama2");
+  for (const char* text : {"\xFF", "a\xFF b", "\xE4\xBD\xE4\xBD\xA0 \x80", "\xFF\xFE a"}) {
+    const auto ids = Encode(tokenizer, text);
+    EXPECT_EQ(tokenizer.Decode(ids, false), text);
   }
 }
 
@@ -214,10 +233,24 @@ TEST(StreamingDetokenizer, ReplacesACharacterThatTheEndCuts) {
   EXPECT_EQ(detokenizer.Flush(), "");
 }
 
+TEST(StreamingDetokenizer, HoldsBackCharactersOfByteTokensToo) {
+  const Tokenizer tokenizer = Fixture("llama2");
+  const auto byte = [](int value) { return static_cast<TokenId>(3 + value); };  // <0x00> is 3
+  StreamingDetokenizer detokenizer(tokenizer);
+  EXPECT_EQ(detokenizer.Push(byte(' ')), "");  // the first space is the one that was put there
+  EXPECT_EQ(detokenizer.Push(byte('\n')), "\n");
+  EXPECT_EQ(detokenizer.Push(byte(0xE4)), "");
+  EXPECT_EQ(detokenizer.Push(byte(0xBD)), "");
+  EXPECT_EQ(detokenizer.Push(byte(0xA0)), "\u4F60");
+  EXPECT_EQ(detokenizer.Push(byte(0xE4)), "");
+  EXPECT_EQ(detokenizer.Push(byte(0x0A)), "\uFFFD\n");
+}
+
 TEST(StreamingDetokenizer, IsAlwaysValidAndJoinsToTheWholeText) {
-  const Tokenizer tokenizer = Fixture("gpt2");
-  for (unsigned seed = 0; seed < 200; ++seed) {
+  for (unsigned seed = 0; seed < 400; ++seed) {
     SCOPED_TRACE(seed);
+    static const Tokenizer tokenizers[] = {Fixture("gpt2"), Fixture("llama2")};
+    const Tokenizer& tokenizer = tokenizers[seed % 2];
     std::mt19937 random(seed);
     std::vector<TokenId> ids;
     // Half of the ids are single bytes, so characters are cut everywhere.
