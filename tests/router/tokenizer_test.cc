@@ -129,8 +129,8 @@ std::string Repeated(const std::string& text, size_t bytes) {
   return repeated;
 }
 
-// Every symbol is a candidate once, and each merge makes at most two more; there are no more symbols
-// than bytes. In the last two fixtures the whole text is one word.
+// Every symbol is a candidate once, and each merge makes at most two more; there are no more
+// symbols than bytes. In the last two fixtures the whole text is one word.
 TEST(Tokenizer, TakesAMillionOfAnythingInLinearWork) {
   std::mt19937 random(1);
   std::string letters;
