@@ -15,6 +15,7 @@ namespace conclave::worker {
 namespace {
 
 using ::testing::AnyOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::SafetensorsBytes;
 using testing::TempDir;
@@ -90,6 +91,36 @@ TEST(MappedFiles, FollowsAnIndexAndIgnoresOtherFiles) {
   WriteFileOrDie(dir.File("model.safetensors.index.json"),
                  R"({"weight_map": {"x": "a.safetensors"}})");
   EXPECT_EQ(OpenError(dir), "");
+  EXPECT_THAT((*MappedFiles::Open(dir.path()))->ignored(), ElementsAre("old.safetensors"));
+}
+
+TEST(MappedFiles, ReadsModelSafetensorsAndIgnoresWhatLiesBesideIt) {
+  TempDir dir;
+  const std::string weights = SafetensorsBytes({Bytes("x", "12")});
+  WriteFileOrDie(dir.File("model.safetensors"), weights);
+  WriteFileOrDie(dir.File("consolidated.safetensors"), weights);
+  WriteFileOrDie(dir.File("adapter_model.safetensors"), "broken");
+  WriteFileOrDie(dir.File("model.safetensors.index.json"),
+                 R"({"weight_map": {"x": "gone-00001-of-00002.safetensors"}})");
+  const auto files = MappedFiles::Open(dir.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ((*files)->Find("x").file->path(), dir.File("model.safetensors"));
+  EXPECT_THAT((*files)->ignored(),
+              ElementsAre("adapter_model.safetensors", "consolidated.safetensors"));
+}
+
+TEST(MappedFiles, ReadsConsolidatedCopiesOnlyWhereNothingElseIs) {
+  TempDir dir;
+  const std::string weights = SafetensorsBytes({Bytes("x", "12")});
+  WriteFileOrDie(dir.File("consolidated.00.safetensors"), weights);
+  auto files = MappedFiles::Open(dir.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ((*files)->Find("x").file->path(), dir.File("consolidated.00.safetensors"));
+  WriteFileOrDie(dir.File("model-00001-of-00001.safetensors"), weights);
+  files = MappedFiles::Open(dir.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ((*files)->Find("x").file->path(), dir.File("model-00001-of-00001.safetensors"));
+  EXPECT_THAT((*files)->ignored(), ElementsAre("consolidated.00.safetensors"));
 }
 
 TEST(MappedFiles, RefusesFilesThatDisagree) {

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "tests/worker/testing/edited_checkpoint.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
 
 namespace conclave::worker {
@@ -220,12 +221,34 @@ TEST(Model, ReadsShardedCheckpointsWithAndWithoutAnIndex) {
   EXPECT_THAT(std::string(Model::Load(dir.path()).status().message()), HasSubstr("is missing"));
 }
 
-TEST(Model, TiesTheHeadToTheEmbedding) {
-  const auto model = DeepSeek({.tied_embeddings = true});
-  EXPECT_EQ(model->head.data, model->embedding.data);
-  const auto saved =
-      DeepSeek({.edit = [](Json& config, auto&) { config["tie_word_embeddings"] = true; }});
-  EXPECT_EQ(saved->head.data, saved->embedding.data);
+TEST(Model, TiesTheHeadToTheEmbeddingWhicheverIsStored) {
+  const auto by_embedding = DeepSeek({.tied_embeddings = true});
+  EXPECT_EQ(by_embedding->head.data, by_embedding->embedding.data);
+  const auto by_head =
+      DeepSeek({.tied_embeddings = true, .edit = [](Json&, std::vector<TinyTensor>& tensors) {
+                  testing::Named(tensors, "model.embed_tokens.weight").name = "lm_head.weight";
+                }});
+  EXPECT_EQ(by_head->head.data, by_head->embedding.data);
+  ExpectShape(by_head->head, 260, 32);
+}
+
+TEST(Model, UsesAStoredHeadEvenWhereTheSettingsTieIt) {
+  const auto tie = [](Json& config, auto&) { config["tie_word_embeddings"] = true; };
+  const auto untied = DeepSeek({});
+  const auto stored = DeepSeek({.edit = tie});
+  EXPECT_NE(stored->head.data, stored->embedding.data);
+  EXPECT_EQ(std::memcmp(stored->head.data, untied->head.data, 260u * 32 * 4), 0);
+  EXPECT_NE(std::memcmp(stored->head.data, stored->embedding.data, 260u * 32 * 4), 0);
+}
+
+TEST(Model, RefusesAStoredHeadOfAnotherShapeEvenWhereTheSettingsTieIt) {
+  TempDir dir;
+  WriteTinyDeepSeekV2(dir.path(), 1, {.edit = [](Json& config, std::vector<TinyTensor>& tensors) {
+                        config["tie_word_embeddings"] = true;
+                        testing::Named(tensors, "lm_head.weight").shape = {32, 260};
+                      }});
+  EXPECT_THAT(std::string(Model::Load(dir.path()).status().message()),
+              HasSubstr("\"lm_head.weight\" has shape [32, 260], expected [260, 32]"));
 }
 
 TEST(Model, AcceptsBiasesWhereTheFamilyHasThem) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -16,7 +17,10 @@
 namespace conclave::worker {
 namespace {
 
+constexpr char kSingleName[] = "model.safetensors";
 constexpr char kIndexName[] = "model.safetensors.index.json";
+// Mistral's directories hold the same weights a second time, under names of its own.
+constexpr char kCopyPrefix[] = "consolidated";
 constexpr size_t kSampleBytes = 64;
 
 using WeightMap = std::unordered_map<std::string, std::string>;  // tensor -> file
@@ -58,6 +62,34 @@ absl::StatusOr<std::set<std::string>> ListSafetensors(const std::string& directo
   return names;
 }
 
+// What is read of a directory.
+struct Choice {
+  std::set<std::string> files;
+  WeightMap index;  // empty: no index was followed
+};
+
+// As transformers chooses. `listed` is every safetensors file there is.
+absl::StatusOr<Choice> ChooseFiles(const std::string& directory,
+                                   const std::set<std::string>& listed, size_t max_index_bytes) {
+  Choice choice;
+  if (listed.contains(kSingleName)) {
+    choice.files = {kSingleName};
+    return choice;
+  }
+  const std::string index_path = directory + "/" + kIndexName;
+  std::error_code ignored;
+  if (std::filesystem::exists(index_path, ignored)) {
+    CONCLAVE_ASSIGN_OR_RETURN(choice.index, ReadIndex(index_path, max_index_bytes));
+    for (const auto& [tensor, file] : choice.index) choice.files.insert(file);
+    return choice;
+  }
+  choice.files = listed;
+  std::erase_if(choice.files,
+                [](const std::string& name) { return name.starts_with(kCopyPrefix); });
+  if (choice.files.empty()) choice.files = listed;
+  return choice;
+}
+
 std::string_view LastComponent(std::string_view path) { return path.substr(path.rfind('/') + 1); }
 
 class Sha256 {
@@ -90,31 +122,29 @@ class Sha256 {
 
 absl::StatusOr<std::shared_ptr<const MappedFiles>> MappedFiles::Open(const std::string& directory,
                                                                      const Limits& limits) {
-  const std::string index_path = directory + "/" + kIndexName;
-  std::error_code ignored;
-  const bool has_index = std::filesystem::exists(index_path, ignored);
-  WeightMap index;
-  std::set<std::string> names;
-  if (has_index) {
-    CONCLAVE_ASSIGN_OR_RETURN(index, ReadIndex(index_path, limits.index_bytes));
-    for (const auto& [tensor, file] : index) names.insert(file);
-  } else {
-    CONCLAVE_ASSIGN_OR_RETURN(names, ListSafetensors(directory));
-  }
-  if (names.empty() || names.size() > limits.files) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%s: has %d safetensors files, expected 1 to %d", directory, names.size(), limits.files));
+  CONCLAVE_ASSIGN_OR_RETURN(const std::set<std::string> listed, ListSafetensors(directory));
+  CONCLAVE_ASSIGN_OR_RETURN(const Choice choice,
+                            ChooseFiles(directory, listed, limits.index_bytes));
+  if (choice.files.empty() || choice.files.size() > limits.files) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: has %d safetensors files, expected 1 to %d", directory,
+                        choice.files.size(), limits.files));
   }
 
   auto files = std::make_shared<MappedFiles>();
   files->directory_ = directory;
-  for (const std::string& name : names) CONCLAVE_RETURN_IF_ERROR(files->AddFile(name, limits));
+  std::set_difference(listed.begin(), listed.end(), choice.files.begin(), choice.files.end(),
+                      std::back_inserter(files->ignored_));
+  for (const std::string& name : choice.files) {
+    CONCLAVE_RETURN_IF_ERROR(files->AddFile(name, limits));
+  }
   CONCLAVE_RETURN_IF_ERROR(files->IndexTensors());
-  for (const auto& [name, file] : index) {
+  for (const auto& [name, file] : choice.index) {
     const Tensor tensor = files->Find(name);
     if (tensor.file == nullptr || LastComponent(tensor.file->path()) != file) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: tensor \"%s\" is not in %s", index_path, Printable(name), Printable(file)));
+      return absl::InvalidArgumentError(absl::StrFormat("%s/%s: tensor \"%s\" is not in %s",
+                                                        directory, kIndexName, Printable(name),
+                                                        Printable(file)));
     }
   }
   return files;

@@ -22,7 +22,8 @@ class MappedFiles {
     SafetensorsLimits header;
   };
 
-  // The files model.safetensors.index.json names, or without one every *.safetensors there is.
+  // model.safetensors; without it the files that model.safetensors.index.json names; without either
+  // every *.safetensors but the consolidated* copies, which are read only where nothing else is.
   // INVALID_ARGUMENT: no or too many files, a file that is none, a tensor in two files, an index
   // that disagrees with them. NOT_FOUND: a file that the index names.
   static absl::StatusOr<std::shared_ptr<const MappedFiles>> Open(const std::string& directory,
@@ -42,6 +43,8 @@ class MappedFiles {
   // Every tensor, by file and then in the order of bytes.
   const std::vector<Tensor>& tensors() const { return tensors_; }
   const std::string& directory() const { return directory_; }
+  // The names of the directory's other safetensors files.
+  const std::vector<std::string>& ignored() const { return ignored_; }
 
   // SHA-256, in hex, over the `seed` bytes and, of every file: name, size and header; and of every
   // tensor the 64 bytes in its middle. It tells checkpoints apart, fine-tuned copies included,
@@ -60,6 +63,7 @@ class MappedFiles {
   absl::Status IndexTensors();
 
   std::string directory_;
+  std::vector<std::string> ignored_;
   std::vector<File> files_;
   std::vector<Tensor> tensors_;
   std::unordered_map<std::string_view, size_t> by_name_;

@@ -57,7 +57,7 @@ struct Model {
       digest;  // of settings, tensor directory and a sample of every tensor (MappedFiles::Digest)
   Weight embedding;  // [vocab, dim]
   Weight final_norm;
-  Weight head;  // [vocab, dim]; the embedding if tied
+  Weight head;  // [vocab, dim]; the embedding if tied and not stored beside it
   std::vector<LayerWeights> layers;
   std::shared_ptr<const MappedFiles> files;
   std::shared_ptr<const ConvertedWeights> converted;  // null: everything is used as it is mapped

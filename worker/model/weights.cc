@@ -13,6 +13,9 @@
 namespace conclave::worker {
 namespace {
 
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+constexpr char kHead[] = "lm_head.weight";
+
 class Binder {
  public:
   Binder(const MappedFiles& files, const std::optional<Fp8Blocks>& fp8, ConvertedWeights& converted)
@@ -27,7 +30,7 @@ class Binder {
   // The model's type: that of its embedding, which is bound first.
   void SetModelType(DType type) { model_type_ = type; }
   absl::Status Refuse(const std::string& name, const absl::Status& why) const;
-  absl::Status CheckAllUsed(bool tied_embeddings, const TensorTable& table) const;
+  absl::Status CheckAllUsed(const TensorTable& table) const;
 
  private:
   absl::StatusOr<MappedFiles::Tensor> Find(const std::string& name,
@@ -126,7 +129,7 @@ absl::Status Binder::Refuse(const std::string& name, const absl::Status& why) co
   return Error(files_.Find(name), std::string(why.message()));
 }
 
-absl::Status Binder::CheckAllUsed(bool tied_embeddings, const TensorTable& table) const {
+absl::Status Binder::CheckAllUsed(const TensorTable& table) const {
   const auto ignored = [&](const std::string& name) {
     return std::any_of(table.ignored().begin(), table.ignored().end(),
                        [&](const std::string& prefix) { return name.starts_with(prefix); });
@@ -134,7 +137,6 @@ absl::Status Binder::CheckAllUsed(bool tied_embeddings, const TensorTable& table
   for (const MappedFiles::Tensor& tensor : files_.tensors()) {
     if (used_.contains(tensor.entry)) continue;
     const std::string& name = tensor.entry->name;
-    if (tied_embeddings && name == "lm_head.weight") continue;
     if (name.ends_with(".rotary_emb.inv_freq"))
       continue;  // a buffer that old releases of transformers saved
     if (ignored(name)) continue;
@@ -202,14 +204,18 @@ absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
   ModelSpec& spec = model.spec;
   const auto converted = std::make_shared<ConvertedWeights>(converted_bytes);
   Binder binder(files, fp8, *converted);
+  // Tied weights are stored once, under either name. Where both are stored both count, whatever the
+  // setting says: a fine-tuned head may have moved away from the embedding.
+  const bool head_is_stored = !spec.tied_embeddings || binder.Has(kHead);
+  const bool only_head = spec.tied_embeddings && head_is_stored && !binder.Has(kEmbedding);
   CONCLAVE_ASSIGN_OR_RETURN(model.embedding,
-                            binder.Bind("model.embed_tokens.weight", {spec.vocab, spec.dim}));
+                            binder.Bind(only_head ? kHead : kEmbedding, {spec.vocab, spec.dim}));
   spec.type = model.embedding.type;
   binder.SetModelType(spec.type);
   CONCLAVE_ASSIGN_OR_RETURN(model.final_norm, binder.Bind("model.norm.weight", {spec.dim}));
   model.head = model.embedding;
-  if (!spec.tied_embeddings) {
-    CONCLAVE_ASSIGN_OR_RETURN(model.head, binder.Bind("lm_head.weight", {spec.vocab, spec.dim}));
+  if (head_is_stored && !only_head) {
+    CONCLAVE_ASSIGN_OR_RETURN(model.head, binder.Bind(kHead, {spec.vocab, spec.dim}));
   }
   model.layers.resize(spec.layers.size());
   for (size_t l = 0; l < model.layers.size(); ++l) {
@@ -220,7 +226,7 @@ absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
     layer.dense.activation = layer.shared.activation = spec.activation;
     CONCLAVE_RETURN_IF_ERROR(BindLayer(table, {std::to_string(l), moe, layer, binder}));
   }
-  CONCLAVE_RETURN_IF_ERROR(binder.CheckAllUsed(spec.tied_embeddings, table));
+  CONCLAVE_RETURN_IF_ERROR(binder.CheckAllUsed(table));
   const int threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
   CONCLAVE_RETURN_IF_ERROR(converted->Fill(threads));
   model.converted = converted;
