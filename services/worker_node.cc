@@ -5,12 +5,17 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "router/utf8.h"
 #include "services/channel.h"
 #include "services/convert_worker.h"
 #include "services/identity.h"
 #include "services/log.h"
 #include "services/worker_metrics.h"
+#include "worker/model/mapped_files.h"
+#include "worker/model/model.h"
 #include "worker/status.h"
 
 namespace conclave::services {
@@ -27,6 +32,48 @@ bool WaitUntil(std::chrono::steady_clock::time_point end, Done done) {
     std::this_thread::sleep_for(kDrainPoll);
   }
   return true;
+}
+
+absl::Status CheckStepFits(const scheduler::BatchPlanner::Options& planner) {
+  if (planner.step_tokens >= planner.max_running) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "--max-running is %d and --step-tokens %d: a step computes a token of every running "
+      "sequence, so raise --step-tokens or lower --max-running",
+      planner.max_running, planner.step_tokens));
+}
+
+// The name goes into messages, whose strings must be UTF-8.
+absl::Status CheckName(const worker::Model& model) {
+  if (router::IsUtf8(model.spec.name)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "--model: the directory's name \"%s\" is the model's, and it is not UTF-8: rename it, or "
+      "give a link to it",
+      absl::CHexEscape(model.spec.name)));
+}
+
+void LogIgnored(const worker::MappedFiles& files) {
+  constexpr size_t kNamed = 8;
+  std::vector<std::string> names = files.ignored();
+  if (names.empty()) return;
+  if (names.size() > kNamed) {
+    const size_t rest = names.size() - kNamed;
+    names.resize(kNamed);
+    names.push_back(absl::StrFormat("%d more", rest));
+  }
+  LogInfo("%s: ignored beside the model's own files: %s", files.directory(),
+          absl::StrJoin(names, ", "));
+}
+
+// What became of the limits that were asked for.
+void LogLimits(const worker::Engine::Options& asked, const worker::Engine& engine) {
+  const int32_t context_limit = engine.options().context_limit;
+  if (asked.context_limit > context_limit) {
+    LogWarning("--context-limit is %d, the model's limit is %d: sequences have at most %d tokens",
+               asked.context_limit, context_limit, context_limit);
+  }
+  const worker::Engine::Stats stats = engine.stats();
+  LogInfo("the KV pool has %d bytes (--kv-bytes is %d): %d blocks of %d positions", stats.kv_bytes,
+          asked.kv_bytes, engine.options().planner.kv_blocks, stats.kv_block_size);
 }
 
 }  // namespace
@@ -85,10 +132,13 @@ absl::StatusOr<std::unique_ptr<WorkerNode>> WorkerNode::Start(const Options& opt
 absl::Status WorkerNode::StartEngine() {
   if (options_.model.empty())
     return absl::InvalidArgumentError("--model: name a checkpoint directory");
+  CONCLAVE_RETURN_IF_ERROR(CheckStepFits(options_.engine.planner));
   CONCLAVE_ASSIGN_OR_RETURN(
       std::shared_ptr<const worker::Model> model,
       worker::Model::Load(options_.model, {.context_limit = options_.engine.context_limit,
                                            .converted_bytes = options_.converted_bytes}));
+  CONCLAVE_RETURN_IF_ERROR(CheckName(*model));
+  LogIgnored(*model->files);
   worker::CpuDeviceOptions device_options =
       worker::CpuDeviceOptionsFor(model->spec, options_.engine);
   device_options.threads = options_.threads;
@@ -101,6 +151,7 @@ absl::Status WorkerNode::StartEngine() {
   }
   CONCLAVE_ASSIGN_OR_RETURN(
       engine_, worker::Engine::Create(engine_options, std::move(model), std::move(device)));
+  LogLimits(options_.engine, *engine_);
   return absl::OkStatus();
 }
 

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -267,6 +268,31 @@ TEST_F(Processes, EndAtOnceWhenTheyCannotBegin) {
   Process bad_state("conclave-scheduler", {"--state", state_.path()});
   EXPECT_EQ(ExitCode(bad_state.WaitForEnd()), 1);
   EXPECT_THAT(bad_state.Log(), HasSubstr("scheduler.db"));
+}
+
+TEST_F(Processes, RefuseByNameWhatTheyCannotServe) {
+  Process too_wide("conclave-worker", WorkerArguments({"--max-running", "1000"}));
+  EXPECT_EQ(ExitCode(too_wide.WaitForEnd()), 1);
+  EXPECT_THAT(too_wide.Log(), HasSubstr("--max-running is 1000 and --step-tokens 512"));
+
+  const std::string link = state_.File("mod\xE8le");  // Latin-1
+  std::filesystem::create_directory_symlink(model_.path(), link);
+  Process bad_name("conclave-worker", {"--model", link});
+  EXPECT_EQ(ExitCode(bad_name.WaitForEnd()), 1);
+  EXPECT_THAT(bad_name.Log(), HasSubstr("is the model's, and it is not UTF-8"));
+}
+
+TEST_F(Processes, SayWhatTheyDoNotUseOfWhatTheyWereGiven) {
+  std::filesystem::copy(model_.File("model.safetensors"), model_.File("consolidated.safetensors"));
+  Process worker("conclave-worker",
+                 WorkerArguments({"--context-limit", "99999", "--kv-bytes", "1000000000"}));
+  worker.Signal(SIGTERM);
+  EXPECT_EQ(ExitCode(worker.WaitForEnd()), 0);
+  const std::string log = worker.Log();
+  EXPECT_THAT(log, HasSubstr("level=warning"));
+  EXPECT_THAT(log, HasSubstr("--context-limit is 99999, the model's limit is 1024"));
+  EXPECT_THAT(log, HasSubstr("(--kv-bytes is 1000000000)"));
+  EXPECT_THAT(log, HasSubstr("ignored beside the model's own files: consolidated.safetensors"));
 }
 
 }  // namespace
