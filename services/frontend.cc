@@ -36,7 +36,9 @@ Rejection RejectionOf(Admission::Reason reason) {
 absl::Status NoWorker() { return absl::UnavailableError("no worker is ready; try again soon"); }
 absl::Status NoTokenizer() {
   return absl::FailedPreconditionError(
-      "this router has no tokenizer; start it with --model or --tokenizer");
+      "this router has no tokenizer: there is no tokenizer.json in its --model directory (or it "
+      "was "
+      "given none); start it with --tokenizer, or send token ids");
 }
 absl::Status Draining() {
   return absl::UnavailableError("this router is shutting down; another one takes requests");

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "scheduler/check.h"
 #include "tests/worker/testing/collector.h"
+#include "tests/worker/testing/edited_checkpoint.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
 
 namespace conclave::worker {
@@ -238,6 +240,28 @@ INSTANTIATE_TEST_SUITE_P(
                       ExactCase{Family::kOlmoe, DType::kF32, "OlmoeF32"},
                       ExactCase{Family::kOlmoe, DType::kBF16, "OlmoeBF16"}),
     [](const auto& param_info) { return param_info.param.name; });
+
+// Weights are not read when a model is loaded, so such values are met only when they are used.
+TEST(Engine, OnlyRequestsThatMeetAWeightThatIsNoNumberFail) {
+  constexpr TokenId kBroken = 9;
+  auto engine = MakeEngine({.tiny = {.edit = [](auto&, std::vector<testing::TinyTensor>& tensors) {
+                              std::string& bytes =
+                                  testing::Named(tensors, "model.embed_tokens.weight").bytes;
+                              const std::string row =
+                                  testing::Encode(DType::kF32, std::vector<float>(32, NAN));
+                              bytes.replace(kBroken * row.size(), row.size(), row);
+                            }}});
+  auto link = std::make_shared<Collector>();
+  ASSERT_TRUE(engine->Submit(link, {.id = 1, .prompt = {1, kBroken, 2}, .max_tokens = 4}).ok());
+  ASSERT_TRUE(engine->Submit(link, {.id = 2, .prompt = {1, 2, 3}, .max_tokens = 4}).ok());
+  RunUntilIdle(*engine);
+  const absl::Status broken = link->answers.at(1).end->status;
+  EXPECT_EQ(broken.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(broken.message()), HasSubstr("numerical_error"));
+  EXPECT_TRUE(link->answers.at(1).tokens.empty());
+  EXPECT_TRUE(link->answers.at(2).end->status.ok());
+  EXPECT_EQ(link->answers.at(2).tokens.size(), 4u);
+}
 
 TEST(Engine, ACancelledSequenceGivesItsBlocksBackAtTheNextStep) {
   auto engine = MakeEngine();
