@@ -36,6 +36,16 @@ void Credentials::AddFlags(Flags& flags, Options& options) {
       {"insecure", &options.insecure, "", "allow listening without TLS where others can connect"});
 }
 
+void Credentials::AddClientFlags(Flags& flags, Options& options) {
+  flags.Add({"tls-cert", &options.tls_cert, "FILE",
+             "certificate chain to show a server that asks for one, PEM"});
+  flags.Add({"tls-key", &options.tls_key, "FILE", "its private key, PEM"});
+  flags.Add({"tls-ca", &options.tls_ca, "FILE",
+             "CA of the server's certificate, PEM; with it connections are TLS"});
+  flags.Add({"insecure", &options.insecure, "",
+             "connect without TLS, as is done anyway unless --tls-ca or --tls-cert is given"});
+}
+
 absl::StatusOr<Credentials> Credentials::Load(const Options& options) {
   if (options.tls_cert.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError("--tls-cert and --tls-key go together");

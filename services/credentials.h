@@ -24,7 +24,9 @@ class Credentials {
                            // clients for theirs
     bool insecure = false;
   };
+  // Of a process that listens, and of one that only connects.
   static void AddFlags(Flags& flags, Options& options);
+  static void AddClientFlags(Flags& flags, Options& options);
 
   // Plain, for the loopback.
   Credentials() = default;

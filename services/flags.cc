@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <type_traits>
 #include <utility>
@@ -24,23 +25,52 @@ constexpr size_t kMaxArguments = 4096;
 template <typename T>
 concept Number = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
 
+// What a number may be: the flag's bounds as far as the type can hold them.
+template <Number T>
+std::string RangeOf(const Flag& flag) {
+  using Limits = std::numeric_limits<T>;
+  const bool from_least = flag.min <= static_cast<double>(Limits::lowest());
+  const bool to_greatest = flag.max >= static_cast<double>(Limits::max());
+  if constexpr (std::is_floating_point_v<T>) {
+    if (from_least && to_greatest) return "want a finite number";
+    return absl::StrFormat("out of range [%g, %g]", flag.min, flag.max);
+  } else {
+    return absl::StrFormat("out of range [%d, %d]",
+                           from_least ? Limits::lowest() : static_cast<T>(flag.min),
+                           to_greatest ? Limits::max() : static_cast<T>(flag.max));
+  }
+}
+
+// Whether the text is a number of any kind or size, and which one.
+bool IsNumber(const std::string& text, double* value) {
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, *value);
+  if (error == std::errc::result_out_of_range) *value = HUGE_VAL;
+  return stop == end && error != std::errc::invalid_argument;
+}
+
+// Says what is wrong with a text that is no value of the flag.
+template <Number T>
+absl::Status BadNumber(const Flag& flag, const std::string& text) {
+  double value = 0;
+  std::string wrong = RangeOf<T>(flag);
+  if (!IsNumber(text, &value)) {
+    wrong = "not a number";
+  } else if (std::is_integral_v<T> && text.find_first_not_of("-0123456789") != text.npos) {
+    wrong = "not a whole number";
+  }
+  return absl::InvalidArgumentError(absl::StrFormat("--%s: \"%s\": %s", flag.name, text, wrong));
+}
+
 template <Number T>
 absl::Status ParseValue(const Flag& flag, const std::string& text, T* target) {
   T value{};
-  const char* end = text.data() + text.size();
+  const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
-  if (error == std::errc::result_out_of_range) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("--%s: \"%s\" is out of range", flag.name, text));
-  }
-  if (error != std::errc() || stop != end) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("--%s: \"%s\" is not a number", flag.name, text));
-  }
   const auto real = static_cast<double>(value);
-  if (!std::isfinite(real) || real < flag.min || real > flag.max) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("--%s: %s is out of range [%g, %g]", flag.name, text, flag.min, flag.max));
+  if (error != std::errc() || stop != end || !std::isfinite(real) || real < flag.min ||
+      real > flag.max) {
+    return BadNumber<T>(flag, text);
   }
   *target = value;
   return absl::OkStatus();
@@ -137,6 +167,11 @@ void Flags::Add(Flag flag) {
   CONCLAVE_CHECK(flag.name != "config" && flag.name != "help" && flag.name != "version");
   const std::string name = flag.name;
   CONCLAVE_CHECK(flags_.emplace(name, std::move(flag)).second);
+}
+
+void Flags::AddOptional(Flag flag) {
+  CONCLAVE_CHECK(optional_.insert(flag.name).second);
+  Add(std::move(flag));
 }
 
 void Flags::AddPositional(std::vector<std::string>* target, size_t limit, std::string name) {
@@ -255,7 +290,7 @@ std::string Flags::Help() const {
       absl::StrFormat("%s\n\nusage: %s [flags]%s\n\n", summary_, program_, positional);
   for (const auto& [name, flag] : flags_) {
     const std::string value = flag.unit.empty() ? "" : " " + flag.unit;
-    const std::string fallback = Default(flag);
+    const std::string fallback = optional_.count(name) > 0 ? "" : Default(flag);
     absl::StrAppendFormat(&text, "  --%s%s\n      %s%s\n", name, value, flag.help,
                           fallback.empty() ? "" : " (default " + fallback + ")");
   }

@@ -37,6 +37,9 @@ class Flags {
   Flags(std::string program, std::string summary);
 
   void Add(Flag flag);
+  // A flag whose absence means something of its own, which its help says: there is no default to
+  // show.
+  void AddOptional(Flag flag);
   // Arguments that are not flags, at most `limit` of them, named NAME in the help. Without this
   // they are errors.
   void AddPositional(std::vector<std::string>* target, size_t limit, std::string name);
@@ -71,6 +74,7 @@ class Flags {
   std::string program_;
   std::string summary_;
   std::map<std::string, Flag> flags_;
+  std::set<std::string> optional_;
   std::vector<std::string>* positional_ = nullptr;
   size_t positional_limit_ = 0;
   std::string positional_name_;

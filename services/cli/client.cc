@@ -16,7 +16,7 @@ void Client::AddFlags(Flags& flags, Options& options) {
              "the router; without it the environment's CONCLAVE_SERVER"});
   flags.Add({"timeout", &options.timeout, "S", "deadline of a call; 0: none", 0, 86400});
   flags.Add({"json", &options.json, "", "print one JSON document"});
-  Credentials::AddFlags(flags, options.credentials);
+  Credentials::AddClientFlags(flags, options.credentials);
 }
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Make(const Options& options) {

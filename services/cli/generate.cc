@@ -10,6 +10,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/input.h"
@@ -40,26 +41,33 @@ void Bind(Flags& flags, Options& options) {
   Client::AddFlags(flags, options.client);
   options.input.AddFlags(flags, "prompt", "prompt-file");
   flags.Add({"adapter", &options.adapter, "NAME", "instead of the base model"});
-  flags.Add({"max-tokens", &options.max_tokens, "N", "without it the server's default", 1, 1e9});
-  flags.Add({"temperature", &options.temperature, "X",
-             "0 is greedy; without it the model's generation_config.json"});
-  flags.Add({"top-p", &options.top_p, "P", "keep the likeliest tokens of this mass, (0, 1]"});
-  flags.Add({"top-k", &options.top_k, "K", "keep so many of the likeliest tokens; 0: off"});
-  flags.Add({"min-p", &options.min_p, "P",
-             "keep tokens at least P times as likely as the likeliest, [0, 1]; 0: off"});
-  flags.Add({"repetition-penalty", &options.repetition_penalty, "X",
-             "of tokens in the prompt or the output, above 0; 1: off"});
-  flags.Add(
+  flags.AddOptional(
+      {"max-tokens", &options.max_tokens, "N", "without it the server's default", 1, 1e9});
+  flags.AddOptional({"temperature", &options.temperature, "X",
+                     "0 is greedy; without it the model's generation_config.json"});
+  flags.AddOptional({"top-p", &options.top_p, "P",
+                     "keep the likeliest tokens of this mass, (0, 1]; without it the model's"});
+  flags.AddOptional({"top-k", &options.top_k, "K",
+                     "keep so many of the likeliest tokens; 0: off; without it the model's"});
+  flags.AddOptional(
+      {"min-p", &options.min_p, "P",
+       "keep tokens at least P times as likely as the likeliest, [0, 1]; 0: off; without it the "
+       "model's"});
+  flags.AddOptional(
+      {"repetition-penalty", &options.repetition_penalty, "X",
+       "of tokens in the prompt or the output, above 0; 1: off; without it the model's"});
+  flags.AddOptional(
       {"presence-penalty", &options.presence_penalty, "X", "of tokens in the output, -2 to 2"});
-  flags.Add({"frequency-penalty", &options.frequency_penalty, "X",
-             "of tokens in the output, for each time they are there, -2 to 2"});
+  flags.AddOptional({"frequency-penalty", &options.frequency_penalty, "X",
+                     "of tokens in the output, for each time they are there, -2 to 2"});
   flags.Add({"logit-bias", &options.logit_bias, "ID=X",
              "add X, -100 to 100, to the logit of a token; may be repeated"});
-  flags.Add({"seed", &options.seed, "S", "without it the router draws one and reports it"});
-  flags.Add({"min-tokens", &options.min_tokens, "N", "nothing ends the first N tokens"});
+  flags.AddOptional({"seed", &options.seed, "S", "without it the router draws one and reports it"});
+  flags.AddOptional({"min-tokens", &options.min_tokens, "N", "nothing ends the first N tokens"});
   flags.Add({"stop", &options.stop, "TEXT", "end before this text; may be repeated"});
-  flags.Add({"logprobs", &options.logprobs, "N",
-             "report log-probabilities of the tokens, and of the N likeliest", 0, 20});
+  flags.AddOptional(
+      {"logprobs", &options.logprobs, "N",
+       "report log-probabilities of the tokens, and of the N likeliest; without it none", 0, 20});
   flags.Add({"ignore-eos", &options.ignore_eos, "", "go on after an end-of-sequence token"});
   flags.Add({"request-id", &options.request_id, "ID", "unique among live requests"});
   flags.Add({"cache-salt", &options.cache_salt, "TEXT",
@@ -133,7 +141,7 @@ struct Generation {
   bool complete() const { return all.finish_reason() != v1::FINISH_REASON_UNSPECIFIED; }
 };
 
-// Text as it comes, ending in a line break.
+// Text as it comes, ending in a line break; or token ids at the end, if no text came with them.
 class TextPrinter {
  public:
   explicit TextPrinter(Io& io) : io_(io) {}
@@ -142,9 +150,14 @@ class TextPrinter {
     if (text.empty()) return;
     Put(io_.terminal ? terminal_.Add(text) : text);
   }
-  void End() {
+  void End(const Generation& generation) {
     if (io_.terminal) Put(terminal_.End());
     if (in_line_) Put("\n");
+    if (!generation.text.empty() || generation.all.token_ids().empty()) return;
+    io_.err << "conclave " << kName
+            << ": no text came with these tokens (the router has no tokenizer, or they stand for "
+               "none): their ids\n";
+    Put(absl::StrJoin(generation.all.token_ids(), ",") + "\n");
   }
 
  private:
@@ -226,7 +239,7 @@ absl::Status Generate(Client& client, const v1::GenerateRequest& request, bool j
     generation.Add(part);
     if (!json) printer.Add(part.text());
   }
-  if (!json) printer.End();
+  if (!json) printer.End(generation);
   CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(reader->Finish(), *call.context()));
   if (!generation.complete()) {
     return absl::DataLossError("the stream ended without a finish reason: it is incomplete");

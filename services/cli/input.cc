@@ -1,43 +1,57 @@
 #include "services/cli/input.h"
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <iostream>
+#include <string_view>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "worker/status.h"
 
 namespace conclave::services::cli {
+namespace {
+
+constexpr char kTokenIds[] = "token-ids";
+
+}  // namespace
 
 void Input::AddFlags(Flags& flags, const std::string& text_flag, const std::string& file_flag) {
-  text_flag_ = text_flag;
+  AddTextFlags(flags, text_flag, file_flag);
+  AddTokenIdsFlag(flags);
+}
+
+void Input::AddTextFlags(Flags& flags, const std::string& text_flag, const std::string& file_flag) {
   file_flag_ = file_flag;
-  if (!text_flag.empty()) {
-    flags.Add({text_flag, &text_, "TEXT", "the text"});
-    flags.Add({file_flag, &file_, "FILE", "the text is in this file; - is stdin"});
-    flags.Add({"parse-special", &parse_special_, "",
-               "special tokens spelled out in the text are tokens, not text"});
-    flags.Add({"no-added-tokens", &no_added_tokens_, "",
-               "leave out what the tokenizer adds by itself, a beginning-of-sequence token say"});
-  }
-  flags.Add({"token-ids", &token_ids_, "1,2,3", "token ids; @FILE reads them from a file"});
+  flags.Add({text_flag, &text_, "TEXT", "the text"});
+  flags.Add({file_flag, &file_, "FILE", "the text is in this file; - is stdin"});
+  flags.Add({"parse-special", &parse_special_, "",
+             "special tokens spelled out in the text are tokens, not text"});
+  flags.Add({"no-added-tokens", &no_added_tokens_, "",
+             "leave out what the tokenizer adds by itself, a beginning-of-sequence token say"});
+  names_.insert(names_.end(), {text_flag, file_flag});
+}
+
+void Input::AddTokenIdsFlag(Flags& flags) {
+  flags.Add({kTokenIds, &token_ids_, "1,2,3", "token ids; @FILE reads them from a file"});
+  names_.push_back(kTokenIds);
 }
 
 int Input::given(const Flags& flags) const {
-  int count = flags.Given("token-ids") ? 1 : 0;
-  if (text_flag_.empty()) return count;
-  return count + (flags.Given(text_flag_) ? 1 : 0) + (flags.Given(file_flag_) ? 1 : 0);
+  return static_cast<int>(std::count_if(names_.begin(), names_.end(),
+                                        [&](const auto& name) { return flags.Given(name); }));
 }
 
 absl::StatusOr<v1::Prompt> Input::Read(const Flags& flags) const {
   if (given(flags) != 1) {
-    return absl::InvalidArgumentError(
-        text_flag_.empty()
-            ? std::string("--token-ids is missing")
-            : absl::StrFormat("give one of --%s, --%s, --token-ids", text_flag_, file_flag_));
+    const std::string names = absl::StrJoin(names_, ", --");
+    return absl::InvalidArgumentError(names_.size() == 1
+                                          ? absl::StrFormat("--%s is missing", names)
+                                          : absl::StrFormat("give one of --%s", names));
   }
   v1::Prompt prompt;
-  if (flags.Given("token-ids")) {
+  if (flags.Given(kTokenIds)) {
     std::string text = token_ids_;
     if (!text.empty() && text[0] == '@') {
       CONCLAVE_ASSIGN_OR_RETURN(text, ReadFile(token_ids_.substr(1)));
@@ -77,16 +91,19 @@ absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(const std::string& text) {
   std::vector<uint32_t> ids;
   const char* at = text.data();
   const char* const end = at + text.size();
-  const auto skip = [&](const std::string& characters) {
-    while (at < end && characters.find(*at) != std::string::npos) ++at;
+  const auto skip_space = [&] {
+    while (at < end && std::string_view(" \t\r\n").find(*at) != std::string_view::npos) ++at;
   };
-  skip(" \t\r\n");
-  while (at < end) {
+  skip_space();
+  bool more = at < end;
+  while (more) {
     uint32_t id = 0;
     const auto [stop, error] = std::from_chars(at, end, id);
     if (error != std::errc()) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "token ids: \"%s\" is not a number below 2^32", std::string(at, std::min(at + 16, end))));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("token ids: %s, want a number below 2^32",
+                          at == end ? std::string("nothing after the last comma")
+                                    : "\"" + std::string(at, std::min(at + 16, end)) + "\""));
     }
     ids.push_back(id);
     if (ids.size() > Input::kMaxTokenIds) {
@@ -94,7 +111,12 @@ absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(const std::string& text) {
           absl::StrFormat("more than %d token ids", Input::kMaxTokenIds));
     }
     at = stop;
-    skip(" \t\r\n,");
+    skip_space();
+    more = at < end;
+    if (more && *at == ',') {
+      ++at;
+      skip_space();
+    }
   }
   return ids;
 }

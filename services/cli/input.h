@@ -17,16 +17,19 @@ class Input {
   static constexpr size_t kMaxFileBytes = size_t{64} << 20;
   static constexpr size_t kMaxTokenIds = size_t{16} << 20;
 
-  // --TEXT, --FILE and --token-ids; with an empty name the flag is left out.
+  // Both of the following.
   void AddFlags(Flags& flags, const std::string& text_flag, const std::string& file_flag);
+  // --TEXT and --FILE, and how a text is read.
+  void AddTextFlags(Flags& flags, const std::string& text_flag, const std::string& file_flag);
+  void AddTokenIdsFlag(Flags& flags);
 
-  // How many of the flags were given.
+  // In how many ways a prompt was given.
   int given(const Flags& flags) const;
-  // INVALID_ARGUMENT unless exactly one was given; NOT_FOUND (the file).
+  // INVALID_ARGUMENT unless it was exactly one; NOT_FOUND (the file).
   absl::StatusOr<v1::Prompt> Read(const Flags& flags) const;
 
  private:
-  std::string text_flag_;
+  std::vector<std::string> names_;  // of the flags that give a prompt
   std::string file_flag_;
   std::string text_;
   std::string file_;
@@ -38,7 +41,7 @@ class Input {
 // The file's bytes, or those of stdin for "-".
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t limit = Input::kMaxFileBytes);
 
-// "1,2,3", with or without spaces.
+// "1,2,3" or "1 2 3": one comma or white space between two.
 absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(const std::string& text);
 
 }  // namespace conclave::services::cli

@@ -134,10 +134,10 @@ int RunScore(const Arguments& arguments, Io& io) {
   Client::AddFlags(flags, options.client);
   options.input.AddFlags(flags, "text", "file");
   flags.Add({"adapter", &options.adapter, "NAME", "instead of the base model"});
-  flags.Add({"window", &options.window, "N",
-             "score in windows of N tokens, for texts longer than the context", 2, 1e9});
-  flags.Add({"stride", &options.stride, "M", "a window begins every M tokens; without it every N",
-             1, 1e9});
+  flags.AddOptional({"window", &options.window, "N",
+                     "score in windows of N tokens, for texts longer than the context", 2, 1e9});
+  flags.AddOptional({"stride", &options.stride, "M",
+                     "a window begins every M tokens; without it every N", 1, 1e9});
   if (const auto code = Parse(kName, flags, arguments, io)) return *code;
   if (const absl::Status status = CheckWindow(flags, options); !status.ok()) {
     return UsageError(kName, status, io);

@@ -66,7 +66,7 @@ int RunTokenize(const Arguments& arguments, Io& io) {
   Input input;
   Flags flags("conclave tokenize", "The token ids of a text, as a comma-separated list.");
   Client::AddFlags(flags, options);
-  input.AddFlags(flags, "text", "file");
+  input.AddTextFlags(flags, "text", "file");
   if (const auto code = Parse(kName, flags, arguments, io)) return *code;
   const absl::StatusOr<v1::Prompt> prompt = input.Read(flags);
   if (!prompt.ok()) return UsageError(kName, prompt.status(), io);
@@ -83,7 +83,7 @@ int RunDetokenize(const Arguments& arguments, Io& io) {
   bool skip_special = false;
   Flags flags("conclave detokenize", "The text of token ids, byte for byte.");
   Client::AddFlags(flags, options);
-  input.AddFlags(flags, "", "");
+  input.AddTokenIdsFlag(flags);
   flags.Add({"skip-special", &skip_special, "", "leave out special tokens"});
   if (const auto code = Parse(kName, flags, arguments, io)) return *code;
   const absl::StatusOr<v1::Prompt> prompt = input.Read(flags);

@@ -21,6 +21,7 @@ class FlagsTest : public ::testing::Test {
         {.name = "threads", .target = &threads_, .help = "compute threads", .min = 1, .max = 64});
     flags_.Add({"seed", &seed_, "", "of the noise"});
     flags_.Add({"ratio", &ratio_, "", "a share"});
+    flags_.AddOptional({"share", &share_, "", "without it all", 0, 1});
     flags_.Add({"insecure", &insecure_, "", "no TLS"});
     flags_.Add({"stop", &stop_, "TEXT", "stop strings"});
   }
@@ -41,6 +42,7 @@ class FlagsTest : public ::testing::Test {
   int32_t threads_ = 2;
   uint64_t seed_ = 0;
   double ratio_ = 0.5;
+  double share_ = 0.25;
   bool insecure_ = false;
   std::vector<std::string> stop_ = {"default"};
   Flags flags_{"test", "A test."};
@@ -85,17 +87,24 @@ TEST_F(FlagsTest, NamesTheUnknownFlagOrKey) {
 
 TEST_F(FlagsTest, RefusesValuesOfTheWrongKindOrRange) {
   EXPECT_THAT(Error({"--threads", "two"}), HasSubstr("--threads"));
-  EXPECT_THAT(Error({"--threads", "3.5"}), HasSubstr("not a number"));
-  EXPECT_THAT(Error({"--threads", "0"}), HasSubstr("out of range"));
-  EXPECT_THAT(Error({"--threads", "65"}), HasSubstr("out of range"));
-  EXPECT_THAT(Error({"--threads", "99999999999"}), HasSubstr("out of range"));
-  EXPECT_THAT(Error({"--seed", "-1"}), HasSubstr("--seed"));
-  EXPECT_THAT(Error({"--ratio", "nan"}), HasSubstr("out of range"));
+  EXPECT_THAT(Error({"--threads", "two"}), HasSubstr("not a number"));
+  for (const char* const fraction : {"3.5", "1e1", "nan"}) {
+    EXPECT_THAT(Error({"--threads", fraction}), HasSubstr("not a whole number"));
+  }
+  for (const char* const beyond : {"0", "65", "-1", "99999999999", "99999999999999999999999"}) {
+    EXPECT_THAT(Error({"--threads", beyond}), HasSubstr("out of range [1, 64]"));
+  }
+  EXPECT_EQ(Error({"--seed", "-1"}), "--seed: \"-1\": out of range [0, 18446744073709551615]");
+  for (const char* const endless : {"nan", "inf", "-inf", "1e999"}) {
+    EXPECT_THAT(Error({"--ratio", endless}), HasSubstr("want a finite number"));
+  }
+  EXPECT_THAT(Error({"--share", "1.5"}), HasSubstr("out of range [0, 1]"));
+  EXPECT_THAT(Error({"--share", "nan"}), HasSubstr("out of range [0, 1]"));
   EXPECT_THAT(Error({"--insecure=yes"}), HasSubstr("true or false"));
   EXPECT_THAT(Error({"--listen"}), HasSubstr("no value"));
   EXPECT_THAT(Error({"stray"}), HasSubstr("stray"));
   EXPECT_THAT(Error({Config(R"({"threads": "2"})")}), HasSubstr("want a number"));
-  EXPECT_THAT(Error({Config(R"({"threads": 2.5})")}), HasSubstr("not a number"));
+  EXPECT_THAT(Error({Config(R"({"threads": 2.5})")}), HasSubstr("not a whole number"));
   EXPECT_THAT(Error({Config(R"({"stop": "x"})")}), HasSubstr("array of strings"));
 }
 
@@ -116,12 +125,13 @@ TEST_F(FlagsTest, TakesPositionalArgumentsUpToTheirLimit) {
   EXPECT_THAT(Error({"a", "b", "c"}), HasSubstr("\"c\""));
 }
 
-TEST_F(FlagsTest, ShowsEveryFlagWithItsDefaultInTheHelp) {
+TEST_F(FlagsTest, ShowsEveryFlagWithItsDefaultIfItHasOneInTheHelp) {
   ASSERT_TRUE(flags_.Parse({"--help"}).ok());
   EXPECT_EQ(flags_.request(), Flags::Request::kHelp);
   EXPECT_THAT(flags_.Help(),
               HasSubstr("--listen HOST:PORT\n      where to listen (default 127.0.0.1:0)"));
   EXPECT_THAT(flags_.Help(), HasSubstr("(default 0.5)"));
+  EXPECT_THAT(flags_.Help(), HasSubstr("--share\n      without it all\n"));
   EXPECT_THAT(Version(), Not(IsEmpty()));
 }
 
