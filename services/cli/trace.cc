@@ -39,17 +39,19 @@ struct Mix {
 void Bind(Flags& flags, Options& options) {
   Client::AddFlags(flags, options.client);
   options.input.AddFlags(flags, "text", "file");
-  flags.Add({"out", &options.out, "DIR", "the trace directory to write; must not hold one yet"});
+  flags.Add({"out", &options.out, "DIR",
+             "the trace directory to write; must not exist yet, or be empty"});
   flags.Add({"mix", &options.mixes, "NAME=FILE",
              "record this file under this name; may be repeated. Without it, --text, --file or "
              "--token-ids are recorded as mix \"default\""});
   flags.Add({"split", &options.split, "HOW",
              "the sequences of a file: file (all one text), line, or paragraph (blank lines "
              "between)"});
-  flags.Add({"window", &options.window, "N",
-             "longer sequences are cut every N tokens, each part a sequence of its own; without it "
-             "the model's context limit",
-             1, 1e9});
+  flags.AddOptional(
+      {"window", &options.window, "N",
+       "longer sequences are cut every N tokens, each part a sequence of its own; without it "
+       "the model's context limit",
+       1, 1e9});
   flags.Add({"adapter", &options.adapter, "NAME", "instead of the base model, for all mixes"});
 }
 
@@ -74,11 +76,14 @@ absl::StatusOr<std::vector<std::string>> Split(const std::string& text, const st
 absl::StatusOr<Mix> MakeMix(const std::string& name, const v1::Prompt& prompt,
                             const std::string& split) {
   Mix mix = {.name = name};
-  if (prompt.has_tokens()) {
+  if (prompt.has_tokens() && !prompt.tokens().ids().empty()) {
     mix.texts.push_back(prompt);
     return mix;
   }
   CONCLAVE_ASSIGN_OR_RETURN(const std::vector<std::string> parts, Split(prompt.text(), split));
+  if (parts.empty()) {
+    return absl::InvalidArgumentError(absl::StrFormat("mix \"%s\" holds nothing to record", name));
+  }
   for (const std::string& part : parts) {
     mix.texts.push_back(prompt);
     mix.texts.back().set_text(part);
@@ -98,14 +103,18 @@ absl::StatusOr<std::vector<Mix>> ReadMixes(const Flags& flags, const Options& op
   if (options.input.given(flags) > 0) {
     return absl::InvalidArgumentError("--mix does not go with --text, --file or --token-ids");
   }
+  std::vector<std::string> names;
   for (const std::string& text : options.mixes) {
-    const size_t equals = text.find('=');
-    if (equals == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrFormat("--mix \"%s\": want NAME=FILE", text));
-    }
+    names.push_back(text.substr(0, text.find('=')));
+    if (names.back() != text) continue;
+    return absl::InvalidArgumentError(absl::StrFormat("--mix \"%s\": want NAME=FILE", text));
+  }
+  CONCLAVE_RETURN_IF_ERROR(TraceWriter::CheckMixNames(names));
+  for (size_t i = 0; i < names.size(); ++i) {
     v1::Prompt prompt;
-    CONCLAVE_ASSIGN_OR_RETURN(*prompt.mutable_text(), ReadFile(text.substr(equals + 1)));
-    CONCLAVE_ASSIGN_OR_RETURN(Mix mix, MakeMix(text.substr(0, equals), prompt, options.split));
+    const std::string file = options.mixes[i].substr(names[i].size() + 1);
+    CONCLAVE_ASSIGN_OR_RETURN(*prompt.mutable_text(), ReadFile(file));
+    CONCLAVE_ASSIGN_OR_RETURN(Mix mix, MakeMix(names[i], prompt, options.split));
     mixes.push_back(std::move(mix));
   }
   return mixes;

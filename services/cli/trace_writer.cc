@@ -1,10 +1,14 @@
 #include "services/cli/trace_writer.h"
 
+#include <unistd.h>
+
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <set>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -14,6 +18,8 @@
 
 namespace conclave::services::cli {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr uint32_t kMostExperts = 65536;  // slots are uint16
 constexpr size_t kNpyHeaderBytes = 128;   // room for any shape; a multiple of 64, as NumPy asks
@@ -41,6 +47,15 @@ bool IsFileName(const std::string& name) {
   return name.find_first_not_of(
              "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
              "._-") == std::string::npos;
+}
+
+absl::Status CheckMixName(const std::string& name, bool is_new) {
+  if (!IsFileName(name) || name == "trace") {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("mix \"%s\": a name is made of letters, digits, '.', '_' and '-'", name));
+  }
+  if (is_new) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat("mix \"%s\" is given twice", name));
 }
 
 }  // namespace
@@ -77,28 +92,71 @@ std::string NpyFile::Header(size_t rows) const {
   return header + text + "\n";
 }
 
-absl::StatusOr<TraceWriter> TraceWriter::Create(const std::string& directory) {
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  if (error) {
-    return absl::UnavailableError(
-        absl::StrFormat("cannot make the directory \"%s\": %s", directory, error.message()));
+class TraceWriter::Draft {
+ public:
+  static absl::StatusOr<std::unique_ptr<Draft>> Begin(const std::string& directory) {
+    std::error_code error;
+    const fs::path normal = fs::absolute(directory, error).lexically_normal();
+    const fs::path target = normal.has_filename() ? normal : normal.parent_path();
+    if (fs::exists(target, error) &&
+        !(fs::is_directory(target, error) && fs::is_empty(target, error))) {
+      return absl::AlreadyExistsError(absl::StrFormat(
+          "\"%s\" is there already, and no empty directory: choose another --out", directory));
+    }
+    const fs::path path = target.string() + absl::StrFormat(".partial-%d", getpid());
+    fs::create_directories(path, error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrFormat("cannot make the directory \"%s\": %s", path.string(), error.message()));
+    }
+    return std::unique_ptr<Draft>(new Draft(path, target));
   }
-  if (std::filesystem::exists(directory + "/trace.json", error)) {
-    return absl::AlreadyExistsError(
-        absl::StrFormat("\"%s\" holds a trace already: choose another --out", directory));
+  ~Draft() {
+    std::error_code ignored;
+    if (!kept_) fs::remove_all(path_, ignored);
   }
-  return TraceWriter(directory);
+  Draft(const Draft&) = delete;
+  Draft& operator=(const Draft&) = delete;
+
+  std::string File(const std::string& name) const { return (path_ / name).string(); }
+
+  // What was recorded is too dear to be thrown away for its name.
+  absl::Status Keep() {
+    kept_ = true;
+    std::error_code error;
+    fs::rename(path_, target_, error);
+    if (!error) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrFormat("cannot rename \"%s\", the trace, to \"%s\": %s",
+                                                  path_.string(), target_.string(),
+                                                  error.message()));
+  }
+
+ private:
+  Draft(fs::path path, fs::path target) : path_(std::move(path)), target_(std::move(target)) {}
+
+  const fs::path path_, target_;
+  bool kept_ = false;
+};
+
+absl::Status TraceWriter::CheckMixNames(const std::vector<std::string>& names) {
+  std::set<std::string> seen;
+  for (const std::string& name : names) {
+    CONCLAVE_RETURN_IF_ERROR(CheckMixName(name, seen.insert(name).second));
+  }
+  return absl::OkStatus();
 }
 
+absl::StatusOr<TraceWriter> TraceWriter::Create(const std::string& directory) {
+  CONCLAVE_ASSIGN_OR_RETURN(std::unique_ptr<Draft> draft, Draft::Begin(directory));
+  return TraceWriter(std::move(draft));
+}
+
+TraceWriter::TraceWriter(std::unique_ptr<Draft> draft) : draft_(std::move(draft)) {}
+TraceWriter::TraceWriter(TraceWriter&&) noexcept = default;
+TraceWriter::~TraceWriter() = default;
+
 absl::Status TraceWriter::BeginMix(const std::string& name, const std::string& adapter) {
-  if (!IsFileName(name) || name == "trace") {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("mix \"%s\": a name is made of letters, digits, '.', '_' and '-'", name));
-  }
-  if (!mixes_.emplace(name, adapter).second) {
-    return absl::InvalidArgumentError(absl::StrFormat("mix \"%s\" is given twice", name));
-  }
+  CONCLAVE_RETURN_IF_ERROR(CheckMixName(name, mixes_.emplace(name, adapter).second));
   name_ = name;
   experts_.reset();
   weights_.reset();
@@ -167,7 +225,7 @@ absl::Status TraceWriter::CheckRouting(const v1::Routing& routing, size_t* token
 
 absl::Status TraceWriter::OpenFiles() {
   const std::vector<size_t> row_shape = {shape_.layers, shape_.top_k};
-  const std::string prefix = directory_ + "/" + name_;
+  const std::string prefix = draft_->File(name_);
   CONCLAVE_ASSIGN_OR_RETURN(
       NpyFile experts,
       NpyFile::Create(prefix + ".experts.npy", shape_.experts <= 256 ? "|u1" : "<u2", row_shape));
@@ -196,7 +254,7 @@ absl::Status TraceWriter::EndMix() {
   CONCLAVE_RETURN_IF_ERROR(experts_->Finish(tokens_));
   CONCLAVE_RETURN_IF_ERROR(weights_->Finish(tokens_));
   CONCLAVE_ASSIGN_OR_RETURN(NpyFile lengths,
-                            NpyFile::Create(directory_ + "/" + name_ + ".lengths.npy", "<i4", {}));
+                            NpyFile::Create(draft_->File(name_ + ".lengths.npy"), "<i4", {}));
   std::string bytes;
   for (const int32_t length : lengths_) PutLittleEndian(static_cast<uint32_t>(length), &bytes);
   lengths.Append(bytes);
@@ -211,11 +269,12 @@ absl::Status TraceWriter::Finish() {
                      {"top_k", shape_.top_k},
                      {"layers", shape_.layer_indices},
                      {"mixes", std::move(mixes)}};
-  std::ofstream file(directory_ + "/trace.json", std::ios::binary);
+  const std::string path = draft_->File("trace.json");
+  std::ofstream file(path, std::ios::binary);
   file << json.dump() << "\n";
   file.close();
-  if (file) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrFormat("cannot write \"%s/trace.json\"", directory_));
+  if (!file) return absl::UnavailableError(absl::StrFormat("cannot write \"%s\"", path));
+  return draft_->Keep();
 }
 
 uint16_t ToHalf(float value) {

@@ -1,8 +1,9 @@
 #pragma once
 // Writes a trace directory: per named mix NAME.experts.npy (uint8 up to 256 experts, else uint16;
 // [tokens, layers, k]), NAME.weights.npy (float16, same shape) and NAME.lengths.npy (int32, tokens
-// per sequence), and at the end trace.json, which makes it a trace. Routing goes to disk as it
-// comes; memory does not grow with it. One thread.
+// per sequence), and trace.json. Routing goes to disk as it comes, into a directory beside the one
+// that is meant; the last step renames it, and until then nothing is there. Memory does not grow
+// with a trace. One thread.
 
 #include <cstdint>
 #include <fstream>
@@ -41,11 +42,14 @@ class NpyFile {
 
 class TraceWriter {
  public:
-  // Makes the directory if need be. ALREADY_EXISTS if a trace is there.
+  // INVALID_ARGUMENT: a name that is no plain file name, or comes twice.
+  static absl::Status CheckMixNames(const std::vector<std::string>& names);
+
+  // ALREADY_EXISTS if there is a file or a directory with something in it. What was written goes
+  // with the writer, unless it has finished.
   static absl::StatusOr<TraceWriter> Create(const std::string& directory);
 
-  // Mixes come one after the other, and so do the sequences of one. INVALID_ARGUMENT: a name that
-  // is no plain file name, or is taken.
+  // Mixes come one after the other, and so do the sequences of one. INVALID_ARGUMENT as above.
   absl::Status BeginMix(const std::string& name, const std::string& adapter);
   // Routing of the next tokens of the running sequence. DATA_LOSS if it contradicts itself or what
   // came before.
@@ -53,8 +57,11 @@ class TraceWriter {
   // DATA_LOSS unless routing of exactly `tokens` tokens was added.
   absl::Status EndSequence(size_t tokens);
   absl::Status EndMix();
-  // Writes trace.json. FAILED_PRECONDITION if no token was ever recorded.
+  // Makes it the trace. FAILED_PRECONDITION if no token was ever recorded; UNAVAILABLE.
   absl::Status Finish();
+
+  TraceWriter(TraceWriter&&) noexcept;
+  ~TraceWriter();
 
   size_t tokens() const { return tokens_; }  // of the running mix
 
@@ -65,11 +72,14 @@ class TraceWriter {
     bool operator==(const Shape&) const = default;
   };
 
-  explicit TraceWriter(const std::string& directory) : directory_(directory) {}
+  // The directory that is written to: gone with this, unless it was renamed.
+  class Draft;
+
+  explicit TraceWriter(std::unique_ptr<Draft> draft);
   absl::Status CheckRouting(const v1::Routing& routing, size_t* tokens) const;
   absl::Status OpenFiles();
 
-  std::string directory_;
+  std::unique_ptr<Draft> draft_;
   Shape shape_;                               // of all mixes; layers 0: not yet known
   std::map<std::string, std::string> mixes_;  // to their adapters
   std::string name_;                          // of the running mix

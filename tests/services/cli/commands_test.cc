@@ -1,5 +1,4 @@
-// The commands as a person or a script meets them: arguments in, stdout, stderr and exit code out,
-// against a scripted router.
+// What the commands print, and how they end.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,10 +13,9 @@
 #include <string>
 #include <thread>
 
-#include "services/cli/command.h"
 #include "services/cli/scoring.h"
 #include "services/grpc_status.h"
-#include "tests/services/cli/fake_router.h"
+#include "tests/services/cli/commands_fixture.h"
 
 namespace conclave::services::cli {
 namespace {
@@ -27,27 +25,6 @@ using conclave::testing::FakeRouter;
 using nlohmann::json;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-
-class Commands : public ::testing::Test {
- protected:
-  // Runs a command against the router; the exit code.
-  int Call(Arguments arguments) {
-    arguments.push_back("--server=" + router_.address());
-    return RunAlone(arguments);
-  }
-  int RunAlone(const Arguments& arguments) {
-    out_.str("");
-    err_.str("");
-    Io io = {out_, err_, terminal_};
-    return cli::Run(arguments, io);
-  }
-  // stdout as the one JSON document it has to be.
-  json Document() { return json::parse(out_.str()); }
-
-  FakeRouter router_;
-  std::ostringstream out_, err_;
-  bool terminal_ = false;
-};
 
 TEST_F(Commands, GeneratePrintsTheTextAndOneLineBreak) {
   EXPECT_EQ(Call({"generate", "--prompt", "x", "--max-tokens", "5"}), kDone);
@@ -180,6 +157,21 @@ TEST_F(Commands, GenerateSendsWhatItWasToldAndLeavesTheRestToTheServer) {
   EXPECT_EQ(seen.logprobs(), 2U);
   EXPECT_TRUE(seen.prompt().parse_special());
   EXPECT_TRUE(seen.prompt().no_added_tokens());
+}
+
+TEST_F(Commands, GeneratePrintsTheIdsOfTokensThatComeWithoutText) {
+  router_.generate = [](grpc::ServerContext&, const v1::GenerateRequest&,
+                        FakeRouter::GenerateWriter& writer) {
+    v1::GenerateResponse delta;
+    delta.add_token_ids(7);
+    delta.add_token_ids(11);
+    delta.set_finish_reason(v1::FINISH_REASON_LENGTH);
+    writer.Write(delta);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Call({"generate", "--token-ids", "1"}), kDone);
+  EXPECT_EQ(out_.str(), "7,11\n");
+  EXPECT_THAT(err_.str(), HasSubstr("no text came with these tokens"));
 }
 
 TEST_F(Commands, GenerateTakesPromptBytesFromAFileAsTheyAre) {
@@ -400,90 +392,6 @@ TEST_F(Commands, ModelsListsThem) {
   EXPECT_TRUE(model["parent"].is_null());
   EXPECT_EQ(Call({"models"}), kDone);
   EXPECT_THAT(out_.str(), HasSubstr("fake  bytes, context 64"));
-}
-
-TEST_F(Commands, TraceRecordWritesATraceOfEveryMix) {
-  const std::string directory = ::testing::TempDir() + "trace_of_commands";
-  std::filesystem::remove_all(directory);
-  const std::string a = ::testing::TempDir() + "mix_a";
-  std::ofstream(a) << "first line\n\nthird\n";
-  const std::string b = ::testing::TempDir() + "mix_b";
-  std::ofstream(b) << std::string(70, 'x');  // longer than the context
-  EXPECT_EQ(Call({"trace", "record", "--out", directory, "--mix", "a=" + a, "--mix", "b=" + b,
-                  "--split", "line", "--json"}),
-            kDone)
-      << err_.str();
-  EXPECT_EQ(Document()["mixes"]["a"], json({{"tokens", 15}, {"sequences", 2}}));
-  EXPECT_EQ(Document()["mixes"]["b"], json({{"tokens", 70}, {"sequences", 2}}));
-  EXPECT_THAT(err_.str(), HasSubstr("mix a: text 2 of 2, 15 tokens"));
-  std::ifstream file(directory + "/trace.json");
-  EXPECT_EQ(json::parse(file), json::parse(R"({"experts": 8, "top_k": 2, "layers": [1, 2],
-      "mixes": {"a": {"adapter": ""}, "b": {"adapter": ""}}})"));
-  // [70 tokens, 2 layers, 2 choices] of a byte each; token t begins with expert t % 8.
-  EXPECT_EQ(std::filesystem::file_size(directory + "/b.experts.npy"), 128U + 70 * 2 * 2);
-  EXPECT_EQ(std::filesystem::file_size(directory + "/b.weights.npy"), 128U + 70 * 2 * 2 * 2);
-
-  EXPECT_EQ(Call({"trace", "record", "--out", directory, "--text", "x"}), kFailed);
-  EXPECT_THAT(err_.str(), HasSubstr("ALREADY_EXISTS"));
-  std::filesystem::remove_all(directory);
-}
-
-TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
-  const struct {
-    Arguments arguments;
-    std::string error;
-  } cases[] = {
-      {{"frobnicate"}, "unknown command \"frobnicate\"; there are up, generate, score"},
-      {{"chat"}, "unknown command"},
-      {{"generate"}, "give one of --prompt, --prompt-file, --token-ids"},
-      {{"generate", "--prompt", "x", "--token-ids", "1"}, "give one of"},
-      {{"generate", "--prompt", "x", "--tempreature", "1"}, "unknown flag --tempreature"},
-      {{"generate", "--prompt", "x", "--logprobs", "21"}, "out of range"},
-      {{"generate", "--prompt-file", "/nonexistent"}, "cannot open \"/nonexistent\""},
-      {{"generate", "--prompt", "x", "stray"}, "unexpected argument \"stray\""},
-      {{"score", "--text", "x", "--stride", "3"}, "--stride goes with --window"},
-      {{"score", "--text", "x", "--window", "3", "--stride", "4"}, "tokens would be left out"},
-      {{"detokenize"}, "--token-ids is missing"},
-      {{"trace"}, "usage: conclave trace record"},
-      {{"trace", "record", "--text", "x"}, "--out is missing"},
-      {{"trace", "record", "--out", "d", "--mix", "nofile"}, "want NAME=FILE"},
-      {{"trace", "record", "--out", "d", "--text", "x", "--split", "word"}, "not \"word\""},
-      {{"up"}, "--model is missing"},
-      {{"up", "--model", "/nonexistent"}, "is not a directory"},
-      {{"up", "--model", "/", "--workers", "2"}, "--workers 2: experts are not spread"},
-      {{"up", "--model", "/", "--adapter", "law=dir"},
-       "--adapter law=dir: adapters are not served"},
-  };
-  unsetenv("CONCLAVE_SERVER");
-  for (const auto& [arguments, error] : cases) {
-    SCOPED_TRACE(::testing::PrintToString(arguments));
-    EXPECT_EQ(RunAlone(arguments), kUsage);
-    EXPECT_EQ(out_.str(), "");
-    EXPECT_THAT(err_.str(), HasSubstr(error));
-  }
-  EXPECT_EQ(RunAlone({"generate", "--prompt", "x"}), kUsage);
-  EXPECT_THAT(err_.str(), HasSubstr("--server is missing"));
-  EXPECT_EQ(RunAlone({}), kUsage);
-}
-
-TEST_F(Commands, TheServerComesFromTheEnvironmentToo) {
-  setenv("CONCLAVE_SERVER", router_.address().c_str(), 1);
-  EXPECT_EQ(RunAlone({"tokenize", "--text", "a"}), kDone);
-  EXPECT_EQ(RunAlone({"tokenize", "--text", "a", "--server", "127.0.0.1:1"}), kFailed);
-  unsetenv("CONCLAVE_SERVER");
-}
-
-TEST_F(Commands, EveryCommandHasHelp) {
-  for (const char* const command :
-       {"up", "generate", "score", "tokenize", "detokenize", "models", "status"}) {
-    EXPECT_EQ(RunAlone({command, "--help"}), kDone);
-    EXPECT_THAT(out_.str(), HasSubstr(std::string("usage: conclave ") + command));
-    EXPECT_EQ(err_.str(), "");
-  }
-  EXPECT_EQ(RunAlone({"trace", "record", "--help"}), kDone);
-  EXPECT_THAT(out_.str(), HasSubstr("--mix NAME=FILE"));
-  EXPECT_EQ(RunAlone({"--help"}), kDone);
-  EXPECT_THAT(out_.str(), HasSubstr("generate    continue a prompt"));
 }
 
 }  // namespace

@@ -10,10 +10,12 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace conclave::services::cli {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // IEEE 754 binary16 to float, by its definition.
@@ -80,6 +82,15 @@ class Trace : public ::testing::Test {
   }
   ~Trace() override { std::filesystem::remove_all(directory_); }
 
+  // The directory and what else begins with its name.
+  std::vector<std::string> Beside() {
+    std::vector<std::string> paths;
+    for (const auto& entry : std::filesystem::directory_iterator(::testing::TempDir())) {
+      if (entry.path().string().starts_with(directory_)) paths.push_back(entry.path().string());
+    }
+    return paths;
+  }
+
   const std::string directory_;
 };
 
@@ -93,8 +104,9 @@ TEST_F(Trace, IsTheDocumentedDirectory) {
   ASSERT_TRUE(writer->Add(RoutingOf(9, 10, 256)).ok());
   ASSERT_TRUE(writer->EndSequence(1).ok());
   ASSERT_TRUE(writer->EndMix().ok());
-  EXPECT_FALSE(std::filesystem::exists(directory_ + "/trace.json"));  // not a trace yet
+  EXPECT_FALSE(std::filesystem::exists(directory_));  // not a trace yet
   ASSERT_TRUE(writer->Finish().ok());
+  EXPECT_THAT(Beside(), ElementsAre(directory_));
 
   const std::string experts = Bytes(directory_ + "/law.experts.npy");
   ASSERT_EQ(experts.size(), 128U + 4 * 1 * 2);
@@ -123,6 +135,7 @@ TEST_F(Trace, ManyExpertsTakeTwoBytes) {
   ASSERT_TRUE(writer->Add(RoutingOf(300, 301, 1000)).ok());
   ASSERT_TRUE(writer->EndSequence(1).ok());
   ASSERT_TRUE(writer->EndMix().ok());
+  ASSERT_TRUE(writer->Finish().ok());
   const std::string experts = Bytes(directory_ + "/m.experts.npy");
   EXPECT_THAT(experts, HasSubstr("'<u2'"));
   EXPECT_EQ(experts.substr(128), std::string("\x2C\x01\x2D\x01", 4));
@@ -158,13 +171,34 @@ TEST_F(Trace, NamesMustBeFileNamesAndDifferent) {
   EXPECT_EQ(writer->BeginMix("a-b_c.1", "").code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST_F(Trace, NothingRecordedIsNoTraceAndATraceIsNotOverwritten) {
-  auto writer = TraceWriter::Create(directory_);
-  EXPECT_EQ(writer->Finish().code(), absl::StatusCode::kFailedPrecondition);
-  ASSERT_TRUE(writer->BeginMix("m", "").ok());
-  EXPECT_EQ(writer->EndMix().code(), absl::StatusCode::kFailedPrecondition);
-  std::ofstream(directory_ + "/trace.json") << "{}";
+TEST_F(Trace, WhatDoesNotBecomeATraceLeavesNothingBehind) {
+  {
+    auto writer = TraceWriter::Create(directory_);
+    EXPECT_EQ(writer->Finish().code(), absl::StatusCode::kFailedPrecondition);
+    ASSERT_TRUE(writer->BeginMix("m", "").ok());
+    EXPECT_EQ(writer->EndMix().code(), absl::StatusCode::kFailedPrecondition);
+    ASSERT_TRUE(writer->Add(RoutingOf(0, 1, 8)).ok());
+    EXPECT_EQ(Beside().size(), 1U);
+  }
+  EXPECT_THAT(Beside(), ElementsAre());
+}
+
+TEST_F(Trace, TakesThePlaceOfAnEmptyDirectoryAndOfNothingElse) {
+  std::filesystem::create_directory(directory_);
+  {
+    auto writer = TraceWriter::Create(directory_ + "/");
+    ASSERT_TRUE(writer->BeginMix("m", "").ok());
+    ASSERT_TRUE(writer->Add(RoutingOf(0, 1, 8)).ok());
+    ASSERT_TRUE(writer->EndSequence(1).ok());
+    ASSERT_TRUE(writer->EndMix().ok());
+    ASSERT_TRUE(writer->Finish().ok());
+  }
+  EXPECT_TRUE(std::filesystem::exists(directory_ + "/trace.json"));
   EXPECT_EQ(TraceWriter::Create(directory_).status().code(), absl::StatusCode::kAlreadyExists);
+  std::filesystem::remove_all(directory_);
+  std::ofstream(directory_) << "a file";
+  EXPECT_EQ(TraceWriter::Create(directory_).status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(Beside(), ElementsAre(directory_));
 }
 
 }  // namespace

@@ -1,0 +1,93 @@
+// Command lines: which are understood, and what is said of those that cannot be meant.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "tests/services/cli/commands_fixture.h"
+
+namespace conclave::services::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
+  const struct {
+    Arguments arguments;
+    std::string error;
+  } cases[] = {
+      {{"frobnicate"}, "unknown command \"frobnicate\"; there are up, generate, score"},
+      {{"chat"}, "unknown command"},
+      {{"generate"}, "give one of --prompt, --prompt-file, --token-ids"},
+      {{"generate", "--prompt", "x", "--token-ids", "1"}, "give one of"},
+      {{"generate", "--prompt", "x", "--tempreature", "1"}, "unknown flag --tempreature"},
+      {{"generate", "--prompt", "x", "--logprobs", "21"}, "out of range"},
+      {{"generate", "--prompt-file", "/nonexistent"}, "cannot open \"/nonexistent\""},
+      {{"generate", "--prompt", "x", "stray"}, "unexpected argument \"stray\""},
+      {{"score", "--text", "x", "--stride", "3"}, "--stride goes with --window"},
+      {{"score", "--text", "x", "--window", "3", "--stride", "4"}, "tokens would be left out"},
+      {{"generate", "--token-ids", "1,,2"}, "\",2\", want a number"},
+      {{"generate", "--token-ids", ",1"}, "\",1\", want a number"},
+      {{"generate", "--token-ids", "1,2,"}, "nothing after the last comma"},
+      {{"generate", "--token-ids", "1;2"}, "\";2\", want a number"},
+      {{"score", "--text", "x", "--window", "-1"},
+       "--window: \"-1\": out of range [2, 1000000000]"},
+      {{"tokenize", "--token-ids", "1"}, "unknown flag --token-ids"},
+      {{"tokenize"}, "give one of --text, --file"},
+      {{"detokenize"}, "--token-ids is missing"},
+      {{"trace"}, "usage: conclave trace record"},
+      {{"trace", "record", "--text", "x"}, "--out is missing"},
+      {{"trace", "record", "--out", "d", "--mix", "nofile"}, "want NAME=FILE"},
+      {{"trace", "record", "--out", "d", "--text", "x", "--split", "word"}, "not \"word\""},
+      {{"up"}, "--model is missing"},
+      {{"up", "--model", "/nonexistent"}, "is not a directory"},
+      {{"up", "--model", "/", "--workers", "2"}, "--workers 2: experts are not spread"},
+      {{"up", "--model", "/", "--adapter", "law=dir"},
+       "--adapter law=dir: adapters are not served"},
+  };
+  unsetenv("CONCLAVE_SERVER");
+  for (const auto& [arguments, error] : cases) {
+    SCOPED_TRACE(::testing::PrintToString(arguments));
+    EXPECT_EQ(RunAlone(arguments), kUsage);
+    EXPECT_EQ(out_.str(), "");
+    EXPECT_THAT(err_.str(), HasSubstr(error));
+  }
+  EXPECT_EQ(RunAlone({"generate", "--prompt", "x"}), kUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--server is missing"));
+  EXPECT_EQ(RunAlone({}), kUsage);
+}
+
+TEST_F(Commands, TheServerComesFromTheEnvironmentToo) {
+  setenv("CONCLAVE_SERVER", router_.address().c_str(), 1);
+  EXPECT_EQ(RunAlone({"tokenize", "--text", "a"}), kDone);
+  EXPECT_EQ(RunAlone({"tokenize", "--text", "a", "--server", "127.0.0.1:1"}), kFailed);
+  unsetenv("CONCLAVE_SERVER");
+}
+
+TEST_F(Commands, TokenIdsAreSeparatedByACommaOrWhiteSpace) {
+  for (const char* const ids : {"97,98,99", " 97 98\t99\n", "97, 98 ,99"}) {
+    EXPECT_EQ(Call({"detokenize", "--token-ids", ids}), kDone);
+    EXPECT_EQ(out_.str(), "abc") << ids;
+  }
+}
+
+TEST_F(Commands, EveryCommandHasHelp) {
+  for (const char* const command :
+       {"up", "generate", "score", "tokenize", "detokenize", "models", "status"}) {
+    EXPECT_EQ(RunAlone({command, "--help"}), kDone);
+    EXPECT_THAT(out_.str(), HasSubstr(std::string("usage: conclave ") + command));
+    EXPECT_EQ(err_.str(), "");
+  }
+  EXPECT_EQ(RunAlone({"generate", "--help"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("without it the model's generation_config.json\n"));
+  EXPECT_THAT(out_.str(), HasSubstr("--insecure\n      connect without TLS"));
+  EXPECT_EQ(RunAlone({"trace", "record", "--help"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("--mix NAME=FILE"));
+  EXPECT_EQ(RunAlone({"--help"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("generate    continue a prompt"));
+}
+
+}  // namespace
+}  // namespace conclave::services::cli
