@@ -161,7 +161,10 @@ void Child::Signal(int signal) {
 
 std::optional<int> Child::Reap() {
   int status = 0;
-  if (!ended_ && waitpid(pid_, &status, WNOHANG) == pid_) ended_ = status;
+  while (!ended_ && waitpid(pid_, &status, WNOHANG | WUNTRACED | WCONTINUED) == pid_) {
+    stopped_by_ = WIFSTOPPED(status) ? WSTOPSIG(status) : 0;
+    if (WIFEXITED(status) || WIFSIGNALED(status)) ended_ = status;
+  }
   return ended_;
 }
 

@@ -57,6 +57,8 @@ class Child {
   std::optional<int> Reap();
   // Whether Reap has said so.
   bool reaped() const { return ended_.has_value(); }
+  // The signal that stopped it, 0 while it is not stopped; as of the last Reap.
+  int stopped_by() const { return stopped_by_; }
 
  private:
   Child(pid_t pid, int exit_fd, int out_fd, int err_fd)
@@ -67,6 +69,7 @@ class Child {
   Lines out_;
   Lines err_;
   std::optional<int> ended_;
+  int stopped_by_ = 0;
 };
 
 // "exit code 1", "signal 9".

@@ -30,6 +30,8 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kProbePause(20);       // between two looks at a router that is not ready
 constexpr milliseconds kProbeDeadline(1000);  // of one look
+// How soon it is noticed that a child was stopped, of which nothing wakes a poll.
+constexpr milliseconds kStopCheck(1000);
 
 // The value of `key` in "listening grpc=HOST:PORT metrics=HOST:PORT".
 std::optional<std::string> ValueOf(const std::string& key, const std::string& line) {
@@ -150,6 +152,7 @@ struct Up::Process {
   std::unique_ptr<Child> child;  // null: not running
   std::string grpc;              // where it listens, once it has said so
   std::string metrics;
+  int stopped_by = 0;  // as was last said of it
   Clock::time_point started;
   milliseconds backoff{0};                 // of the last restart
   std::optional<Clock::time_point> again;  // when it is to be restarted
@@ -227,7 +230,7 @@ absl::Status Up::StillStarting(Clock::time_point deadline) const {
 
 void Up::Supervise() {
   while (!stopping()) {
-    milliseconds longest(60'000);
+    milliseconds longest = kStopCheck;
     for (const Process* const process : {scheduler_.get(), worker_.get(), router_.get()}) {
       if (!process->again) continue;
       longest = std::min(longest, Left(*process->again));
@@ -250,6 +253,7 @@ absl::Status Up::DrainOne(Process& process) {
   process.again.reset();
   if (process.child == nullptr) return absl::OkStatus();
   process.child->Signal(SIGTERM);
+  process.child->Signal(SIGCONT);  // stopped, it would not hear the other
   const Clock::time_point deadline = Clock::now() + options_.drain_wait;
   while (!process.child->Reap() && Clock::now() < deadline) Pump(Left(deadline));
   const std::optional<int> end = process.child->Reap();
@@ -268,6 +272,7 @@ absl::Status Up::DrainOne(Process& process) {
 absl::Status Up::Launch(Process& process) {
   process.again.reset();
   process.started = Clock::now();
+  process.stopped_by = 0;
   CONCLAVE_ASSIGN_OR_RETURN(
       process.child, Child::Start(options_.binaries + "/" + process.program, ArgumentsOf(process)));
   return absl::OkStatus();
@@ -318,7 +323,9 @@ void Up::Pump(milliseconds longest) {
   for (Process* const process : processes) {
     if (process->child == nullptr) continue;
     Forward(*process);
-    if (process->child->Reap() && !draining_) NoticeEnd(*process);
+    const bool ended = process->child->Reap().has_value();
+    NoticeStop(*process);
+    if (ended && !draining_) NoticeEnd(*process);
   }
 }
 
@@ -337,6 +344,19 @@ void Up::Forward(Process& process) {
     err_ << "[" << process.name << "] " << line << "\n";
   }
   err_ << std::flush;
+}
+
+void Up::NoticeStop(Process& process) {
+  const int stopped_by = process.child->stopped_by();
+  if (stopped_by == std::exchange(process.stopped_by, stopped_by)) return;
+  if (stopped_by != 0) {
+    Say(
+        absl::StrFormat("%s is stopped by signal %d and does nothing until it is continued: kill "
+                        "-CONT %d",
+                        process.name, stopped_by, process.child->pid()));
+  } else if (!process.child->reaped()) {
+    Say(absl::StrFormat("%s is continued", process.name));
+  }
 }
 
 void Up::NoticeEnd(Process& process) {

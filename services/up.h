@@ -22,7 +22,7 @@ class Up {
   struct Options {
     std::string binaries;  // directory of conclave-router, conclave-scheduler, conclave-worker
     std::string model;     // directory
-    std::string state;     // directory, kept; empty: a temporary one, removed at the end
+    std::string state;     // directory, kept; empty: a temporary one, removed by Run
     std::string grpc = "127.0.0.1:0";     // of the router
     std::string metrics = "127.0.0.1:0";  // of the router
     bool restart_workers = false;
@@ -60,6 +60,7 @@ class Up {
   // Waits until something happens, at most so long, and takes notice of it.
   void Pump(std::chrono::milliseconds longest);
   void Forward(Process& process);
+  void NoticeStop(Process& process);
   void NoticeEnd(Process& process);
   void RestartWhatIsDue();
   // Pumps until `process` has said where it listens.

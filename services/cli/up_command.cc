@@ -85,7 +85,8 @@ void Bind(Flags& flags, Options& options) {
   flags.Add({"workers", &options.workers, "N", "workers; this version runs one", 1, 1024});
   flags.Add({"adapter", &options.adapters, "NAME=DIR", "not served by this version"});
   flags.Add({"state", &up.state, "DIR",
-             "durable state, kept; without it a temporary directory, removed at the end"});
+             "durable state, kept; without it a temporary directory, removed at the end unless a "
+             "second signal has cut that short"});
   flags.Add({"grpc", &up.grpc, "HOST:PORT", "where clients connect; port 0: any free one"});
   flags.Add({"http", &options.http, "HOST:PORT",
              "accepted, but this version has no HTTP gateway: ready says http=-"});

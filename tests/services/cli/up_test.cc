@@ -177,6 +177,24 @@ TEST_F(UpTest, StartsADeadWorkerAgainIfTold) {
               }).ok());
 }
 
+TEST_F(UpTest, SaysThatAProcessIsStoppedAndThatItGoesOn) {
+  EXPECT_TRUE(Run([&] {
+                const pid_t worker = std::stoi(Word("conclave-worker", 0, 2));
+                kill(worker, SIGSTOP);
+                err_.WaitFor("worker-0 is stopped by signal 19");
+                kill(worker, SIGCONT);
+                err_.WaitFor("worker-0 is continued");
+              }).ok());
+}
+
+TEST_F(UpTest, EndsAStoppedProcessAsWellAsAnyOther) {
+  EXPECT_TRUE(Run([&] {
+                kill(std::stoi(Word("conclave-worker", 0, 2)), SIGSTOP);
+                err_.WaitFor("worker-0 is stopped");
+              }).ok());
+  EXPECT_EQ(Journal("conclave-worker end").size(), 1U);
+}
+
 TEST_F(UpTest, ARestartThatFailsIsTriedMoreSlowlyEachTime) {
   EXPECT_TRUE(Run([&] {
                 std::filesystem::remove(directory_ + "/bin/conclave-router");

@@ -27,11 +27,15 @@ using worker::testing::TempDir;
 
 class WholeCluster : public ::testing::Test {
  protected:
-  void SetUp() override {
+  // Starts a cluster.
+  void Start(const std::vector<std::string>& more = {}) {
     worker::testing::WriteTinyDeepSeekV2(model_.path(), 1, {.context_limit = 64, .eos = -1});
-    auto up = Child::Start(std::string(CONCLAVE_BIN_DIR) + "/conclave",
-                           {"up", "--model", model_.path(), "--state", state_.path(), "--threads",
-                            "1", "--prefill-chunk", "16", "--default-max-tokens", "7"});
+    std::vector<std::string> arguments = {
+        "up",        "--model", model_.path(),     "--state", state_.path(),
+        "--threads", "1",       "--prefill-chunk", "16",      "--default-max-tokens",
+        "7"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    auto up = Child::Start(std::string(CONCLAVE_BIN_DIR) + "/conclave", arguments);
     ASSERT_TRUE(up.ok()) << up.status();
     up_ = *std::move(up);
     std::string ready;
@@ -67,6 +71,7 @@ class WholeCluster : public ::testing::Test {
 };
 
 TEST_F(WholeCluster, ServesEveryCommandAndEndsWell) {
+  Start();
   const json tokens = Call({"tokenize", "--text", "héllo", "--no-added-tokens"});
   EXPECT_EQ(tokens["token_ids"], json({104, 195, 169, 108, 108, 111}));
   EXPECT_EQ(Call({"detokenize", "--token-ids", "104,195,169"})["text"], "hé");
@@ -104,6 +109,21 @@ TEST_F(WholeCluster, ServesEveryCommandAndEndsWell) {
   EXPECT_GT(status["scheduler"]["pid"].get<int>(), 0);
 
   up_->Signal(SIGTERM);
+  WaitFor(up_->exit_fd());
+  EXPECT_EQ(DescribeEnd(*up_->Reap()), "exit code 0") << Log();
+}
+
+// As a terminal does it: the signal goes to the whole process group of the command.
+TEST_F(WholeCluster, CtrlCLetsRunningStreamsFinish) {
+  Start({"--worker-flag", "--unsafe-failpoints=step.begin=delay:5"});
+  const auto stream = Child::Start(std::string(CONCLAVE_BIN_DIR) + "/conclave",
+                                   {"generate", "--server", server_, "--prompt", "once",
+                                    "--max-tokens", "55", "--ignore-eos", "--temperature", "0"});
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  WaitFor((*stream)->out().fd());  // its first text
+  ASSERT_EQ(kill(-up_->pid(), SIGINT), 0);
+  WaitFor((*stream)->exit_fd());
+  EXPECT_EQ(DescribeEnd(*(*stream)->Reap()), "exit code 0");
   WaitFor(up_->exit_fd());
   EXPECT_EQ(DescribeEnd(*up_->Reap()), "exit code 0") << Log();
 }
