@@ -1,5 +1,6 @@
 #include "loadtest/arrivals.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "scheduler/check.h"
@@ -14,7 +15,8 @@ PoissonArrivals::PoissonArrivals(double per_second, uint64_t seed)
 }
 
 std::chrono::nanoseconds PoissonArrivals::Next() {
-  now_ -= std::log1p(-Uniform(random_)) * mean_gap_;
+  constexpr double kNever = 1e9;  // seconds; what a time in nanoseconds can still be added to
+  now_ = std::min(now_ - std::log1p(-Uniform(random_)) * mean_gap_, kNever);
   return std::chrono::nanoseconds(std::llround(now_ * 1e9));
 }
 

@@ -350,12 +350,13 @@ class Sender {
     }
   }
 
-  // Both return when the last request was sent.
+  // Both say when the last request was sent.
   Clock::time_point SendOpen(Clock::time_point start) {
     PoissonArrivals arrivals(options_.rate, options_.seed);
     Clock::time_point last = start;
     Clock::time_point due = start + arrivals.Next();
-    for (uint64_t index = 0; More(index, due - start) && WaitUntil(due); ++index) {
+    uint64_t index = 0;
+    for (; More(index, due - start) && WaitUntil(due); ++index) {
       if (open_.size() < options_.in_flight_limit) {
         Send(index, due);
         last = Clock::now();
@@ -363,6 +364,10 @@ class Sender {
         recorder_.With([](Results& results) { ++results.unsent; });
       }
       due = start + arrivals.Next();
+    }
+    // That no request is due in what is left of the time is part of the load.
+    if (!Enough(index)) {
+      WaitUntil(start + std::chrono::duration_cast<Clock::duration>(options_.duration));
     }
     return last;
   }
@@ -376,8 +381,12 @@ class Sender {
     return last;
   }
 
+  bool Enough(uint64_t requests) const {
+    return options_.requests > 0 && requests >= options_.requests;
+  }
+
   bool More(uint64_t index, Clock::duration since_start) const {
-    if (options_.requests > 0 && index >= options_.requests) return false;
+    if (Enough(index)) return false;
     return options_.duration.count() <= 0 || since_start < options_.duration;
   }
 

@@ -65,7 +65,7 @@ void Bind(Flags& flags, Arguments& arguments) {
   flags.Add({"max-in-flight", &o.in_flight_limit, "N",
              "open streams; an arrival beyond that is reported as not sent", 1, 1e6});
   flags.Add({"strict", &arguments.strict, "", "fail on any status but OK"});
-  services::Credentials::AddFlags(flags, arguments.credentials);
+  services::Credentials::AddClientFlags(flags, arguments.credentials);
   flags.Add({"json", &arguments.json, "", "print one JSON document"});
 }
 

@@ -49,6 +49,12 @@ std::string Number(const std::string& name, double value) {
   return absl::StrFormat("%-40s %-10.2f\n", name + ":", value);
 }
 
+// Small rates keep three digits.
+std::string Rate(const std::string& name, double per_second) {
+  if (per_second == 0 || per_second >= 1) return Number(name, per_second);
+  return absl::StrFormat("%-40s %-10.3g\n", name + ":", per_second);
+}
+
 std::string Section(const std::string& title, const std::string& name, const Histogram& values) {
   if (values.count() == 0) return "";
   return Heading(title, '-') + Number("Mean " + name + " (ms)", Milliseconds(values.mean())) +
@@ -72,6 +78,7 @@ std::string Codes(const Results& results) {
 
 std::string Warnings(const Results& results) {
   std::string text;
+  if (results.sent + results.unsent == 0) text += "NO REQUEST was due in this time\n";
   if (results.unsent > 0) {
     text += Count("NOT SENT, too many in flight", results.unsent);
   }
@@ -133,15 +140,15 @@ std::string ToTable(const Setting& setting, const Results& results) {
   text += Count("Successful requests", results.completed);
   text += Count("Failed requests", results.sent - results.completed - results.cancelled);
   if (setting.rate > 0) {
-    text += Number("Request rate configured (req/s)", setting.rate);
-    text += Number("Request rate achieved (req/s)", AchievedRate(results));
+    text += Rate("Request rate configured (req/s)", setting.rate);
+    text += Rate("Request rate achieved (req/s)", AchievedRate(results));
   } else {
     text += Count("Maximum request concurrency", setting.concurrency);
   }
   text += Number("Benchmark duration (s)", results.total.count());
   text += Count("Total input tokens", results.input_tokens);
   text += Count("Total generated tokens", results.output_tokens);
-  text += Number("Request throughput (req/s)", PerSecond(results.completed, results.total));
+  text += Rate("Request throughput (req/s)", PerSecond(results.completed, results.total));
   text +=
       Number("Output token throughput (tok/s)", PerSecond(results.output_tokens, results.total));
   text += Number("Total Token throughput (tok/s)", PerSecond(tokens, results.total));

@@ -22,6 +22,10 @@ TEST(PoissonArrivals, SameSeedSameMomentsOtherSeedOthers) {
   EXPECT_NE(Moments(50, 1, 100), Moments(50, 2, 100));
 }
 
+TEST(PoissonArrivals, StayTellableHoweverRareTheyAre) {
+  for (const double moment : Moments(1e-300, 1, 3)) EXPECT_EQ(moment, 1e9);
+}
+
 // Gaps of a Poisson process: mean 1/rate, deviation equal to the mean, and the share longer than
 // the mean is 1/e. The bounds are five deviations of each estimate.
 TEST(PoissonArrivals, GapsAreExponential) {

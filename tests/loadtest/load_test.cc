@@ -220,6 +220,18 @@ TEST_F(Load, NobodyListeningIsUnavailable) {
   EXPECT_EQ(results.refusal.count(), 3U);
 }
 
+TEST_F(Load, WaitsOutItsTimeThoughNoRequestIsDueInIt) {
+  options_.requests = 0;
+  options_.rate = 1e-4;
+  options_.duration = std::chrono::milliseconds(150);
+  const Results results = Run();
+  EXPECT_EQ(results.sent, 0U);
+  EXPECT_GE(results.total, options_.duration);
+  const std::string table = ToTable({.server = "s", .rate = options_.rate}, results);
+  EXPECT_THAT(table, HasSubstr("NO REQUEST was due in this time\n"));
+  EXPECT_THAT(table, HasSubstr("Request rate configured (req/s):         0.0001    \n"));
+}
+
 TEST_F(Load, ReportsSayTheSameInJsonAndInTheTable) {
   prompts_[0].expect_text = "wrong";
   const Results results = Run();
