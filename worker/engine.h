@@ -66,6 +66,7 @@ class Engine {
  public:
   struct Options {
     scheduler::BatchPlanner::Options planner;  // kv_blocks is set from kv_bytes
+    // Taken whole at the start.
     int64_t kv_bytes = int64_t{256}
                        << 20;  // of the KV pool; at most what context_limit * max_running needs
     int32_t logit_rows = 64;   // rows of logits held at once

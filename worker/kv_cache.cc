@@ -21,7 +21,9 @@ absl::StatusOr<KvCache> KvCache::Create(const ModelSpec& spec, const Options& op
   cache.width_ = Width(spec.attention);
   cache.block_size_ = options.block_size;
   const int64_t bytes = BlockBytes(spec, options.block_size) * options.blocks;
-  auto memory = device.Allocate(static_cast<size_t>(bytes), "kv cache");
+  auto memory =
+      // A cache of prefixes fills sooner or later: better to miss the memory at the start.
+      device.Allocate(static_cast<size_t>(bytes), "kv cache", Device::Take::kNow);
   if (!memory.ok()) return memory.status();
   cache.data_ = static_cast<char*>(*memory);
   return cache;

@@ -234,6 +234,20 @@ TEST(CpuDevice, MemoryIsZeroAndNotResidentBeforeItIsWritten) {
   EXPECT_EQ(static_cast<const char*>(*data)[64 * page - 1], 0);
 }
 
+TEST(CpuDevice, TakesMemoryAtOnceWhenTold) {
+  const std::unique_ptr<Device> device = MakeDevice({"portable", DType::kF32});
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const absl::StatusOr<void*> data = device->Allocate(64 * page, "cache", Device::Take::kNow);
+  ASSERT_TRUE(data.ok());
+  std::vector<unsigned char> resident(64);
+  ASSERT_EQ(mincore(*data, 64 * page, resident.data()), 0);
+  for (const unsigned char page_resident : resident) EXPECT_EQ(page_resident & 1, 1);
+  // More than any machine has left, though it may be mapped: an error, not the end of the process.
+  const absl::StatusOr<void*> dream =
+      device->Allocate(size_t{1} << 45, "a larger one", Device::Take::kNow);
+  EXPECT_EQ(dream.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
 TEST(CpuDevice, SaysForWhatThereIsNoMemory) {
   const std::unique_ptr<Device> device = MakeDevice({"portable", DType::kF32});
   const absl::StatusOr<void*> data = device->Allocate(size_t{1} << 60, "a cache of dreams");

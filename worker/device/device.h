@@ -266,8 +266,11 @@ class Device {
   virtual void Sample(Rows logits, std::span<const SampleRow> rows,
                       std::span<SampledToken> out) = 0;
 
-  // Zeroed memory of this device for activations and caches; freed with the device.
-  virtual absl::StatusOr<void*> Allocate(size_t bytes, std::string_view name) = 0;
+  // Zeroed memory of this device for activations and caches; freed with the device. kNow: taken
+  // whole, or refused, at once; kTouched: page by page as it is used.
+  enum class Take : uint8_t { kTouched, kNow };
+  virtual absl::StatusOr<void*> Allocate(size_t bytes, std::string_view name,
+                                         Take take = Take::kTouched) = 0;
 };
 
 struct CpuDeviceOptions {

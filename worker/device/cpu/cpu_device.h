@@ -26,6 +26,9 @@ class Pages {
   Pages& operator=(Pages&& other) noexcept;
   ~Pages();
 
+  // Makes all of it resident; RESOURCE_EXHAUSTED, naming it, if the system has not so much left.
+  absl::Status TakeNow(std::string_view name);
+
   // Aligned to a page; RESOURCE_EXHAUSTED, naming it, if the system has none.
   static absl::StatusOr<Pages> Map(size_t bytes, std::string_view name);
   void* data() const { return data_; }
@@ -65,7 +68,7 @@ class CpuDevice final : public Device {
   void Add(ConstRows y, Rows x) override;
   void Gather(ConstRows x, std::span<const int32_t> rows, Rows out) override;
   void Sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) override;
-  absl::StatusOr<void*> Allocate(size_t bytes, std::string_view name) override;
+  absl::StatusOr<void*> Allocate(size_t bytes, std::string_view name, Take take) override;
 
  private:
   CpuDevice(const CpuDeviceOptions& options, const char* level, const cpu::Kernels& kernels);
