@@ -164,9 +164,13 @@ v1::ModelInfo ToProto(const worker::Engine& engine) {
   info.set_experts(static_cast<uint32_t>(spec.gate.slots));
   info.set_top_k(static_cast<uint32_t>(spec.gate.top_k));
   for (const int32_t token : spec.eos) info.add_eos_token_ids(static_cast<uint32_t>(token));
-  info.set_default_temperature(spec.temperature);
-  info.set_default_top_p(spec.top_p);
-  info.set_default_top_k(static_cast<uint32_t>(spec.top_k));
+  const worker::GenerationDefaults& generation = spec.generation;
+  info.set_default_temperature(generation.temperature);
+  info.set_default_top_p(generation.top_p);
+  info.set_default_top_k(static_cast<uint32_t>(generation.top_k));
+  info.set_default_min_p(generation.min_p);
+  info.set_default_repetition_penalty(generation.repetition_penalty);
+  info.set_default_max_tokens(static_cast<uint32_t>(generation.max_new_tokens));
   return info;
 }
 

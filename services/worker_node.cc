@@ -139,6 +139,7 @@ absl::Status WorkerNode::StartEngine() {
                                            .converted_bytes = options_.converted_bytes}));
   CONCLAVE_RETURN_IF_ERROR(CheckName(*model));
   LogIgnored(*model->files);
+  for (const std::string& remark : model->remarks) LogWarning("%s", remark);
   worker::CpuDeviceOptions device_options =
       worker::CpuDeviceOptionsFor(model->spec, options_.engine);
   device_options.threads = options_.threads;

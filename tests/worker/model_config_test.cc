@@ -1,4 +1,4 @@
-// Settings from outside: JSON that is none, keys of the wrong type or range, generation defaults.
+// Settings from outside: JSON that is none, keys of the wrong type or range.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -196,62 +196,6 @@ INSTANTIATE_TEST_SUITE_P(
                                  },
                                  "c.json: x is missing"}),
     [](const auto& one) { return one.param.name; });
-
-absl::StatusOr<GenerationDefaults> Defaults(const std::optional<std::string>& generation,
-                                            const std::string& config) {
-  Config settings = Make(config);
-  return ReadGenerationDefaults(generation, "g.json", settings, 100, ModelLimits());
-}
-
-TEST(GenerationDefaults, AreGreedyUnlessSamplingIsAskedFor) {
-  for (const char* greedy :
-       {R"({"temperature": 0.7, "top_p": 0.9})", R"({"do_sample": false, "temperature": 0.7})"}) {
-    const auto defaults = Defaults(greedy, "{}");
-    ASSERT_TRUE(defaults.ok());
-    EXPECT_EQ(defaults->temperature, 0.0f);
-    EXPECT_EQ(defaults->top_p, 1.0f);
-    EXPECT_EQ(defaults->top_k, 0);
-  }
-  const auto sampled =
-      Defaults(R"({"do_sample": true, "temperature": 0.7, "top_p": 0.9, "top_k": 5})", "{}");
-  EXPECT_EQ(sampled->temperature, 0.7f);
-  EXPECT_EQ(sampled->top_p, 0.9f);
-  EXPECT_EQ(sampled->top_k, 5);
-  const auto bare = Defaults(R"({"do_sample": true})", "{}");
-  EXPECT_EQ(bare->temperature, 1.0f);
-  EXPECT_EQ(bare->top_p, 1.0f);
-  EXPECT_EQ(bare->top_k, 50);
-}
-
-TEST(GenerationDefaults, EndAtTheFilesTokensAndElseAtTheConfigs) {
-  EXPECT_THAT(Defaults(R"({"eos_token_id": [3, 4]})", R"({"eos_token_id": 5})")->eos,
-              ElementsAre(3, 4));
-  EXPECT_THAT(Defaults(R"({"eos_token_id": 3})", R"({"eos_token_id": 5})")->eos, ElementsAre(3));
-  EXPECT_THAT(Defaults(R"({})", R"({"eos_token_id": 5})")->eos, ElementsAre(5));
-  EXPECT_THAT(Defaults(std::nullopt, R"({"eos_token_id": [5, 6]})")->eos, ElementsAre(5, 6));
-  EXPECT_THAT(Defaults(std::nullopt, "{}")->eos, IsEmpty());
-}
-
-TEST(GenerationDefaults, PassOverEndsThatTheVocabularyDoesNotHave) {
-  EXPECT_THAT(Defaults(R"({"eos_token_id": [99, 100]})", "{}")->eos, ElementsAre(99));
-  EXPECT_THAT(Defaults(R"({"eos_token_id": 50279})", R"({"eos_token_id": 5})")->eos,
-              ElementsAre(5));
-  EXPECT_THAT(Defaults(std::nullopt, R"({"eos_token_id": -1})")->eos, IsEmpty());
-}
-
-TEST(GenerationDefaults, AreRefusedByName) {
-  const auto message = [](const char* generation, const char* config) {
-    return std::string(Defaults(generation, config).status().message());
-  };
-  EXPECT_THAT(message(R"({"do_sample": 1})", "{}"), HasSubstr("g.json: do_sample is number"));
-  EXPECT_THAT(message(R"({"do_sample": true, "temperature": -1})", "{}"),
-              HasSubstr("temperature is -1"));
-  EXPECT_THAT(message(R"({"do_sample": true, "top_p": 1.5})", "{}"), HasSubstr("top_p is 1.5"));
-  EXPECT_THAT(message(R"({"eos_token_id": [1, "x"]})", "{}"), HasSubstr("eos_token_id is string"));
-  EXPECT_THAT(message("{}", R"({"eos_token_id": -2})"), HasSubstr("c.json: eos_token_id is -2"));
-  EXPECT_THAT(message("[]", "{}"), HasSubstr("g.json: is array, expected an object"));
-  EXPECT_THAT(message("{", "{}"), HasSubstr("g.json: not JSON"));
-}
 
 }  // namespace
 }  // namespace conclave::worker

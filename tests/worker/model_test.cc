@@ -329,12 +329,12 @@ TEST(Model, TakesSamplingDefaultsFromTheGenerationConfig) {
       dir.File("generation_config.json"),
       R"({"do_sample": true, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "eos_token_id": [1, 2]})");
   const auto model = LoadOrDie(dir);
-  EXPECT_EQ(model->spec.temperature, 0.5f);
-  EXPECT_EQ(model->spec.top_p, 0.9f);
-  EXPECT_EQ(model->spec.top_k, 7);
+  EXPECT_EQ(model->spec.generation.temperature, 0.5f);
+  EXPECT_EQ(model->spec.generation.top_p, 0.9f);
+  EXPECT_EQ(model->spec.generation.top_k, 7);
   EXPECT_THAT(model->spec.eos, ElementsAre(1, 2));
   std::filesystem::remove(dir.File("generation_config.json"));
-  EXPECT_EQ(LoadOrDie(dir)->spec.temperature, 0.0f);
+  EXPECT_EQ(LoadOrDie(dir)->spec.generation.temperature, 0.0f);
   EXPECT_THAT(LoadOrDie(dir)->spec.eos, ElementsAre(257));
 }
 

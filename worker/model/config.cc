@@ -1,13 +1,11 @@
 #include "worker/model/config.h"
 
 #include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "worker/model/json.h"
-#include "worker/status.h"
 
 namespace conclave::worker {
 
@@ -169,40 +167,6 @@ void Config::RequireOneOf(const std::string& key, const std::string& otherwise,
   if (std::find(supported.begin(), supported.end(), value) != supported.end()) return;
   Refuse(absl::StrFormat("%s is \"%s\", supported: %s", key, Printable(value),
                          absl::StrJoin(supported, ", ")));
-}
-
-namespace {
-
-// Ids outside the vocabulary can never be sampled and end nothing: transformers writes such ids
-// (the family's default beside a smaller vocabulary, -1 for none), so they are dropped.
-std::vector<int32_t> ReadEos(Config& config, int32_t vocab, const ModelLimits& limits) {
-  constexpr Config::IntRange kAny = {-1, std::numeric_limits<int32_t>::max()};
-  std::vector<int32_t> ids = config.IntsOr("eos_token_id", kAny, static_cast<size_t>(limits.eos));
-  std::erase_if(ids, [&](int32_t id) { return id < 0 || id >= vocab; });
-  return ids;
-}
-
-}  // namespace
-
-absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
-    const std::optional<std::string>& generation, const std::string& name, Config& config,
-    int32_t vocab, const ModelLimits& limits) {
-  GenerationDefaults defaults;
-  if (generation) {
-    CONCLAVE_ASSIGN_OR_RETURN(const Json document, ParseJson(*generation, name));
-    Config settings(document, name);
-    if (settings.BoolOr("do_sample", false)) {
-      defaults.temperature = static_cast<float>(settings.FloatOr("temperature", 1.0, {0.0, 100.0}));
-      defaults.top_p = static_cast<float>(settings.FloatOr("top_p", 1.0, {1e-6, 1.0}));
-      // 50 is what Hugging Face's generate uses when the file does not say.
-      defaults.top_k = settings.IntOr("top_k", 50, {0, limits.vocab});
-    }
-    defaults.eos = ReadEos(settings, vocab, limits);
-    CONCLAVE_RETURN_IF_ERROR(settings.status());
-  }
-  if (defaults.eos.empty()) defaults.eos = ReadEos(config, vocab, limits);
-  CONCLAVE_RETURN_IF_ERROR(config.status());
-  return defaults;
 }
 
 }  // namespace conclave::worker

@@ -1,6 +1,5 @@
 #pragma once
-// config.json, read with a type and a range for every key, and what generation_config.json adds.
-// Any thread.
+// config.json and its like, read with a type and a range for every key. Any thread.
 
 #include <cstdint>
 #include <memory>
@@ -91,19 +90,5 @@ class Config {
   std::string name_;
   absl::Status status_;
 };
-
-// What Generate does when a request leaves it open. Hugging Face's meaning: without do_sample it is
-// greedy, whatever the temperature says.
-struct GenerationDefaults {
-  float temperature = 0.0f;
-  float top_p = 1.0f;
-  int32_t top_k = 0;
-  std::vector<int32_t> eos;
-};
-// `generation` is generation_config.json's text or nothing if there is none; eos falls back to
-// config.json's, and ids the vocabulary does not have are passed over.
-absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
-    const std::optional<std::string>& generation, const std::string& name, Config& config,
-    int32_t vocab, const ModelLimits& limits);
 
 }  // namespace conclave::worker

@@ -3,10 +3,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "worker/model/config.h"
 #include "worker/model/converted_weights.h"
 #include "worker/model/families.h"
+#include "worker/model/generation_config.h"
 #include "worker/model/json.h"
 #include "worker/model/mapped_files.h"
 #include "worker/model/weights.h"
@@ -48,17 +50,16 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
   const FamilyOptions family_options = {.context_limit = options.context_limit};
   Config config(document, config_path);
   CONCLAVE_ASSIGN_OR_RETURN(const Family family, MakeFamily(config, family_options));
-  CONCLAVE_ASSIGN_OR_RETURN(const GenerationDefaults defaults,
-                            ReadGenerationDefaults(generation, generation_path, config,
-                                                   family.spec.vocab, family_options.limits));
+  CONCLAVE_ASSIGN_OR_RETURN(GenerationConfig settings,
+                            ReadGenerationConfig(generation, generation_path, config,
+                                                 family.spec.vocab, family_options.limits));
 
   auto model = std::make_shared<Model>();
   model->spec = family.spec;
   model->spec.name = LastComponent(directory);
-  model->spec.eos = defaults.eos;
-  model->spec.temperature = defaults.temperature;
-  model->spec.top_p = defaults.top_p;
-  model->spec.top_k = defaults.top_k;
+  model->spec.eos = std::move(settings.eos);
+  model->spec.generation = settings.defaults;
+  model->remarks = std::move(settings.remarks);
   CONCLAVE_ASSIGN_OR_RETURN(model->files, MappedFiles::Open(directory));
   CONCLAVE_RETURN_IF_ERROR(
       BindWeights(*model->files, family.tensors, family.fp8, options.converted_bytes, *model));

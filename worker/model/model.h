@@ -62,6 +62,8 @@ struct Model {
   std::shared_ptr<const MappedFiles> files;
   std::shared_ptr<const ConvertedWeights> converted;  // null: everything is used as it is mapped
 
+  std::vector<std::string> remarks;  // to whoever loads it: settings that are not applied
+
   // What `converted` takes.
   int64_t converted_bytes() const;
 

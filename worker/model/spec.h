@@ -38,6 +38,16 @@ struct LayerSpec {
   int32_t window = 0;  // kGqa: positions a row sees, its own included; 0: all
 };
 
+// What Generate does when a request leaves it open.
+struct GenerationDefaults {
+  float temperature = 0.0f;
+  float top_p = 1.0f;
+  int32_t top_k = 0;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;
+  int32_t max_new_tokens = 0;  // 0: the server's default
+};
+
 struct ModelSpec {
   std::string family;  // config.json's model_type
   std::string name;    // directory's last component
@@ -56,10 +66,7 @@ struct ModelSpec {
   GateShape gate;
   FfnActivation activation;  // of all feed-forward nets
   std::vector<int32_t> eos;
-  // Defaults of generation_config.json.
-  float temperature = 1.0f;
-  float top_p = 1.0f;
-  int32_t top_k = 0;
+  GenerationDefaults generation;
 
   // What rows are rounded to where they enter a product, leave an expert or rest in the cache. An
   // F16 checkpoint computes in fp32: its weights widen exactly, and rounding activations to F16
