@@ -46,6 +46,7 @@ struct Request {
   std::vector<uint32_t> stop_tokens;
   bool ignore_eos = false;
 
+  uint32_t completions = 1;
   std::optional<uint32_t> logprobs;  // how many alternatives; of the prompt as well
   bool prompt_logprobs = false;
   bool routing = false;

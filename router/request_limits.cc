@@ -126,6 +126,12 @@ Problem CheckSalt(const std::string& salt, const RequestLimits& limits) {
   return "cache_salt has " + Text(bytes) + " bytes, the limit is " + Text(limits.cache_salt_bytes);
 }
 
+Problem CheckCompletions(const Request& request, const RequestLimits& limits) {
+  if (request.completions >= 1 && request.completions <= static_cast<uint32_t>(limits.completions))
+    return std::nullopt;
+  return "n is " + Text(request.completions) + ", it must be from 1 to " + Text(limits.completions);
+}
+
 Problem CheckLogprobs(const Request& request, const RequestLimits& limits) {
   if (!request.logprobs || *request.logprobs <= static_cast<uint32_t>(limits.logprobs)) {
     return std::nullopt;
@@ -166,6 +172,12 @@ Problem CheckPrompt(const Prompt& prompt, const RequestLimits& limits, int32_t v
   return std::nullopt;
 }
 
+RequestLimits LimitsFor(RequestLimits limits, int32_t context_limit) {
+  limits.prompt_bytes =
+      std::min(limits.prompt_bytes, context_limit * limits.prompt_bytes_per_position);
+  return limits;
+}
+
 Problem CheckRequest(const Request& request, const RequestLimits& limits, int32_t vocab_size) {
   if (Problem problem = CheckId(request.id, limits)) return problem;
   if (Problem problem = CheckName("model", request.model, limits)) return problem;
@@ -173,6 +185,7 @@ Problem CheckRequest(const Request& request, const RequestLimits& limits, int32_
   if (Problem problem = CheckLogprobs(request, limits)) return problem;
   if (Problem problem = CheckSalt(request.cache_salt, limits)) return problem;
   if (request.kind == Request::Kind::kGenerate) {
+    if (Problem problem = CheckCompletions(request, limits)) return problem;
     if (Problem problem = CheckSampling(request)) return problem;
     if (Problem problem = CheckPenalties(request)) return problem;
     if (Problem problem = CheckLogitBias(request, limits, vocab_size)) return problem;

@@ -13,19 +13,25 @@
 namespace conclave::router {
 
 struct RequestLimits {
-  int64_t prompt_bytes = int64_t{1} << 20;  // of text
-  int32_t prompt_tokens = 131072;           // whatever the model's context is
-  int32_t max_tokens = 131072;              // that a request may name
-  int32_t default_max_tokens = 256;         // of a request that names none
+  int64_t prompt_bytes = int64_t{6} * 131072;  // of text; languages need 2 to 5 for a token
+  int64_t prompt_bytes_per_position = 64;      // of text, for each position of the model's context
+  int32_t prompt_tokens = 131072;              // whatever the model's context is
+  int32_t max_tokens = 131072;                 // that a request may name
+  int32_t default_max_tokens = 256;            // of a request that names none
   int32_t stop_strings = 16;
   int32_t stop_string_bytes = 256;  // of each
   int32_t stop_token_ids = 32;      // the model's end-of-sequence tokens not counted
   int32_t logit_bias = 1024;        // tokens with a bias
+  int32_t completions = 32;         // of one request
   int32_t logprobs = 20;            // alternatives per token
   int32_t request_id_bytes = 128;
   int32_t name_bytes = 256;  // of a model or an adapter
   int32_t cache_salt_bytes = 64;
 };
+
+// What a model of so many positions leaves of the limits: a text that could not fit is not worth
+// tokenising.
+RequestLimits LimitsFor(RequestLimits limits, int32_t context_limit);
 
 // What is wrong with the request, naming the field and the way out; nothing if it may go on to the
 // tokenizer. vocab_size: token ids must be below it.

@@ -153,6 +153,7 @@ router::Request ToRequest(v1::GenerateRequest from) {
   to.stop.assign(stopping.stop().begin(), stopping.stop().end());
   to.stop_tokens = Ids(stopping.stop_token_ids());
   to.ignore_eos = stopping.ignore_eos();
+  if (from.has_n()) to.completions = from.n();
   if (from.has_logprobs()) to.logprobs = from.logprobs();
   to.prompt_logprobs = from.prompt_logprobs();
   to.cache_salt = std::move(*from.mutable_cache_salt());

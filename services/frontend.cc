@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "router/completion_seed.h"
 #include "services/log.h"
 #include "services/pushback.h"
 
@@ -33,6 +34,13 @@ Rejection RejectionOf(Admission::Reason reason) {
   return Rejection::kRequests;
 }
 
+// More completions than may wait at once could never be admitted.
+Frontend::Options WithPlaces(Frontend::Options options) {
+  const int32_t places = std::min(options.admission.max_requests, options.admission.max_waiting);
+  options.limits.completions = std::min(options.limits.completions, places);
+  return options;
+}
+
 absl::Status NoWorker() { return absl::UnavailableError("no worker is ready; try again soon"); }
 absl::Status NoTokenizer() {
   return absl::FailedPreconditionError(
@@ -48,7 +56,7 @@ absl::Status Draining() {
 
 Frontend::Frontend(const Options& options, std::shared_ptr<const router::Tokenizer> tokenizer,
                    const Credentials& credentials)
-    : options_(options),
+    : options_(WithPlaces(options)),
       tokenizer_(std::move(tokenizer)),
       credentials_(credentials),
       admission_(options.admission),
@@ -220,9 +228,9 @@ void Frontend::OnReady(std::function<void(bool)> callback) {
   if (on_ready_) on_ready_(ready);
 }
 
-absl::StatusOr<std::shared_ptr<LiveRequest>> Frontend::Start(
+absl::StatusOr<Frontend::LiveRequests> Frontend::Start(
     router::Request request, std::optional<Micros> deadline,
-    std::shared_ptr<LiveRequest::Reader> reader) {
+    const std::shared_ptr<LiveRequest::Reader>& reader) {
   std::shared_ptr<const Served> served;
   {
     std::lock_guard lock(mutex_);
@@ -235,6 +243,10 @@ absl::StatusOr<std::shared_ptr<LiveRequest>> Frontend::Start(
   if (served == nullptr) {
     metrics_.Reject(Rejection::kNoWorker);
     return NoWorker();
+  }
+  if (!request.max_tokens && served->model.default_max_tokens() > 0) {
+    request.max_tokens = std::min(served->model.default_max_tokens(),
+                                  static_cast<uint32_t>(options_.limits.max_tokens));
   }
   if (absl::Status status = Judge(request, deadline, served.get()); !status.ok()) {
     metrics_.Reject(absl::IsNotFound(status) ? Rejection::kUnknown : Rejection::kInvalid);
@@ -252,26 +264,16 @@ absl::StatusOr<std::shared_ptr<LiveRequest>> Frontend::Start(
   }
 
   router::Prompt prompt = std::exchange(request.prompt, {});
-  LiveRequest::Owner& owner = *this;  // the base is private, which make_shared would not see
-  std::shared_ptr<LiveRequest> live;
-  {
-    std::lock_guard lock(mutex_);
-    const uint64_t key = ++last_key_;
-    if (request.id.empty()) request.id = absl::StrFormat("req-%016x", random_());
-    if (!request.seed) request.seed = random_();
-    if (const auto refusal = admission_.Reserve(key, request.id)) return Refuse(*refusal);
-    live = std::make_shared<LiveRequest>(options_.request, key, std::move(request), deadline, Now(),
-                                         std::move(reader), &owner, &metrics_);
-    live_[key] = live;
-  }
+  absl::StatusOr<LiveRequests> admitted = Admit(std::move(request), deadline, reader);
+  if (!admitted.ok()) return admitted;
   if (IsShort(prompt)) {
-    Prepare(*live, std::move(prompt), *std::move(stops), served);
-    return live;
+    Prepare(*admitted, std::move(prompt), *stops, served);
+    return admitted;
   }
-  auto work = [this, live, prompt = std::move(prompt), stops = *std::move(stops),
-               served]() mutable { Prepare(*live, std::move(prompt), std::move(stops), served); };
-  if (pool_->Post(std::move(work))) return live;
-  Forget(*live);
+  auto work = [this, requests = *admitted, prompt = std::move(prompt), stops = *std::move(stops),
+               served]() mutable { Prepare(requests, std::move(prompt), stops, served); };
+  if (pool_->Post(std::move(work))) return admitted;
+  for (const auto& live : *admitted) Forget(*live);
   metrics_.Reject(Rejection::kTokenizer);
   std::lock_guard lock(mutex_);
   return WithPushback(absl::ResourceExhaustedError(
@@ -280,12 +282,46 @@ absl::StatusOr<std::shared_ptr<LiveRequest>> Frontend::Start(
                       admission_.Pushback());
 }
 
+absl::StatusOr<Frontend::LiveRequests> Frontend::Admit(
+    router::Request request, std::optional<Micros> deadline,
+    const std::shared_ptr<LiveRequest::Reader>& reader) {
+  LiveRequest::Owner& owner = *this;  // the base is private, which make_shared would not see
+  LiveRequests admitted;
+  std::lock_guard lock(mutex_);
+  if (request.id.empty()) request.id = absl::StrFormat("req-%016x", random_());
+  const uint64_t seed = request.seed ? *request.seed : random_();
+  // Of all together no more waits for their one client than of one.
+  LiveRequest::Options options = options_.request;
+  options.pending_bytes_pause /= request.completions;
+  for (uint32_t i = 0; i < request.completions; ++i) {
+    const uint64_t key = ++last_key_;
+    // No client's id has this character.
+    const std::string id = i == 0 ? request.id : absl::StrFormat("%s#%d", request.id, i);
+    if (const auto refusal = admission_.Reserve(key, id)) {
+      for (const auto& live : admitted) {
+        admission_.Remove(live->key(), Now());
+        live_.erase(live->key());
+      }
+      return Refuse(*refusal);
+    }
+    router::Request completion = request;
+    completion.seed = router::CompletionSeed(seed, i);
+    completion.prompt_logprobs = request.prompt_logprobs && i == 0;
+    live_[key] = std::make_shared<LiveRequest>(options, key, std::move(completion), deadline, Now(),
+                                               reader, &owner, &metrics_);
+    admitted.push_back(live_[key]);
+  }
+  return admitted;
+}
+
 absl::Status Frontend::Judge(const router::Request& request, const std::optional<Micros>& deadline,
                              const Served* served) const {
   if (deadline && Now() >= *deadline)
     return absl::DeadlineExceededError("the deadline was past on arrival");
   const int32_t vocab_size = static_cast<int32_t>(served->model.vocab_size());
-  if (const auto problem = router::CheckRequest(request, options_.limits, vocab_size)) {
+  const router::RequestLimits limits =
+      router::LimitsFor(options_.limits, static_cast<int32_t>(served->model.context_limit()));
+  if (const auto problem = router::CheckRequest(request, limits, vocab_size)) {
     return absl::InvalidArgumentError(*problem);
   }
   if (tokenizer_ == nullptr && !(request.prompt.text.empty() && request.stop.empty())) {
@@ -323,37 +359,48 @@ absl::Status Frontend::Refuse(const Admission::Refusal& refusal) {
   return absl::InternalError("unknown refusal");
 }
 
-void Frontend::Prepare(LiveRequest& request, router::Prompt prompt, router::StopStrings stops,
+void Frontend::Prepare(const LiveRequests& requests, router::Prompt prompt,
+                       const router::StopStrings& stops,
                        const std::shared_ptr<const Served>& served) {
-  Tokens tokens = Encode(std::move(prompt));
-  if (!tokens.ok()) return request.End(tokens.status());
-  const auto vocab_size = static_cast<int32_t>(served->model.vocab_size());
+  const absl::Status status = PrepareAll(requests, std::move(prompt), stops, *served);
+  if (!status.ok()) {
+    for (const auto& request : requests) request->End(status);
+    return;
+  }
+  Dispatch();
+  MaybeFailWaiting();
+}
+
+absl::Status Frontend::PrepareAll(const LiveRequests& requests, router::Prompt prompt,
+                                  const router::StopStrings& stops, const Served& served) {
+  const Tokens tokens = Encode(std::move(prompt));
+  if (!tokens.ok()) return tokens.status();
+  const auto vocab_size = static_cast<int32_t>(served.model.vocab_size());
   const bool foreign =
       std::any_of(tokens->begin(), tokens->end(), [&](auto token) { return token >= vocab_size; });
   if (foreign) {
-    return request.End(absl::InvalidArgumentError(absl::StrFormat(
+    return absl::InvalidArgumentError(absl::StrFormat(
         "the prompt has a token of the tokenizer that the model's vocabulary of %d does not have",
-        vocab_size)));
+        vocab_size));
   }
   const auto count = static_cast<int32_t>(tokens->size());
-  const router::Fit fit = router::FitToContext(request.request(), options_.limits, count,
-                                               static_cast<int32_t>(served->model.context_limit()));
-  if (!fit.error.empty()) return request.End(absl::InvalidArgumentError(fit.error));
-  request.Prepare(Assign(request.request(), *std::move(tokens), fit.max_tokens,
-                         *request.request().seed, served->model),
-                  router::Transcript(tokenizer_.get(), std::move(stops), count,
-                                     static_cast<int32_t>(request.request().min_tokens)),
-                  served->model.vocab_size());
-  absl::Status refused;
-  {
-    std::lock_guard lock(mutex_);
-    if (live_.count(request.key()) == 0) return;  // its client left
-    if (const auto refusal = admission_.Enqueue(request.key(), count + fit.max_tokens))
-      refused = Refuse(*refusal);
+  const router::Fit fit = router::FitToContext(requests[0]->request(), options_.limits, count,
+                                               static_cast<int32_t>(served.model.context_limit()));
+  if (!fit.error.empty()) return absl::InvalidArgumentError(fit.error);
+  for (const auto& live : requests) {
+    const router::Request& request = live->request();
+    live->Prepare(Assign(request, *tokens, fit.max_tokens, *request.seed, served.model),
+                  router::Transcript(tokenizer_.get(), stops, count,
+                                     static_cast<int32_t>(request.min_tokens)),
+                  served.model.vocab_size());
   }
-  if (!refused.ok()) return request.End(refused);
-  Dispatch();
-  MaybeFailWaiting();
+  std::lock_guard lock(mutex_);
+  for (const auto& live : requests) {
+    if (live_.count(live->key()) == 0) continue;  // its client left
+    if (const auto refusal = admission_.Enqueue(live->key(), count + fit.max_tokens))
+      return Refuse(*refusal);
+  }
+  return absl::OkStatus();
 }
 
 Frontend::Tokens Frontend::Encode(router::Prompt prompt) const {
@@ -466,7 +513,7 @@ void Frontend::PauseChanged(LiveRequest& request) {
     std::lock_guard lock(mutex_);
     admission_.SetPaused(request.key(), request.paused());
   }
-  // A reader that goes on has its lock held here, and brings nobody a place.
+  // A reader that goes on brings nobody a place.
   if (request.paused()) Dispatch();
 }
 

@@ -73,12 +73,13 @@ class Frontend : private LiveRequest::Owner {
   // As last heard, with static workers, and with load and model as their links know them.
   v1::ClusterView view() const;
 
-  // Admits a request or refuses it at once; the error may carry a Pushback. The reader hears of
+  using LiveRequests = std::vector<std::shared_ptr<LiveRequest>>;
+  // Admits a request, with a LiveRequest for each of its completions, or refuses it at once without
+  // effect; the error may carry a Pushback. The reader hears of
   // output from another thread, or from this one before Start returns; when it is done with the
   // request it calls Forget.
-  absl::StatusOr<std::shared_ptr<LiveRequest>> Start(router::Request request,
-                                                     std::optional<Micros> deadline,
-                                                     std::shared_ptr<LiveRequest::Reader> reader);
+  absl::StatusOr<LiveRequests> Start(router::Request request, std::optional<Micros> deadline,
+                                     const std::shared_ptr<LiveRequest::Reader>& reader);
   void Forget(LiveRequest& request);
 
   using Tokens = absl::StatusOr<std::vector<scheduler::TokenId>>;
@@ -124,9 +125,14 @@ class Frontend : private LiveRequest::Owner {
 
   absl::Status Judge(const router::Request& request, const std::optional<Micros>& deadline,
                      const Served* served) const;
-  // Tokenises and queues an admitted request, or ends it.
-  void Prepare(LiveRequest& request, router::Prompt prompt, router::StopStrings stops,
-               const std::shared_ptr<const Served>& served);
+  // Takes a place for each completion, or none.
+  absl::StatusOr<LiveRequests> Admit(router::Request request, std::optional<Micros> deadline,
+                                     const std::shared_ptr<LiveRequest::Reader>& reader);
+  // Tokenises and queues the completions of an admitted request, or ends them.
+  void Prepare(const LiveRequests& requests, router::Prompt prompt,
+               const router::StopStrings& stops, const std::shared_ptr<const Served>& served);
+  absl::Status PrepareAll(const LiveRequests& requests, router::Prompt prompt,
+                          const router::StopStrings& stops, const Served& served);
   Tokens Encode(router::Prompt prompt) const;
   bool IsShort(const router::Prompt& prompt) const;
   absl::Status Refuse(const router::Admission::Refusal& refusal);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "services/completions.h"
 #include "services/convert_inference.h"
 #include "services/grpc_status.h"
 #include "services/pushback.h"
@@ -29,20 +30,23 @@ std::optional<Micros> DeadlineOf(const grpc::CallbackServerContext& context) {
   return Now() + std::chrono::duration_cast<Micros>(context.deadline() - Clock::now());
 }
 
-grpc::ByteBuffer GenerateMessage(const LiveRequest& request, const LiveRequest::Output& output) {
-  v1::GenerateResponse message = ToGenerateResponse(output.delta);
-  if (output.first) {
-    message.set_request_id(request.request().id);
-    message.set_seed(*request.request().seed);
+grpc::ByteBuffer GenerateMessage(const Completions::Part& part) {
+  v1::GenerateResponse message = ToGenerateResponse(part.output.delta);
+  message.set_index(part.index);
+  if (part.output.first) {
+    const router::Request& request = part.completion.request();
+    message.set_request_id(request.id);
+    message.set_seed(*request.seed);
   }
   return SerializeMessage(message);
 }
 
-grpc::ByteBuffer ScoreMessage(const LiveRequest& request, const LiveRequest::Output& output) {
-  v1::ScoreResponse message = ToScoreResponse(output.delta);
-  if (output.first) {
-    message.set_request_id(request.request().id);
-    message.mutable_token_ids()->Assign(request.prompt().begin(), request.prompt().end());
+grpc::ByteBuffer ScoreMessage(const Completions::Part& part) {
+  v1::ScoreResponse message = ToScoreResponse(part.output.delta);
+  if (part.output.first) {
+    const auto& prompt = part.completion.prompt();
+    message.set_request_id(part.completion.request().id);
+    message.mutable_token_ids()->Assign(prompt.begin(), prompt.end());
   }
   return SerializeMessage(message);
 }
@@ -53,7 +57,7 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                       public LiveRequest::Reader,
                       public std::enable_shared_from_this<StreamReactor> {
  public:
-  using ToMessage = grpc::ByteBuffer (*)(const LiveRequest&, const LiveRequest::Output&);
+  using ToMessage = grpc::ByteBuffer (*)(const Completions::Part&);
 
   StreamReactor(Frontend& frontend, Farewell& farewell, grpc::CallbackServerContext* context,
                 ToMessage to_message)
@@ -61,7 +65,7 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   void Start(absl::StatusOr<router::Request> request) {
     self_ = shared_from_this();
-    absl::StatusOr<std::shared_ptr<LiveRequest>> live =
+    absl::StatusOr<Frontend::LiveRequests> live =
         request.ok()
             ? frontend_.Start(*std::move(request), DeadlineOf(*context_), shared_from_this())
             : request.status();
@@ -74,14 +78,27 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     }
     {
       std::lock_guard lock(mutex_);
-      request_ = *live;
+      completions_ = std::make_shared<Completions>(*std::move(live));
     }
     OnOutput();
   }
 
+  // One thread at a time asks for output, and holds no lock meanwhile: that may start others'
+  // requests, whose readers hear of it on this thread.
   void OnOutput() override {
-    std::lock_guard lock(mutex_);
-    if (!writing_) MaybeWrite();
+    std::unique_lock lock(mutex_);
+    ask_again_ = true;
+    if (asking_) return;
+    while (ask_again_ && !writing_ && !ended_ && completions_ != nullptr) {
+      ask_again_ = false;
+      asking_ = true;
+      const std::shared_ptr<Completions> completions = completions_;
+      lock.unlock();
+      const std::optional<Completions::Part> part = completions->Take();
+      lock.lock();
+      asking_ = false;
+      if (part) Write(*part);
+    }
   }
 
   void OnStalled(const absl::Status& status) override {
@@ -94,50 +111,54 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
   void OnWriteDone(bool ok) override {
-    std::lock_guard lock(mutex_);
-    writing_ = false;
-    message_.Clear();
-    if (ok) return MaybeWrite();
-    End(absl::CancelledError("the client is gone"));
+    {
+      std::lock_guard lock(mutex_);
+      writing_ = false;
+      message_.Clear();
+      if (!ok) End(absl::CancelledError("the client is gone"));
+    }
+    OnOutput();
   }
 
   void OnCancel() override {
-    std::shared_ptr<LiveRequest> request;
+    std::shared_ptr<Completions> completions;
     {
       std::lock_guard lock(mutex_);
-      request = request_;
+      completions = completions_;
     }
-    if (request != nullptr) request->Cancel();
+    if (completions != nullptr) completions->Cancel();
   }
 
   void OnDone() override {
-    std::shared_ptr<LiveRequest> request;
+    std::shared_ptr<Completions> completions;
     std::shared_ptr<StreamReactor> self;
     {
       std::lock_guard lock(mutex_);
       done_ = true;
-      request.swap(request_);
+      completions.swap(completions_);
       self.swap(self_);
     }
-    if (request != nullptr) frontend_.Forget(*request);
+    if (completions == nullptr) return;
+    for (const auto& completion : completions->all()) frontend_.Forget(*completion);
   }
 
  private:
   // mutex_ held in both.
-  void MaybeWrite() {
-    if (ended_ || request_ == nullptr) return;
-    std::optional<LiveRequest::Output> output = request_->Take();
-    if (!output) return;
-    const bool empty = output->delta.empty();
-    if (!empty) message_ = to_message_(*request_, *output);
-    if (!output->last) {
+  void Write(const Completions::Part& part) {
+    if (ended_) return;
+    const LiveRequest::Output& output = part.output;
+    const bool empty = output.delta.empty();
+    if (!empty) message_ = to_message_(part);
+    if (!output.last && empty) {
+      ask_again_ = true;
+    } else if (!output.last) {
       writing_ = true;
       StartWrite(&message_);
     } else if (empty) {
-      End(output->status);
+      End(output.status);
     } else {
       ended_ = true;
-      StartWriteAndFinish(&message_, grpc::WriteOptions(), Close(*context_, output->status));
+      StartWriteAndFinish(&message_, grpc::WriteOptions(), Close(*context_, output.status));
     }
   }
   void End(const absl::Status& status) {
@@ -152,7 +173,9 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   std::mutex mutex_;
   std::shared_ptr<StreamReactor> self_;  // gRPC's share
-  std::shared_ptr<LiveRequest> request_;
+  std::shared_ptr<Completions> completions_;
+  bool asking_ = false;       // a thread is
+  bool ask_again_ = false;    // there may be more than it found
   grpc::ByteBuffer message_;  // on its way while writing_
   bool writing_ = false;
   bool ended_ = false;  // Finish was called

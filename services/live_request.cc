@@ -118,9 +118,18 @@ std::optional<LiveRequest::Output> LiveRequest::Take() {
   return output;
 }
 
-std::optional<LiveRequest::Output> LiveRequest::TakeLocked(After& after) {
+void LiveRequest::Sent() {
+  std::lock_guard lock(mutex_);
+  SentLocked();
+}
+
+void LiveRequest::SentLocked() {
   taken_at_.reset();
   on_its_way_bytes_ = 0;
+}
+
+std::optional<LiveRequest::Output> LiveRequest::TakeLocked(After& after) {
+  SentLocked();
   if (taken_last_ || (pending_.empty() && !end_)) return std::nullopt;
   Output output{.delta = std::exchange(pending_, {}), .first = !std::exchange(taken_first_, true)};
   on_its_way_bytes_ = output.delta.bytes();

@@ -104,6 +104,8 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
   // For the reader: what is there now. A call says also that what the last one gave is on its way
   // no more.
   std::optional<Output> Take();
+  // What Take gave is on its way no more.
+  void Sent();
 
   void OnEvent(const v1::SequenceEvent& event) override;
   void OnLost(const absl::Status& status) override;
@@ -119,6 +121,7 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
   };
 
   std::optional<Output> TakeLocked(After& after);  // mutex_ held, as all below
+  void SentLocked();
   void Absorb(const v1::SequenceEvent& event, After& after);
   void Fail(const absl::Status& status, After& after);  // of the home: another, or the end
   void Finish(absl::Status status, After& after);

@@ -70,6 +70,7 @@ void RouterNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"max-prompt-tokens", &limits.prompt_tokens, "N", "of a prompt, if the context allows",
              1, 1 << 30});
   flags.Add({"max-tokens", &limits.max_tokens, "N", "that a request may ask for", 1, 1 << 30});
+  flags.Add({"max-completions", &limits.completions, "N", "of one request", 1, 1024});
   flags.Add({"default-max-tokens", &limits.default_max_tokens, "N", "of a request that names none",
              1, 1 << 30});
   flags.Add(

@@ -24,12 +24,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr char kName[] = "generate";
+constexpr uint32_t kMaxCompletions = 1024;  // that we hold; the server's limit is its own
 
 struct Options {
   Client::Options client;
   Input input;
   std::string adapter, request_id, cache_salt;
-  uint32_t max_tokens = 0, min_tokens = 0, top_k = 0, logprobs = 0;
+  uint32_t max_tokens = 0, min_tokens = 0, top_k = 0, logprobs = 0, n = 1;
   double temperature = 0, top_p = 0, min_p = 0;
   double repetition_penalty = 0, presence_penalty = 0, frequency_penalty = 0;
   uint64_t seed = 0;
@@ -69,6 +70,9 @@ void Bind(Flags& flags, Options& options) {
       {"logprobs", &options.logprobs, "N",
        "report log-probabilities of the tokens, and of the N likeliest; without it none", 0, 20});
   flags.Add({"ignore-eos", &options.ignore_eos, "", "go on after an end-of-sequence token"});
+  flags.Add({"n", &options.n, "N",
+             "completions of the prompt; without --json each when it is complete", 1,
+             kMaxCompletions});
   flags.Add({"request-id", &options.request_id, "ID", "unique among live requests"});
   flags.Add({"cache-salt", &options.cache_salt, "TEXT",
              "what the prompt begins with is shared with requests of this salt only"});
@@ -120,6 +124,7 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const Flags& flags, const Option
   stopping.mutable_stop()->Add(options.stop.begin(), options.stop.end());
   stopping.set_ignore_eos(options.ignore_eos);
   if (flags.Given("logprobs")) request.set_logprobs(options.logprobs);
+  if (flags.Given("n")) request.set_n(options.n);
   return request;
 }
 
@@ -230,21 +235,47 @@ Json ToJson(const Generation& generation, const v1::GenerateRequest& request) {
   return json;
 }
 
+// One document for one completion, and a list of them for several.
+void PrintJson(const std::vector<Generation>& all, const v1::GenerateRequest& request, Io& io) {
+  if (!request.has_n()) return Print(ToJson(all[0], request), io);
+  Json completions = Json::array();
+  for (const Generation& generation : all) completions.push_back(ToJson(generation, request));
+  Print({{"completions", std::move(completions)}}, io);
+}
+
+// Completions come mixed: each is printed as a whole, under its number.
+void PrintCompletion(const Generation& generation, Io& io) {
+  TextPrinter printer(io);
+  printer.Add(absl::StrFormat("[%d]\n", generation.all.index()));
+  printer.Add(generation.text);
+  printer.End();
+}
+
 absl::Status Generate(Client& client, const v1::GenerateRequest& request, bool json, Io& io) {
   Client::Call call(client);
-  Generation generation = {.sent = Clock::now()};
+  std::vector<Generation> all(std::max(request.n(), 1u), {.sent = Clock::now()});
   const auto reader = client.inference().Generate(call.context(), request);
   TextPrinter printer(io);
   for (v1::GenerateResponse part; reader->Read(&part); part.Clear()) {
+    if (part.index() >= all.size()) {
+      return absl::DataLossError(
+          absl::StrFormat("the server sent completion %d of %d", part.index(), all.size()));
+    }
+    Generation& generation = all[part.index()];
     generation.Add(part);
-    if (!json) printer.Add(part.text());
+    if (json) continue;
+    if (all.size() == 1) {
+      printer.Add(part.text());
+    } else if (generation.complete()) {
+      PrintCompletion(generation, io);
+    }
   }
   if (!json) printer.End(generation);
   CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(reader->Finish(), *call.context()));
-  if (!generation.complete()) {
+  if (!std::all_of(all.begin(), all.end(), [](const auto& one) { return one.complete(); })) {
     return absl::DataLossError("the stream ended without a finish reason: it is incomplete");
   }
-  if (json) Print(ToJson(generation, request), io);
+  if (json) PrintJson(all, request, io);
   return absl::OkStatus();
 }
 

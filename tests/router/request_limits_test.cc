@@ -23,6 +23,7 @@ const RequestLimits kLimits = {.prompt_bytes = 10,
                                .stop_string_bytes = 3,
                                .stop_token_ids = 2,
                                .logit_bias = 2,
+                               .completions = 3,
                                .logprobs = 20,
                                .request_id_bytes = 8,
                                .name_bytes = 4};
@@ -175,6 +176,10 @@ INSTANTIATE_TEST_SUITE_P(
             "stopping.stop_token_ids has 3 tokens, the limit is 2"},
         Row{"StopIdOutsideVocabulary", [](R r) { r.stop_tokens = {1000}; },
             "stopping.stop_token_ids[0] is 1000, the vocabulary has 1000 tokens"},
+        Row{"CompletionsAtLimit", [](R r) { r.completions = 3; }, ""},
+        Row{"CompletionsNone", [](R r) { r.completions = 0; }, "n is 0, it must be from 1 to 3"},
+        Row{"CompletionsTooMany", [](R r) { r.completions = 4; },
+            "n is 4, it must be from 1 to 3"},
         Row{"LogprobsAtLimit", [](R r) { r.logprobs = 20; }, ""},
         Row{"LogprobsTooMany", [](R r) { r.logprobs = 21; }, "logprobs is 21, the limit is 20"},
         Row{"PromptMissing", [](R r) { r.prompt.kind = Prompt::Kind::kMissing; },
@@ -214,6 +219,13 @@ INSTANTIATE_TEST_SUITE_P(
             },
             "top_logprobs is 21, the limit is 20"}),
     [](const auto& row) { return row.param.name; });
+
+TEST(LimitsFor, LeaveOfATextWhatTheContextMayHold) {
+  const RequestLimits limits = {.prompt_bytes = 1000, .prompt_bytes_per_position = 10};
+  EXPECT_EQ(LimitsFor(limits, 99).prompt_bytes, 990);
+  EXPECT_EQ(LimitsFor(limits, 101).prompt_bytes, 1000);
+  EXPECT_LT(RequestLimits().prompt_bytes, 1'000'000);
+}
 
 TEST(FitToContext, ClipsToWhatThePromptLeaves) {
   Request request = Generate();

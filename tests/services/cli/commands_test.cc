@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -70,6 +71,55 @@ TEST_F(Commands, GenerateAsJsonIsTheDocumentedDocument) {
   EXPECT_EQ(Call({"generate", "--prompt", "x", "--max-tokens", "1", "--json"}), kDone);
   EXPECT_TRUE(Document()["logprobs"].is_null());
   EXPECT_TRUE(Document()["timing"]["tpot_ms"].is_null());
+}
+
+// n completions, message by message in turns, each saying its number.
+grpc::Status GenerateNumbers(grpc::ServerContext&, const v1::GenerateRequest& request,
+                             FakeRouter::GenerateWriter& writer) {
+  for (uint32_t turn = 0; turn < 2; ++turn) {
+    for (uint32_t index = 0; index < std::max(request.n(), 1u); ++index) {
+      v1::GenerateResponse message;
+      message.set_index(index);
+      message.set_text(std::to_string(index * 10 + turn) + " ");
+      message.add_token_ids(index);
+      if (turn == 0) message.set_seed(100 + index);
+      if (turn == 1) message.set_finish_reason(v1::FINISH_REASON_LENGTH);
+      writer.Write(message);
+    }
+  }
+  return grpc::Status::OK;
+}
+
+TEST_F(Commands, GeneratePrintsEveryCompletionWhole) {
+  router_.generate = GenerateNumbers;
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--n", "3"}), kDone);
+  EXPECT_EQ(out_.str(), "[0]\n0 1 \n[1]\n10 11 \n[2]\n20 21 \n");
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--n", "2", "--json"}), kDone);
+  const json completions = Document()["completions"];
+  ASSERT_EQ(completions.size(), 2U);
+  EXPECT_EQ(completions[1]["text"], "10 11 ");
+  EXPECT_EQ(completions[1]["token_ids"], json({1, 1}));
+  EXPECT_EQ(completions[1]["seed"], 101);
+  EXPECT_EQ(completions[0]["finish_reason"], "length");
+}
+
+TEST_F(Commands, GenerateFailsWhenACompletionIsMissingOrForeign) {
+  router_.generate = [](grpc::ServerContext& context, const v1::GenerateRequest& request,
+                        FakeRouter::GenerateWriter& writer) {
+    v1::GenerateRequest one = request;
+    one.set_n(request.n() - 1);
+    return GenerateNumbers(context, one, writer);
+  };
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--n", "3"}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("without a finish reason"));
+  router_.generate = [](grpc::ServerContext& context, const v1::GenerateRequest&,
+                        FakeRouter::GenerateWriter& writer) {
+    v1::GenerateRequest one;
+    one.set_n(2);
+    return GenerateNumbers(context, one, writer);
+  };
+  EXPECT_EQ(Call({"generate", "--prompt", "x"}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("completion 1 of 1"));
 }
 
 TEST_F(Commands, GenerateRefusesABiasThatIsNone) {
