@@ -62,6 +62,12 @@ SequenceRequest Request(int i, int32_t vocab) {
     request.top_k = i % 3 == 0 ? 20 : 0;
     request.seed = static_cast<uint64_t>(i) * 1000003u;
   }
+  if (i % 4 >= 2) {
+    request.repetition_penalty = 1.3f;
+    request.frequency_penalty = 0.25f;
+    request.min_p = i % 8 >= 4 ? 0.02f : 0.0f;
+    request.logit_bias = {{i % vocab, 1.5f}};
+  }
   request.logprobs = i % 3;
   request.prompt_logprobs = i % 5 == 0;
   request.routing = i % 4 == 0;
