@@ -248,7 +248,7 @@ void PrintCompletion(const Generation& generation, Io& io) {
   TextPrinter printer(io);
   printer.Add(absl::StrFormat("[%d]\n", generation.all.index()));
   printer.Add(generation.text);
-  printer.End();
+  printer.End(generation);
 }
 
 absl::Status Generate(Client& client, const v1::GenerateRequest& request, bool json, Io& io) {
@@ -270,7 +270,7 @@ absl::Status Generate(Client& client, const v1::GenerateRequest& request, bool j
       PrintCompletion(generation, io);
     }
   }
-  if (!json) printer.End(generation);
+  if (!json && all.size() == 1) printer.End(all[0]);
   CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(reader->Finish(), *call.context()));
   if (!std::all_of(all.begin(), all.end(), [](const auto& one) { return one.complete(); })) {
     return absl::DataLossError("the stream ended without a finish reason: it is incomplete");

@@ -38,7 +38,8 @@ class Tokens final : public Link {
   void OnStep(std::vector<SequenceEvent> events) override {
     for (const SequenceEvent& event : events) {
       tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
-      if (event.end) EXPECT_TRUE(event.end->status.ok()) << event.end->status;
+      if (!event.end) continue;
+      EXPECT_TRUE(event.end->status.ok()) << event.end->status;
     }
   }
   std::vector<TokenId> tokens;
@@ -53,7 +54,8 @@ SequenceRequest ToRequest(const Json& row) {
                              .max_tokens = kMaxTokens,
                              .min_tokens = row.value("min_tokens", 0),
                              .stop_tokens = row["stop_tokens"].get<std::vector<TokenId>>()};
-  for (const auto& [token, bias] : row.value("logit_bias", Json::object()).items()) {
+  if (!row.contains("logit_bias")) return request;
+  for (const auto& [token, bias] : row["logit_bias"].items()) {
     request.logit_bias.emplace_back(std::stoi(token), bias.get<float>());
   }
   return request;

@@ -50,7 +50,7 @@ std::unique_ptr<Engine> MakeEngine(Family family, const TinyOptions& tiny) {
   return std::move(*engine);
 }
 
-Answers Run(Engine& engine, const std::vector<SequenceRequest>& requests) {
+Answers RunAll(Engine& engine, const std::vector<SequenceRequest>& requests) {
   const auto link = std::make_shared<Collector>();
   for (const SequenceRequest& request : requests) {
     const absl::Status status = engine.Submit(link, request);
@@ -94,7 +94,7 @@ TEST(EngineSampling, IsGreedyOverWhatPenaltiesAndBiasLeave) {
   requests[4].frequency_penalty = 0.2f;
   requests[4].logit_bias = {{11, 0.5f}};
   for (size_t i = 0; i < requests.size(); ++i) requests[i].id = i;
-  const Answers answers = Run(*engine, requests);
+  const Answers answers = RunAll(*engine, requests);
   for (const SequenceRequest& request : requests) {
     const Collector::Answer& answer = answers.at(request.id);
     std::vector<TokenId> before;
@@ -104,7 +104,9 @@ TEST(EngineSampling, IsGreedyOverWhatPenaltiesAndBiasLeave) {
       ASSERT_EQ(answer.tokens[i], Expected(answer.logprobs[i], request, before)) << request.id;
       before.push_back(answer.tokens[i]);
     }
-    if (request.id > 0) EXPECT_NE(answer.tokens, answers.at(0).tokens) << "it changes nothing";
+    if (request.id > 0) {
+      EXPECT_NE(answer.tokens, answers.at(0).tokens) << "it changes nothing";
+    }
   }
 }
 
@@ -116,7 +118,7 @@ TEST(EngineSampling, ThePromptCountsForRepetitionAlone) {
     for (size_t i = 0; i < requests.size(); ++i) requests[i].id = i;
     requests[1].presence_penalty = requests[1].frequency_penalty = 2.0f;
     requests[2].repetition_penalty = 1e30f;  // leaves nothing of a positive logit
-    const Answers answers = Run(*engine, requests);
+    const Answers answers = RunAll(*engine, requests);
     EXPECT_EQ(answers.at(1).tokens, answers.at(0).tokens);
     const auto& prompt = requests[0].prompt;
     EXPECT_THAT(prompt, Not(::testing::Contains(answers.at(2).tokens[0])));
@@ -139,7 +141,7 @@ TEST(EngineSampling, NothingStopsTheFirstTokens) {
                         .min_tokens = id % 2 == 0 ? 5 : 12,
                         .stop_tokens = {9, 2}});
   }
-  const Answers answers = Run(*engine, requests);
+  const Answers answers = RunAll(*engine, requests);
   for (const uint64_t id : {0u, 2u}) {
     std::vector<TokenId> tokens = answers.at(id).tokens;
     ASSERT_EQ(tokens.size(), 6u);
@@ -189,7 +191,7 @@ class NonFinite : public ::testing::TestWithParam<std::pair<Family, float>> {
 TEST_P(NonFinite, LogitsFailTheirOwnSequenceAndNoOther) {
   const auto engine = MakeEngine(GetParam().first, Broken());
   Answers expected;
-  for (const SequenceRequest& request : Good()) expected.merge(Run(*engine, {request}));
+  for (const SequenceRequest& request : Good()) expected.merge(RunAll(*engine, {request}));
 
   std::vector<SequenceRequest> requests = Good();
   SequenceRequest bad = {.id = 100, .prompt = {1, 2, kBad, 3}, .max_tokens = 5};
@@ -199,7 +201,7 @@ TEST_P(NonFinite, LogitsFailTheirOwnSequenceAndNoOther) {
   // This one gets to it by itself, and was told a token by then.
   bad = {.id = 102, .prompt = {1, 2}, .logit_bias = {{kBad, 100.0f}}, .max_tokens = 5};
   requests.push_back(bad);
-  Answers answers = Run(*engine, requests);
+  Answers answers = RunAll(*engine, requests);
   for (const uint64_t id : {100u, 101u, 102u}) {
     const absl::Status& status = answers.at(id).end->status;
     EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << id;
@@ -208,7 +210,7 @@ TEST_P(NonFinite, LogitsFailTheirOwnSequenceAndNoOther) {
     answers.erase(id);
   }
   EXPECT_TRUE(answers == expected) << "beside it";
-  EXPECT_TRUE(Run(*engine, Good()) == expected) << "where it was in the cache";
+  EXPECT_TRUE(RunAll(*engine, Good()) == expected) << "where it was in the cache";
   EXPECT_EQ(engine->stats().planner.blocks_used, 0);
   EXPECT_EQ(engine->stats().ended_error, 3u);
 }
