@@ -222,6 +222,9 @@ TEST(Worker, FinishesWhatItHasWhenDraining) {
   link.WaitForTokens(1, 1);
   std::jthread drain([&] { EXPECT_TRUE(cluster.worker(0).Drain(std::chrono::seconds(30)).ok()); });
   EXPECT_TRUE(link.WaitForDraining());
+  v1::ToWorker nothing_left;
+  nothing_left.set_still_waiting(0);
+  ASSERT_TRUE(link.Send(nothing_left));
   ASSERT_TRUE(link.Submit(MakeSubmit(2, 8, 8)));
   EXPECT_EQ(link.WaitForEnd(2).end.code(), grpc::UNAVAILABLE);
   EXPECT_EQ(link.WaitForEnd(1).tokens.size(), 400u);

@@ -47,7 +47,8 @@ void CheckPrompt(const Prompt& prompt) {
 }
 
 void CheckSampling(const Request& request) {
-  CONCLAVE_CHECK(!request.temperature || Within(*request.temperature, 0.0f, 3.5e38f));
+  CONCLAVE_CHECK(!request.temperature ||
+                 (std::isfinite(*request.temperature) && *request.temperature >= 0));
   CONCLAVE_CHECK(!request.top_p || (*request.top_p > 0 && *request.top_p <= 1));
   CONCLAVE_CHECK(!request.min_p || Within(*request.min_p, 0.0f, 1.0f));
   CONCLAVE_CHECK(!request.repetition_penalty ||
