@@ -1,6 +1,7 @@
 // Whatever a client sends: not a message, refused with a reason, or inside every limit, and then no
 // worker refuses what the router makes of it. The first byte chooses the message.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -77,8 +78,9 @@ void CheckStopping(const Request& request) {
 
 // What the router makes of the request, as a worker judges it.
 void CheckSubmit(const Request& request) {
-  std::vector<int32_t> prompt(request.prompt.tokens.begin(), request.prompt.tokens.end());
-  if (prompt.empty()) prompt.push_back(0);  // of a text that is not tokenised here
+  // A text is not tokenised here: one token stands for it.
+  std::vector<int32_t> prompt(std::max<size_t>(request.prompt.tokens.size(), 1));
+  std::copy(request.prompt.tokens.begin(), request.prompt.tokens.end(), prompt.begin());
   const auto count = static_cast<int64_t>(prompt.size());
   const auto fit = conclave::router::FitToContext(request, kLimits, count, kContext);
   CONCLAVE_CHECK(fit.error.empty());
