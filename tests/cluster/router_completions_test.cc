@@ -35,7 +35,10 @@ TEST(Router, GivesEveryCompletionAsItsSeedGivesItAlone) {
   TestRouter router({&worker});
   for (const std::string& prompt : {std::string("hello"), std::string(3000, 'x')}) {
     v1::GenerateRequest request = TextRequest(prompt, 20);
-    request.set_request_id("many");
+    // An id is free again when the call is done on the router's side too, a moment after the
+    // client's.
+    const std::string id = "many-" + std::to_string(prompt.size());
+    request.set_request_id(id);
     request.set_n(5);
     request.set_prompt_logprobs(true);
     const Stream stream = router.Generate(request);
@@ -45,7 +48,7 @@ TEST(Router, GivesEveryCompletionAsItsSeedGivesItAlone) {
     std::set<std::string> texts;
     for (const auto& [index, completion] : completions) {
       const v1::GenerateResponse& first = completion.messages.front();
-      EXPECT_EQ(first.request_id(), "many");
+      EXPECT_EQ(first.request_id(), id);
       EXPECT_EQ(first.seed(), router::CompletionSeed(1, index));
       EXPECT_EQ(completion.text, HashedText(prompt, first.seed(), 20)) << index;
       EXPECT_EQ(completion.last.finish_reason(), v1::FINISH_REASON_LENGTH);
