@@ -93,7 +93,8 @@ TEST(Router, NeverStartsWhatWaitedPastItsDeadline) {
   const grpc::Status status = router.Generate(TextRequest("y", 2), 100ms).status;
   EXPECT_EQ(status.error_code(), grpc::DEADLINE_EXCEEDED);
   // The client's clock may be a little ahead of the router's.
-  while (router.frontend().stats().requests > 1) std::this_thread::yield();
+  EXPECT_TRUE(WaitFor([&] { return router.frontend().stats().requests == 1; },
+                      "the router to end the late request"));
   worker.SetManual(false);
   first.join();
   EXPECT_TRUE(router.frontend().WaitIdle(10s));
@@ -174,7 +175,8 @@ TEST(Router, RefusesOverloadAtOnceWhileTheAdmittedFinish) {
     ASSERT_TRUE(worker.WaitFor(
         [&](const auto& counts) { return counts.live == std::min<size_t>(i + 1, 4); }));
   }
-  while (router.frontend().stats().waiting < 4) std::this_thread::yield();
+  EXPECT_TRUE(
+      WaitFor([&] { return router.frontend().stats().waiting == 4; }, "four requests to wait"));
 
   std::vector<double> refusals_ms;
   for (int i = 0; i < 200; ++i) {

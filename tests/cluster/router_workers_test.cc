@@ -70,7 +70,8 @@ TEST(Router, EndsWhatALostWorkerHadBegunAndServesAgainWhenItIsBack) {
   worker.Step();
   ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.tokens == 1; }));
   // The router has to have the token, or the request would only move.
-  while (router.Metric("vllm:time_to_first_token_seconds") == 0) std::this_thread::yield();
+  EXPECT_TRUE(WaitFor([&] { return router.Metric("vllm:time_to_first_token_seconds") > 0; },
+                      "the router to have the token"));
   worker.Crash();
   client.join();
   router.WaitReady(false);
@@ -173,7 +174,7 @@ TEST(Router, ServesOnAndAnswersFromItsViewWithoutTheScheduler) {
   EXPECT_NE(status().router().pid(), 0);
 
   scheduler.Shut();
-  while (watch.connected()) std::this_thread::yield();
+  ASSERT_TRUE(WaitFor([&] { return !watch.connected(); }, "the watch to end"));
   EXPECT_EQ(router.Generate(TextRequest("x", 3)).text, HashedText("x", 1, 3));
   const v1::StatusResponse alone = status();
   EXPECT_FALSE(alone.has_scheduler());

@@ -8,7 +8,6 @@
 #include <chrono>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "conclave/v1/cluster.grpc.pb.h"
@@ -19,6 +18,7 @@
 #include "services/server.h"
 #include "tests/cluster/fake_worker.h"
 #include "tests/router/tiny_tokenizer.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::testing {
 
@@ -57,9 +57,9 @@ class TestRouter {
     server_ = *std::move(server);
     frontend_.OnReady([this](bool ready) { SetReady(ready); });
     for (FakeWorker* const worker : workers) frontend_.AddWorker(worker->address());
-    while (Metric("conclave_router_workers_ready") < static_cast<double>(workers.size())) {
-      std::this_thread::yield();
-    }
+    const auto ready = [&] { return Metric("conclave_router_workers_ready"); };
+    EXPECT_TRUE(WaitFor([&] { return ready() >= static_cast<double>(workers.size()); },
+                        "the router's workers to be ready"));
     stub_ = v1::Inference::NewStub(NewChannel());
   }
   ~TestRouter() {

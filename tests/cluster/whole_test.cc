@@ -13,10 +13,12 @@
 #include "services/router_node.h"
 #include "services/worker_metrics.h"
 #include "tests/cluster/fake_cluster.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::services::testing {
 namespace {
 
+using conclave::testing::WaitFor;
 using namespace std::chrono_literals;
 
 struct Answer {
@@ -42,9 +44,10 @@ class WholeTest : public ::testing::Test {
     CONCLAVE_CHECK(router.ok());
     stub_ = v1::Inference::NewStub(MakeChannel((*router)->address(), Credentials()));
     // The scheduler hears of the worker by its first heartbeat, the router by the view after it.
-    while (Generate(Request(1, 1)).status.error_code() == grpc::UNAVAILABLE) {
-      std::this_thread::yield();
-    }
+    const auto serves = [&] {
+      return Generate(Request(1, 1)).status.error_code() != grpc::UNAVAILABLE;
+    };
+    EXPECT_TRUE(WaitFor(serves, "the router to know its worker"));
     return *std::move(router);
   }
 
@@ -80,6 +83,11 @@ class WholeTest : public ::testing::Test {
 
   int32_t BlocksUsed() { return cluster_.worker(0).engine().stats().planner.blocks_used; }
 
+  ::testing::AssertionResult Watches(bool connected) {
+    return WaitFor([&] { return router_->watch()->connected() == connected; },
+                   connected ? "the watch to open" : "the watch to end");
+  }
+
   FakeCluster cluster_;
   std::unique_ptr<v1::Inference::Stub> stub_;
   std::unique_ptr<RouterNode> router_;
@@ -114,17 +122,17 @@ TEST_F(WholeTest, LeavesNoBlockTakenAfterCancels) {
     EXPECT_EQ(reader->Finish().error_code(), grpc::CANCELLED);
   }
   EXPECT_TRUE(router_->frontend().WaitIdle(30s));
-  while (BlocksUsed() > 0) std::this_thread::yield();
+  EXPECT_TRUE(WaitFor([&] { return BlocksUsed() == 0; }, "the blocks to be free"));
   EXPECT_EQ(router_->frontend().stats().tokens, 0);
 }
 
 TEST_F(WholeTest, ServesOnWhileTheSchedulerIsGoneAndComesBack) {
   const Answer before = Generate(Request(5, 20));
   cluster_.KillScheduler();
-  while (router_->watch()->connected()) std::this_thread::yield();
+  ASSERT_TRUE(Watches(false));
   EXPECT_EQ(Generate(Request(5, 20)).tokens, before.tokens);
   cluster_.StartScheduler();
-  while (!router_->watch()->connected()) std::this_thread::yield();
+  ASSERT_TRUE(Watches(true));
   EXPECT_EQ(Generate(Request(5, 20)).tokens, before.tokens);
 }
 
@@ -138,7 +146,8 @@ TEST_F(WholeTest, FinishesStreamsWhenTheWorkerDrains) {
       too_late += answer.status.error_code() == grpc::UNAVAILABLE && answer.tokens.empty();
     });
   }
-  while (cluster_.worker(0).engine().stats().planner.running < 4) std::this_thread::yield();
+  const auto running = [&] { return cluster_.worker(0).engine().stats().planner.running; };
+  EXPECT_TRUE(WaitFor([&] { return running() >= 4; }, "four sequences to run"));
   EXPECT_TRUE(cluster_.worker(0).Drain(60s).ok());
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(complete + too_late, 8);
@@ -179,7 +188,8 @@ TEST_F(WholeTest, TellsEveryClientThatAsksAgainThatItsRouterIsGoing) {
 
 TEST_F(WholeTest, FinishesStreamsWhenTheRouterDrains) {
   std::thread client([&] { EXPECT_EQ(Generate(Request(3, 500)).tokens.size(), 500u); });
-  while (router_->frontend().stats().running == 0) std::this_thread::yield();
+  EXPECT_TRUE(
+      WaitFor([&] { return router_->frontend().stats().running > 0; }, "the request to run"));
   EXPECT_TRUE(router_->Drain(60s).ok());
   EXPECT_EQ(Generate(Request(4, 1)).status.error_code(), grpc::UNAVAILABLE);
   client.join();

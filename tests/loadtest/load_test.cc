@@ -12,12 +12,14 @@
 #include <vector>
 
 #include "tests/services/cli/fake_router.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::loadtest {
 namespace {
 
 using conclave::testing::FakeRouter;
 using conclave::testing::FakeToken;
+using conclave::testing::WaitFor;
 using ::testing::HasSubstr;
 
 const std::atomic<bool> kNeverStop{false};
@@ -76,7 +78,8 @@ TEST_F(Load, ArrivalsDoNotWaitForAnswersAndLatencyCountsFromTheIntendedMoment) {
   server_.generate = [&](grpc::ServerContext& context, const v1::GenerateRequest& request,
                          FakeRouter::GenerateWriter& writer) {
     ++arrived;
-    while (arrived < 30 && !context.IsCancelled()) std::this_thread::yield();
+    EXPECT_TRUE(
+        WaitFor([&] { return arrived == 30 || context.IsCancelled(); }, "all requests to arrive"));
     return FakeRouter::GenerateAlphabet(context, request, writer);
   };
   options_.requests = 30;
@@ -154,7 +157,8 @@ TEST_F(Load, CancelsTheFractionItWasTold) {
   server_.generate = [](grpc::ServerContext& context, const v1::GenerateRequest& request,
                         FakeRouter::GenerateWriter& writer) {
     const grpc::Status status = FakeRouter::GenerateAlphabet(context, request, writer);
-    while (!context.IsCancelled()) std::this_thread::yield();  // so that none ends by itself
+    // So that none ends by itself.
+    EXPECT_TRUE(WaitFor([&] { return context.IsCancelled(); }, "the stream to be cancelled"));
     return status;
   };
   options_.cancel_fraction = 1;
@@ -203,7 +207,7 @@ TEST_F(Load, AStopCancelsWhatIsOpenAndSendsNoMore) {
   options_.timeout = std::chrono::hours(1);
   std::atomic<bool> stop{false};
   std::thread stopper([&] {
-    while (server_.calls() < 5) std::this_thread::yield();
+    EXPECT_TRUE(WaitFor([&] { return server_.calls() >= 5; }, "five calls"));
     stop = true;
   });
   const Results results = RunLoad(options_, prompts_, stop);

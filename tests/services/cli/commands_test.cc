@@ -17,12 +17,14 @@
 #include "services/cli/scoring.h"
 #include "services/grpc_status.h"
 #include "tests/services/cli/commands_fixture.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::services::cli {
 namespace {
 
 using conclave::testing::FakeLogprob;
 using conclave::testing::FakeRouter;
+using conclave::testing::WaitFor;
 using nlohmann::json;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
@@ -295,12 +297,12 @@ TEST_F(Commands, CtrlCCancelsTheCall) {
     return status;
   };
   std::thread interrupter([&] {
-    while (router_.calls() == 0) std::this_thread::yield();
+    EXPECT_TRUE(WaitFor([&] { return router_.calls() > 0; }, "the call to arrive"));
     kill(getpid(), SIGINT);
   });
   EXPECT_EQ(Call({"generate", "--prompt", "x"}), kInterrupted);
   interrupter.join();
-  while (!cancelled) std::this_thread::yield();  // the router has seen it
+  EXPECT_TRUE(WaitFor([&] { return cancelled.load(); }, "the router to see the cancellation"));
   EXPECT_THAT(err_.str(), HasSubstr("CANCELLED"));
 }
 

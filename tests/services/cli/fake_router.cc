@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 #include <vector>
 
 #include "scheduler/check.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::testing {
 namespace {
@@ -177,7 +177,7 @@ grpc::Status FakeRouter::GenerateOneThenHang(grpc::ServerContext& context,
   delta.set_text("a");
   delta.add_token_ids('a');
   writer.Write(delta);
-  while (!context.IsCancelled()) std::this_thread::yield();
+  EXPECT_TRUE(WaitFor([&] { return context.IsCancelled(); }, "the call to be cancelled"));
   return grpc::Status::CANCELLED;
 }
 

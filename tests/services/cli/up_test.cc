@@ -17,9 +17,12 @@
 #include <thread>
 #include <vector>
 
+#include "tests/testing/wait_for.h"
+
 namespace conclave::services {
 namespace {
 
+using conclave::testing::WaitFor;
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -117,7 +120,8 @@ class UpTest : public ::testing::Test {
   }
   void Kill(const std::string& program) { kill(std::stoi(Word(program, 0, 2)), SIGKILL); }
   void WaitForStarts(const std::string& program, size_t count) {
-    while (Journal(program + " start").size() < count) std::this_thread::yield();
+    EXPECT_TRUE(WaitFor([&] { return Journal(program + " start").size() >= count; },
+                        program + " to start again"));
   }
 
   void KillAndSeeItAgain(const std::string& program) {
@@ -276,13 +280,17 @@ std::vector<std::string> AllLines(Child::Lines& lines) {
   return all;
 }
 
+::testing::AssertionResult HasEnded(Child& child) {
+  return WaitFor([&] { return child.Reap().has_value(); }, "the child to end");
+}
+
 TEST(Child, GivesItsLinesWholeAndItsEnd) {
   const auto child = Child::Start(
       "/bin/sh", {"-c", "echo one; printf 'two\\nthr'; printf 'ee'; echo bad >&2; exit 7"});
   ASSERT_TRUE(child.ok());
   EXPECT_THAT(AllLines((*child)->out()), ElementsAre("one", "two", "three"));
   EXPECT_THAT(AllLines((*child)->err()), ElementsAre("bad"));
-  while (!(*child)->Reap()) std::this_thread::yield();
+  ASSERT_TRUE(HasEnded(**child));
   EXPECT_EQ(DescribeEnd(*(*child)->Reap()), "exit code 7");
 }
 
@@ -294,7 +302,7 @@ TEST(Child, TakesASignalHoweverEarly) {
     const auto child = Child::Start("/bin/sleep", {"1000"});
     ASSERT_TRUE(child.ok());
     (*child)->Signal(SIGTERM);
-    while (!(*child)->Reap()) std::this_thread::yield();
+    ASSERT_TRUE(HasEnded(**child));
     EXPECT_EQ(DescribeEnd(*(*child)->Reap()), "signal 15");
   }
 }
@@ -345,7 +353,7 @@ TEST(Child, DiesWithItsParent) {
   EXPECT_TRUE(Runs(child));
   kill(parent, SIGKILL);
   waitpid(parent, nullptr, 0);
-  while (Runs(child)) std::this_thread::yield();
+  EXPECT_TRUE(WaitFor([&] { return !Runs(child); }, "the child to die"));
   close(fds[0]);
   close(fds[1]);
 }
