@@ -12,7 +12,10 @@ Membership::Membership(const Options& options, const Stored& stored, Micros now)
   CONCLAVE_CHECK(options.dead_after > options.suspect_after);
   CONCLAVE_CHECK(options.forget_after > options.dead_after);
   CONCLAVE_CHECK(options.max_workers >= 1);
-  for (const Worker& worker : stored.workers) workers_[worker.id] = {worker, now};
+  for (const Worker& worker : stored.workers) {
+    Known& known = workers_[worker.id] = {worker, now};
+    known.worker.heard = false;
+  }
 }
 
 Membership::Heard Membership::Heartbeat(const Beat& beat, Micros now) {
@@ -25,7 +28,7 @@ Membership::Heard Membership::Heartbeat(const Beat& beat, Micros now) {
   const WorkerState state = beat.draining ? WorkerState::kDraining : WorkerState::kReady;
   const bool changed = joins || known.worker.incarnation != beat.incarnation ||
                        known.worker.address != beat.address || known.worker.state != state;
-  known.worker = {beat.id, beat.incarnation, beat.address, state};
+  known.worker = {beat.id, beat.incarnation, beat.address, state, /*heard=*/true};
   known.heard = joins ? now : std::max(known.heard, now);
   if (changed) ++version_;
   return Heard::kAccepted;

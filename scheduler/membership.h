@@ -40,6 +40,7 @@ class Membership {
     uint64_t incarnation = 0;  // of the process; grows with every start
     std::string address;
     WorkerState state = WorkerState::kReady;
+    bool heard = false;  // by this scheduler; else known from Stored alone, where it is not kept
   };
 
   // What survives a restart of the scheduler. Times do not: they are counted from the restart, so

@@ -63,6 +63,36 @@ absl::Status Validate(const v1::WorkerInfo& info) {
   return absl::OkStatus();
 }
 
+// Why the two cannot be of one cluster; empty if they can.
+std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) {
+  const v1::ModelInfo &ours = joins.model(), &theirs = member.model();
+  if (ours.digest() != theirs.digest()) {
+    return absl::StrFormat("worker %s serves %s (%s), worker %s serves %s (%s)", joins.id(),
+                           ours.name(), ours.digest(), member.id(), theirs.name(), theirs.digest());
+  }
+  if (ours.numerics() != theirs.numerics()) {
+    return absl::StrFormat("worker %s computes as %s, worker %s as %s; see --numerics", joins.id(),
+                           ours.numerics(), member.id(), theirs.numerics());
+  }
+  return "";
+}
+
+// What a worker's say on who may join is worth.
+enum class Standing : uint8_t { kFirm, kUnsure, kNone };
+
+Standing StandingOf(const Membership::Worker& worker) {
+  switch (worker.state) {
+    case WorkerState::kReady:
+      return worker.heard ? Standing::kFirm : Standing::kUnsure;
+    case WorkerState::kSuspect:  // one not heard since the scheduler started has had its time
+      return worker.heard ? Standing::kUnsure : Standing::kNone;
+    case WorkerState::kDraining:
+    case WorkerState::kDead:
+      break;
+  }
+  return Standing::kNone;
+}
+
 // A stream that ends before it begins.
 class RefusedWatch : public grpc::ServerWriteReactor<v1::ClusterView> {
  public:
@@ -167,11 +197,10 @@ void ClusterService::SetSelf(const v1::SchedulerStatus& self) {
 
 grpc::ServerUnaryReactor* ClusterService::Heartbeat(grpc::CallbackServerContext* context,
                                                     const v1::HeartbeatRequest* request,
-                                                    v1::HeartbeatResponse* response) {
+                                                    v1::HeartbeatResponse*) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   absl::Status status = authorize_(kHeartbeat, PeerOf(*context)).status();
   if (status.ok()) status = Hear(request->worker(), Now());
-  response->set_epoch(view()->epoch());
   reactor->Finish(ToGrpc(status));
   return reactor;
 }
@@ -209,86 +238,108 @@ grpc::ServerUnaryReactor* ClusterService::Status(grpc::CallbackServerContext* co
 }
 
 absl::Status ClusterService::Hear(const v1::WorkerInfo& info, Micros now) {
-  const absl::Status valid = Validate(info);
+  absl::Status status = Validate(info);
   const std::lock_guard lock(mutex_);
-  absl::Status status = valid.ok() ? MayJoin(info) : valid;
-  if (status.ok()) {
-    const Membership::Beat beat{.id = info.id(),
-                                .incarnation = info.incarnation(),
-                                .address = info.address(),
-                                .draining = info.state() == v1::WORKER_STATE_DRAINING};
-    switch (membership_.Heartbeat(beat, now)) {
-      case Membership::Heard::kAccepted:
-        infos_[info.id()] = info;
-        break;
-      case Membership::Heard::kStale:
-        status = absl::FailedPreconditionError(
-            absl::StrFormat("worker %s was started again since; incarnation %d is over", info.id(),
-                            info.incarnation()));
-        break;
-      case Membership::Heard::kFull:
-        status = absl::ResourceExhaustedError(
-            absl::StrFormat("the cluster has %d workers, its limit; %s is too many",
-                            options_.membership.max_workers, info.id()));
-        break;
-    }
-  }
+  if (status.ok()) status = MayJoin(info);
+  if (status.ok()) status = Note(info, now);
   ++(status.ok() ? stats_.heartbeats : stats_.heartbeats_refused);
-  SaveAndTell(now);
+  if (membership_.version() != view_->version()) {
+    step_soon_ = true;
+    wake_.notify_all();
+  }
   return status;
 }
 
-// A cluster computes one model in one numerics, or its answers would depend on who gives them.
+absl::Status ClusterService::Note(const v1::WorkerInfo& info, Micros now) {
+  const Membership::Beat beat{.id = info.id(),
+                              .incarnation = info.incarnation(),
+                              .address = info.address(),
+                              .draining = info.state() == v1::WORKER_STATE_DRAINING};
+  switch (membership_.Heartbeat(beat, now)) {
+    case Membership::Heard::kAccepted:
+      infos_[info.id()] = info;
+      return absl::OkStatus();
+    case Membership::Heard::kStale:
+      return absl::FailedPreconditionError(
+          absl::StrFormat("worker %s was started again since; incarnation %d is over", info.id(),
+                          info.incarnation()));
+    case Membership::Heard::kFull:
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("the cluster has %d workers, its limit; %s is too many",
+                          options_.membership.max_workers, info.id()));
+  }
+  return absl::InternalError("unknown verdict");
+}
+
+// A cluster computes one model in one numerics, or its answers would depend on who gives them. What
+// that model is, the workers say that are heard. One that is silent, or that was there before this
+// scheduler started, may be gone for good or come back at any moment: it keeps another model out,
+// but only until it is heard or its time is over.
 absl::Status ClusterService::MayJoin(const v1::WorkerInfo& info) const {
+  absl::Status wait;
   for (const Membership::Worker& worker : membership_.Workers()) {
-    if (worker.id == info.id() || worker.state == WorkerState::kDead) continue;
+    if (worker.id == info.id()) continue;
     const auto found = infos_.find(worker.id);
     if (found == infos_.end()) continue;
-    const v1::ModelInfo& theirs = found->second.model();
-    if (theirs.digest() != info.model().digest()) {
-      return absl::FailedPreconditionError(absl::StrFormat(
-          "worker %s serves %s (%s), worker %s serves %s (%s)", info.id(), info.model().name(),
-          info.model().digest(), worker.id, theirs.name(), theirs.digest()));
-    }
-    if (theirs.numerics() != info.model().numerics()) {
-      return absl::FailedPreconditionError(
-          absl::StrFormat("worker %s computes as %s, the cluster as %s; see --numerics", info.id(),
-                          info.model().numerics(), theirs.numerics()));
+    const std::string conflict = Conflict(info, found->second);
+    if (conflict.empty()) continue;
+    switch (StandingOf(worker)) {
+      case Standing::kFirm:
+        return absl::FailedPreconditionError(conflict);
+      case Standing::kUnsure:
+        wait = absl::UnavailableError(absl::StrFormat(
+            "%s; that one is silent: wait until it is heard or given up", conflict));
+        break;
+      case Standing::kNone:
+        break;
     }
   }
-  return absl::OkStatus();
+  return wait;
 }
 
 void ClusterService::Step(Micros now) {
+  std::optional<Draft> draft;
+  {
+    const std::lock_guard lock(mutex_);
+    membership_.Tick(now);
+    draft = Unsaved(now);
+  }
+  if (!draft) return;
+  const absl::Status saved = Save(*draft);
   const std::lock_guard lock(mutex_);
-  membership_.Tick(now);
-  SaveAndTell(now);
-}
-
-void ClusterService::SaveAndTell(Micros now) {
-  if (membership_.version() == view_->version() || now < save_after_) return;
-  if (const absl::Status saved = Save(); !saved.ok()) {
+  if (!saved.ok()) {
     ++stats_.saves_failed;
     save_after_ = now + options_.save_retry;
     LogError("the view is not saved and so not told: %s", std::string(saved.message()));
     return;
   }
   ++stats_.saves;
-  view_ = MakeView();
+  view_ = draft->view;
   LogInfo("view %d: epoch %d, %d workers", view_->version(), view_->epoch(), view_->workers_size());
   for (const std::shared_ptr<Watcher>& watcher : watchers_) watcher->Tell(view_);
 }
 
-absl::Status ClusterService::Save() {
-  CONCLAVE_RETURN_IF_ERROR(failpoints_.Hit("scheduler.save"));
-  StateStore::State state{.membership = membership_.Save()};
+std::optional<ClusterService::Draft> ClusterService::Unsaved(Micros now) {
+  if (membership_.version() == view_->version() || now < save_after_) return std::nullopt;
+  ForgetInfos();
+  Draft draft{.state = {.membership = membership_.Save()}, .view = MakeView()};
+  for (const auto& [id, info] : infos_) draft.state.infos[id] = info.SerializeAsString();
+  return draft;
+}
+
+// Of workers that membership has forgotten.
+void ClusterService::ForgetInfos() {
   std::map<std::string, v1::WorkerInfo> known;
-  for (const Membership::Worker& worker : state.membership.workers) {
-    state.infos[worker.id] = infos_[worker.id].SerializeAsString();
-    known[worker.id] = std::move(infos_[worker.id]);
+  for (const Membership::Worker& worker : membership_.Workers()) {
+    const auto info = infos_.find(worker.id);
+    if (info != infos_.end()) known[worker.id] = std::move(info->second);
   }
-  infos_ = std::move(known);  // the forgotten are gone
-  return store_->Save(state);
+  infos_ = std::move(known);
+}
+
+absl::Status ClusterService::Save(const Draft& draft) {
+  CONCLAVE_RETURN_IF_ERROR(failpoints_.Hit("scheduler.save"));
+  return store_->Save(draft.state);
 }
 
 std::shared_ptr<const v1::ClusterView> ClusterService::MakeView() const {
@@ -298,7 +349,9 @@ std::shared_ptr<const v1::ClusterView> ClusterService::MakeView() const {
   for (const Membership::Worker& worker : membership_.Workers()) {
     v1::WorkerInfo& info = *view->add_workers();
     info = Describe(worker);
-    info.clear_load();  // is older than the view as soon as it is told; links carry it
+    // Older than the view as soon as it is told.
+    info.clear_load();  // links carry it
+    info.clear_epoch();
   }
   return view;
 }
@@ -347,7 +400,10 @@ ClusterService::Stats ClusterService::stats() const {
 
 void ClusterService::TickThread() {
   std::unique_lock lock(mutex_);
-  while (!wake_.wait_for(lock, options_.tick, [this] { return stopping_; })) {
+  while (true) {
+    wake_.wait_for(lock, options_.tick, [this] { return stopping_ || step_soon_; });
+    if (stopping_) return;
+    step_soon_ = false;
     lock.unlock();
     Step(Now());
     lock.lock();

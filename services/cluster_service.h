@@ -1,8 +1,9 @@
 #pragma once
 // The scheduler's face (cluster.proto): hears the workers' heartbeats, keeps membership and epoch
 // on disk, and tells every watcher the view. A view is told only once it is saved, so nobody ever
-// knows more than the scheduler will after a crash. A slow watcher skips views and gets the latest;
-// nothing queues.
+// knows more than the scheduler will after a crash. Saving waits for the disk and is the ticking
+// thread's: a heartbeat is only noted. A slow watcher skips views and gets the latest; nothing
+// queues.
 
 #include <atomic>
 #include <chrono>
@@ -11,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -29,7 +31,7 @@ class ClusterService : public v1::Cluster::CallbackService {
  public:
   struct Options {
     scheduler::Membership::Options membership;
-    int32_t max_watchers = 1024;
+    int32_t max_watchers = 2048;  // routers and workers
     // How often silence is looked for; 0: no thread, a test calls Step.
     std::chrono::milliseconds tick{100};
     std::chrono::milliseconds save_retry{1000};  // after the state could not be written
@@ -55,9 +57,12 @@ class ClusterService : public v1::Cluster::CallbackService {
                                    const v1::StatusRequest* request,
                                    v1::StatusResponse* response) override;
 
-  // What follows from silence up to `now`; saves what could not be saved before.
+  // Draws what follows from silence up to `now`, then saves and tells the view if it changed since
+  // it was last saved. Waits for the disk. One thread at a time.
   void Step(scheduler::Micros now);
-  // A heartbeat, as the RPC takes it.
+  // A heartbeat, as the RPC takes it; the view that follows is saved and told by the next Step.
+  // FAILED_PRECONDITION: this worker cannot be one of this cluster. UNAVAILABLE: not as long as a
+  // worker that is silent right now may come back; to be tried again.
   absl::Status Hear(const v1::WorkerInfo& info, scheduler::Micros now);
   // The saved view.
   std::shared_ptr<const v1::ClusterView> view() const;
@@ -82,14 +87,21 @@ class ClusterService : public v1::Cluster::CallbackService {
 
  private:
   class Watcher;
+  // A view and what is saved of it.
+  struct Draft {
+    StateStore::State state;
+    std::shared_ptr<const v1::ClusterView> view;
+  };
 
   ClusterService(const Options& options, std::unique_ptr<StateStore> store,
                  const StateStore::State& state, Authorize authorize, const Failpoints& failpoints,
                  scheduler::Micros now);
+  absl::Status Save(const Draft& draft);  // without mutex_
   // Under mutex_.
+  absl::Status Note(const v1::WorkerInfo& info, scheduler::Micros now);
   absl::Status MayJoin(const v1::WorkerInfo& info) const;
-  void SaveAndTell(scheduler::Micros now);
-  absl::Status Save();
+  std::optional<Draft> Unsaved(scheduler::Micros now);
+  void ForgetInfos();
   std::shared_ptr<const v1::ClusterView> MakeView() const;
   v1::WorkerInfo Describe(const scheduler::Membership::Worker& worker) const;
 
@@ -99,9 +111,9 @@ class ClusterService : public v1::Cluster::CallbackService {
   const Options options_;
   const Authorize authorize_;
   const Failpoints& failpoints_;
+  const std::unique_ptr<StateStore> store_;  // who steps has it
 
   mutable std::mutex mutex_;  // guards what follows
-  const std::unique_ptr<StateStore> store_;
   scheduler::Membership membership_;
   std::map<std::string, v1::WorkerInfo> infos_;  // what each worker last said
   std::shared_ptr<const v1::ClusterView> view_;  // as saved
@@ -111,6 +123,7 @@ class ClusterService : public v1::Cluster::CallbackService {
   Stats stats_;
   bool closing_ = false;
   bool stopping_ = false;
+  bool step_soon_ = false;  // something changed
   std::condition_variable wake_;
   std::thread thread_;
 };

@@ -36,6 +36,15 @@ TEST_F(MembershipTest, AWorkerThatIsHeardIsReady) {
   EXPECT_EQ(members_.Workers()[0].address, "w0:1");
 }
 
+TEST_F(MembershipTest, AWorkerThatWasStoredIsNotHeardBeforeItBeatsAgain) {
+  members_.Heartbeat(BeatOf("w0"), kStart);
+  EXPECT_TRUE(members_.Workers()[0].heard);
+  Membership restarted({}, members_.Save(), kStart);
+  EXPECT_FALSE(restarted.Workers()[0].heard);
+  restarted.Heartbeat(BeatOf("w0"), kStart);
+  EXPECT_TRUE(restarted.Workers()[0].heard);
+}
+
 TEST_F(MembershipTest, ASilentWorkerIsSuspectThenDeadThenForgotten) {
   members_.Heartbeat(BeatOf("w0"), kStart);
   const auto at = [&](Micros silent) { return members_.Tick(kStart + silent); };

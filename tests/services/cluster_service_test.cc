@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "tests/worker/testing/tiny_checkpoint.h"
 
 namespace conclave::services {
@@ -26,6 +28,12 @@ v1::WorkerInfo Info(const std::string& id, uint64_t incarnation = 1) {
   return info;
 }
 
+v1::WorkerInfo OfAnotherModel(const std::string& id) {
+  v1::WorkerInfo info = Info(id);
+  info.mutable_model()->set_digest("e");
+  return info;
+}
+
 class ClusterServiceTest : public ::testing::Test {
  protected:
   ClusterServiceTest() {
@@ -44,7 +52,12 @@ class ClusterServiceTest : public ::testing::Test {
     ASSERT_TRUE(service.ok()) << service.status();
     service_ = *std::move(service);
   }
-  absl::Status Hear(const v1::WorkerInfo& info) { return service_->Hear(info, now_); }
+  // A beat and what follows at once.
+  absl::Status Hear(const v1::WorkerInfo& info) {
+    absl::Status status = service_->Hear(info, now_);
+    service_->Step(now_);
+    return status;
+  }
   void Pass(std::chrono::milliseconds time) {
     now_ += time;
     service_->Step(now_);
@@ -112,13 +125,76 @@ TEST_F(ClusterServiceTest, RefusesAnotherModelOrNumericsByName) {
   other.mutable_model()->set_numerics("cpu-2");
   EXPECT_EQ(Hear(other).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(Hear(other).message()), HasSubstr("worker b computes as cpu-2"));
-  other = Info("b");
-  other.mutable_model()->set_digest("e");
-  EXPECT_EQ(Hear(other).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Hear(OfAnotherModel("b")).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(service_->view()->workers_size(), 1);
-  // Once nobody alive disagrees it may join.
-  Pass(std::chrono::seconds(5));
-  EXPECT_TRUE(Hear(other).ok());
+}
+
+TEST_F(ClusterServiceTest, AsksAnotherModelToWaitWhileTheWorkerItContradictsIsSilent) {
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  Pass(std::chrono::milliseconds(1500));
+  EXPECT_EQ(Hear(OfAnotherModel("b")).code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(Hear(OfAnotherModel("b")).message()), HasSubstr("worker a serves"));
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  EXPECT_EQ(Hear(OfAnotherModel("b")).code(), absl::StatusCode::kFailedPrecondition);
+  Pass(std::chrono::seconds(5));  // until it is dead
+  EXPECT_TRUE(Hear(OfAnotherModel("b")).ok());
+  EXPECT_EQ(Hear(Info("a")).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(ClusterServiceTest, LetsAnotherModelFollowAClusterThatDrains) {
+  v1::WorkerInfo leaving = Info("a");
+  leaving.set_state(v1::WORKER_STATE_DRAINING);
+  ASSERT_TRUE(Hear(leaving).ok());
+  EXPECT_TRUE(Hear(OfAnotherModel("b")).ok());
+}
+
+TEST_F(ClusterServiceTest, LetsAnotherModelFollowAClusterThatDrainedBeforeARestart) {
+  v1::WorkerInfo leaving = Info("a");
+  leaving.set_state(v1::WORKER_STATE_DRAINING);
+  ASSERT_TRUE(Hear(leaving).ok());
+  Restart({});
+  EXPECT_TRUE(Hear(OfAnotherModel("b")).ok());
+}
+
+TEST_F(ClusterServiceTest, LetsTheStoredClusterBeHeardBeforeAnotherModelTakesItsPlace) {
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  Restart({});
+  EXPECT_EQ(Hear(OfAnotherModel("b")).code(), absl::StatusCode::kUnavailable);
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  EXPECT_EQ(Hear(OfAnotherModel("b")).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(ClusterServiceTest, LetsAnotherModelTakeThePlaceOfAStoredClusterThatIsNotHeard) {
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  ASSERT_TRUE(Hear(Info("b")).ok());
+  Restart({});
+  v1::WorkerInfo swapped = OfAnotherModel("a");
+  swapped.set_incarnation(2);
+  EXPECT_EQ(Hear(swapped).code(), absl::StatusCode::kUnavailable);
+  Pass(std::chrono::milliseconds(1500));
+  EXPECT_TRUE(Hear(swapped).ok());
+  // It is the cluster now.
+  EXPECT_EQ(Hear(Info("b")).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(ClusterServiceTest, NotesABeatAndLeavesTheDiskToTheNextStep) {
+  ASSERT_TRUE(service_->Hear(Info("a"), now_).ok());
+  EXPECT_EQ(service_->stats().saves, 0u);
+  EXPECT_EQ(service_->view()->workers_size(), 0);
+  service_->Step(now_);
+  EXPECT_EQ(service_->stats().saves, 1u);
+  EXPECT_EQ(service_->view()->workers_size(), 1);
+}
+
+TEST_F(ClusterServiceTest, HearsBeatsWhileASaveHangs) {
+  Restart({"scheduler.save=delay:1000@1"});
+  ASSERT_TRUE(service_->Hear(Info("a"), now_).ok());
+  std::jthread saving([this] { service_->Step(now_); });
+  ASSERT_TRUE(service_->Hear(Info("b"), now_).ok());
+  EXPECT_EQ(service_->stats().saves, 0u);
+  saving.join();
+  service_->Step(now_);  // what came meanwhile
+  EXPECT_EQ(service_->view()->workers_size(), 2);
 }
 
 TEST_F(ClusterServiceTest, RefusesMoreWorkersThanItsLimit) {
