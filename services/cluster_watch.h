@@ -1,6 +1,6 @@
 #pragma once
-// The router's ear at the scheduler: one Watch stream, opened again whenever it ends. While there
-// is none nothing is told, so the last view stays in force.
+// A router's or worker's ear at the scheduler: one Watch stream, opened again whenever it ends.
+// While there is none nothing is told, so the last view stays in force.
 
 #include <grpcpp/channel.h>
 

@@ -45,7 +45,6 @@ absl::Status Heartbeat::Step() {
   {
     const std::lock_guard lock(mutex_);
     context_ = nullptr;
-    if (status.ok()) stats_.epoch = response.epoch();
   }
   Note(status);
   return status;
@@ -73,13 +72,16 @@ void Heartbeat::Note(const absl::Status& status) {
     ++(status.ok() ? stats_.beats : stats_.missed);
     if (stopping_) return;
   }
-  if (status.ok() && !was_connected) LogInfo("the scheduler hears us");
-  if (!status.ok() && was_connected) {
-    LogWarning("the scheduler is out of reach, serving goes on: %s", std::string(status.message()));
-  }
-  if (status.code() == absl::StatusCode::kFailedPrecondition && !std::exchange(refused_, true)) {
+  if (status.ok()) {
+    missed_because_.clear();
+    if (!was_connected) LogInfo("the scheduler hears us");
+  } else if (status.code() == absl::StatusCode::kFailedPrecondition) {
+    if (std::exchange(refused_, true)) return;
     LogError("the cluster refuses this worker: %s", std::string(status.message()));
     if (on_refused_) on_refused_(status);
+  } else if (missed_because_ != status.message()) {
+    missed_because_ = std::string(status.message());
+    LogWarning("not heard by the scheduler, serving goes on: %s", missed_because_);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 
 #include "absl/status/status.h"
@@ -28,7 +29,8 @@ class Heartbeat {
   // What to say, asked before every beat.
   using Describe = std::function<v1::WorkerInfo()>;
   // Called once, on the beating thread, if the cluster will not have this worker: it is of another
-  // numerics, or a later incarnation of it was heard.
+  // model or numerics, or a later incarnation of it was heard. A scheduler that answers UNAVAILABLE
+  // does not know yet; the worker goes on beating.
   using OnRefused = std::function<void(const absl::Status&)>;
 
   Heartbeat(const Options& options, std::shared_ptr<grpc::Channel> channel, Describe describe,
@@ -41,7 +43,6 @@ class Heartbeat {
   void BeatSoon();
 
   struct Stats {
-    uint64_t epoch = 0;  // of the placement, as the scheduler last said
     bool connected = false;
     uint64_t beats = 0;
     uint64_t missed = 0;
@@ -58,7 +59,9 @@ class Heartbeat {
   const Describe describe_;
   const OnRefused on_refused_;
   const Failpoints& failpoints_;
-  bool refused_ = false;  // beating thread
+  // Beating thread.
+  bool refused_ = false;
+  std::string missed_because_;  // as logged
 
   mutable std::mutex mutex_;  // guards what follows
   Stats stats_;

@@ -103,7 +103,7 @@ void WriteExperts(const worker::ModelSpec& spec, const Stats& stats, const Label
 }  // namespace
 
 void WriteWorkerMetrics(const worker::Engine& engine, const WorkerService::Stats& service,
-                        const Heartbeat::Stats& heartbeat, MetricsWriter& writer) {
+                        MetricsWriter& writer) {
   const Stats stats = engine.stats();
   const Labels labels = {{"model_name", engine.model().spec.name}, {"engine", "0"}};
   WriteLoad(stats, labels, writer);
@@ -123,8 +123,14 @@ void WriteWorkerMetrics(const worker::Engine& engine, const WorkerService::Stats
                  static_cast<double>(service.submitted));
   writer.Counter("conclave_sequences_refused_total", "Sequences refused.", {},
                  static_cast<double>(service.refused));
-  writer.Gauge("conclave_epoch", "Number of the placement.", {},
-               static_cast<double>(heartbeat.epoch));
+}
+
+void WriteClusterMetrics(const Heartbeat::Stats& heartbeat, bool watching, uint64_t epoch,
+                         MetricsWriter& writer) {
+  writer.Gauge("conclave_epoch", "Number of the placement this worker has adopted.", {},
+               static_cast<double>(epoch));
+  writer.Gauge("conclave_watch_connected", "1 while the scheduler tells this worker its views.", {},
+               watching ? 1 : 0);
   writer.Gauge("conclave_scheduler_connected", "1 while the scheduler hears this worker.", {},
                heartbeat.connected ? 1 : 0);
   writer.Counter("conclave_heartbeats_missed_total", "Beats the scheduler did not answer.", {},

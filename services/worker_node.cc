@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <thread>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -21,17 +20,9 @@
 namespace conclave::services {
 namespace {
 
-constexpr std::chrono::milliseconds kDrainPoll{5};
-
-// Waits for `done` until `end`. A drain takes seconds and happens once; nobody needs to be woken
-// sooner.
-template <typename Done>
-bool WaitUntil(std::chrono::steady_clock::time_point end, Done done) {
-  while (!done()) {
-    if (std::chrono::steady_clock::now() >= end) return false;
-    std::this_thread::sleep_for(kDrainPoll);
-  }
-  return true;
+std::chrono::milliseconds Until(std::chrono::steady_clock::time_point end) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(end -
+                                                               std::chrono::steady_clock::now());
 }
 
 absl::Status CheckStepFits(const scheduler::BatchPlanner::Options& planner) {
@@ -168,24 +159,46 @@ absl::Status WorkerNode::StartService() {
   return absl::OkStatus();
 }
 
+absl::Status WorkerNode::StartMetrics() {
+  if (options_.metrics.empty()) return absl::OkStatus();
+  CONCLAVE_ASSIGN_OR_RETURN(metrics_, Metrics::Start(options_.metrics, credentials_.insecure()));
+  metrics_address_ = metrics_->address().As(Address::Parse(address_)->host).ToString();
+  return absl::OkStatus();
+}
+
 absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
-  if (!options_.metrics.empty()) {
-    CONCLAVE_ASSIGN_OR_RETURN(metrics_, Metrics::Start(options_.metrics, credentials_.insecure()));
-    metrics_address_ = metrics_->address().As(Address::Parse(address_)->host).ToString();
-  }
+  CONCLAVE_RETURN_IF_ERROR(StartMetrics());
   if (!options_.scheduler.empty()) {
     CONCLAVE_RETURN_IF_ERROR(Address::Parse(options_.scheduler).status());
+    const std::shared_ptr<grpc::Channel> scheduler = MakeChannel(options_.scheduler, credentials_);
     heartbeat_ = std::make_unique<Heartbeat>(
-        options_.heartbeat, MakeChannel(options_.scheduler, credentials_),
-        [this] { return Describe(); }, std::move(on_refused), failpoints_);
+        options_.heartbeat, scheduler, [this] { return Describe(); }, std::move(on_refused),
+        failpoints_);
+    watch_ =
+        std::make_unique<ClusterWatch>(ClusterWatch::Options{.watcher = options_.id}, scheduler,
+                                       [this](const v1::ClusterView& view) { Adopt(view); });
   }
   if (metrics_) {
     metrics_->AddSource([this](MetricsWriter& writer) {
-      const Heartbeat::Stats heartbeat = heartbeat_ ? heartbeat_->stats() : Heartbeat::Stats{};
-      WriteWorkerMetrics(*engine_, service_->stats(), heartbeat, writer);
+      WriteWorkerMetrics(*engine_, service_->stats(), writer);
+      if (heartbeat_) WriteClusterMetrics(heartbeat_->stats(), watch_->connected(), epoch_, writer);
     });
   }
   return absl::OkStatus();
+}
+
+// Epochs only grow. A scheduler that lost its state counts anew; what it says of the placement is
+// older than what is served here.
+void WorkerNode::Adopt(const v1::ClusterView& view) {
+  const uint64_t old = epoch_;
+  if (view.epoch() < old) {
+    LogWarning("the scheduler tells epoch %d after %d: not adopted", view.epoch(), old);
+    return;
+  }
+  if (view.epoch() == old) return;
+  epoch_ = view.epoch();
+  LogInfo("epoch %d", view.epoch());
+  heartbeat_->BeatSoon();  // whoever waits for all to have adopted it
 }
 
 v1::WorkerInfo WorkerNode::Describe() const {
@@ -199,6 +212,7 @@ v1::WorkerInfo WorkerNode::Describe() const {
   *info.mutable_model() = ToProto(*engine_);
   *info.mutable_load() = ToProto(engine_->stats());
   info.set_experts(info.model().moe_layers() * info.model().experts());
+  info.set_epoch(epoch_);
   return info;
 }
 
@@ -214,13 +228,13 @@ absl::Status WorkerNode::Drain(std::chrono::milliseconds bound) {
   }
   engine_->Drain();
   service_->Step();
-  if (!WaitUntil(end, [this] { return engine_->drained(); })) {
+  if (!engine_->WaitDrained(Until(end))) {
     const scheduler::BatchPlanner::Stats left = engine_->stats().planner;
     return absl::DeadlineExceededError(absl::StrFormat("%d sequences were left after %d ms",
                                                        left.running + left.waiting, bound.count()));
   }
   service_->CloseLinks();
-  if (!WaitUntil(end, [this] { return service_->stats().links == 0; })) {
+  if (!service_->WaitClosed(Until(end))) {
     return absl::DeadlineExceededError(absl::StrFormat(
         "%d routers had not read everything after %d ms", service_->stats().links, bound.count()));
   }

@@ -1,6 +1,6 @@
 #pragma once
-// A whole worker: engine, its gRPC face, heartbeat, metrics, wired together. What conclave-worker
-// runs, and what tests run many of in one process.
+// A whole worker: engine, its gRPC face, heartbeat, watch of the cluster, metrics, wired together.
+// What conclave-worker runs, and what tests run many of in one process.
 
 #include <atomic>
 #include <chrono>
@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "services/cluster_watch.h"
 #include "services/credentials.h"
 #include "services/failpoint.h"
 #include "services/flags.h"
@@ -59,12 +60,17 @@ class WorkerNode {
   worker::Engine& engine() { return *engine_; }
   WorkerService& service() { return *service_; }
   Heartbeat* heartbeat() { return heartbeat_.get(); }  // null without a scheduler
+  ClusterWatch* watch() { return watch_.get(); }       // likewise
+  // Of the placement this worker has adopted; any thread.
+  uint64_t epoch() const { return epoch_; }
 
  private:
   explicit WorkerNode(const Options& options) : options_(options) {}
   absl::Status StartEngine();
   absl::Status StartService();
+  absl::Status StartMetrics();
   absl::Status StartReporting(Heartbeat::OnRefused on_refused);
+  void Adopt(const v1::ClusterView& view);
   v1::WorkerInfo Describe() const;
 
   Options options_;
@@ -73,11 +79,13 @@ class WorkerNode {
   std::string address_;
   std::string metrics_address_ = "-";
   std::atomic<bool> draining_{false};
+  std::atomic<uint64_t> epoch_{0};
   // Each uses those before it, and ends before them.
   std::unique_ptr<worker::Engine> engine_;
   std::unique_ptr<WorkerService> service_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<Heartbeat> heartbeat_;
+  std::unique_ptr<ClusterWatch> watch_;
   std::unique_ptr<Metrics> metrics_;
 };
 

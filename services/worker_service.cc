@@ -344,6 +344,11 @@ void WorkerService::CloseLinks() {
   for (const std::shared_ptr<RouterLink>& link : Links()) link->CloseWhenWritten();
 }
 
+bool WorkerService::WaitClosed(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  return wake_.wait_for(lock, timeout, [this] { return links_.empty(); });
+}
+
 WorkerService::Stats WorkerService::stats() const {
   const std::lock_guard lock(mutex_);
   return {.links = static_cast<int32_t>(links_.size()),

@@ -53,6 +53,8 @@ class WorkerService : public v1::Worker::CallbackService {
   // Ends every stream once what waits for it is written. After the engine has drained; new streams
   // are refused.
   void CloseLinks();
+  // Until there are no links, for so long at most; whether there are none.
+  bool WaitClosed(std::chrono::milliseconds timeout);
 
   struct Stats {
     int32_t links = 0;

@@ -37,6 +37,7 @@ void Engine::SetPaused(const Link* link, uint64_t id, bool paused) {
 void Engine::CloseLink(const Link* link) { impl_->CloseLink(link); }
 void Engine::Drain() { impl_->Drain(); }
 bool Engine::drained() const { return impl_->drained(); }
+bool Engine::WaitDrained(std::chrono::milliseconds timeout) { return impl_->WaitDrained(timeout); }
 bool Engine::Step(Micros now) { return impl_->Step(now); }
 Engine::Stats Engine::stats() const { return impl_->stats(); }
 const Engine::Options& Engine::options() const { return impl_->options(); }
@@ -236,7 +237,13 @@ void Engine::Impl::Drain() {
 
 bool Engine::Impl::drained() const {
   absl::MutexLock lock(&mutex_);
-  return draining_ && ids_.empty() && !publishing_;
+  return DrainedLocked();
+}
+
+bool Engine::Impl::WaitDrained(std::chrono::milliseconds timeout) {
+  absl::MutexLock lock(&mutex_);
+  const auto drained = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return DrainedLocked(); };
+  return mutex_.AwaitWithTimeout(absl::Condition(&drained), absl::FromChrono(timeout));
 }
 
 Engine::Stats Engine::Impl::stats() const {

@@ -2,11 +2,12 @@
 // A worker's engine: takes sequences from any thread, steps them on one, and hands every step's
 // results to the links they came by. The step itself is decode_step.cc.
 //
-// Threads: Submit, Cancel, SetPaused, CloseLink, Drain and stats() from any thread; everything else
-// belongs to the engine thread. A Link is called on the engine thread, must not block and must not
-// call back into the engine.
+// Threads: Submit, Cancel, SetPaused, CloseLink, Drain, WaitDrained and stats() from any thread;
+// everything else belongs to the engine thread. A Link is called on the engine thread, must not
+// block and must not call back into the engine.
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -100,6 +101,8 @@ class Engine {
   // handed the last events.
   void Drain();
   bool drained() const;
+  // Until drained(), for so long at most; whether it is.
+  bool WaitDrained(std::chrono::milliseconds timeout);
 
   // The clock deadlines are on.
   static scheduler::Micros Now();

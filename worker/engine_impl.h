@@ -64,6 +64,7 @@ class Engine::Impl {
   void CloseLink(const Link* link);
   void Drain();
   bool drained() const;
+  bool WaitDrained(std::chrono::milliseconds timeout);
   Stats stats() const;
 
   bool Step(scheduler::Micros now);
@@ -96,6 +97,9 @@ class Engine::Impl {
   Impl(const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device);
   absl::Status Allocate();
   void MakeKeys(LiveSequence& sequence) const;
+  bool DrainedLocked() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return draining_ && ids_.empty() && !publishing_;
+  }
   void ThreadMain();
 
   // --- one step, in calling order (decode_step.cc) ---

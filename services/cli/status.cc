@@ -39,6 +39,7 @@ Json ToJson(const v1::WorkerInfo& worker) {
           {"metrics_address", worker.metrics_address()},
           {"state", NameOf(worker.state())},
           {"experts", worker.experts()},
+          {"epoch", worker.has_epoch() ? Json(worker.epoch()) : Json(nullptr)},
           {"sequences", load.running() + load.waiting()},
           {"running", load.running()},
           {"waiting", load.waiting()},

@@ -3,15 +3,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 #include "services/channel.h"
 #include "services/grpc_status.h"
 #include "tests/cluster/fake_cluster.h"
 #include "tests/cluster/test_link.h"
 #include "tests/cluster/test_watch.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::services::testing {
 namespace {
 
+using conclave::testing::WaitFor;
 using ::testing::HasSubstr;
 
 FakeCluster::Options Quick(int workers) {
@@ -22,6 +26,17 @@ FakeCluster::Options Quick(int workers) {
   options.scheduling.service.membership.suspect_after = std::chrono::milliseconds(200);
   options.scheduling.service.membership.dead_after = std::chrono::milliseconds(600);
   return options;
+}
+
+// Of this CPU's best numerics; the test makes it beat.
+WorkerNode::Options OtherWorker(const FakeCluster& cluster) {
+  return {.model = cluster.model(),
+          .id = "other",
+          .scheduler = cluster.scheduler_address(),
+          .metrics = "",
+          .threads = 1,
+          .numerics = worker::CpuLevels().front(),
+          .heartbeat = {.period = std::chrono::milliseconds(0)}};
 }
 
 v1::StatusResponse AskStatus(const FakeCluster& cluster) {
@@ -130,18 +145,72 @@ TEST(Scheduler, RefusesAWorkerOfOtherNumericsWhichThenSaysSo) {
   ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
   if (worker::CpuLevels().front() == "portable") GTEST_SKIP() << "this CPU has one level only";
 
-  WorkerNode::Options other{.model = cluster.model(),
-                            .id = "other",
-                            .scheduler = cluster.scheduler_address(),
-                            .metrics = "",
-                            .threads = 1,
-                            .numerics = worker::CpuLevels().front(),
-                            .heartbeat = {.period = std::chrono::milliseconds(0)}};
   absl::Status refused;
-  auto node = WorkerNode::Start(other, [&](const absl::Status& status) { refused = status; });
+  auto node = WorkerNode::Start(OtherWorker(cluster),
+                                [&](const absl::Status& status) { refused = status; });
   ASSERT_TRUE(node.ok()) << node.status();
   EXPECT_EQ((*node)->heartbeat()->Step().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.message()), HasSubstr("worker other computes as"));
+}
+
+TEST(Scheduler, LetsAWorkerThatItAskedToWaitTakeThePlaceOfASilentOne) {
+  if (worker::CpuLevels().front() == "portable") GTEST_SKIP() << "this CPU has one level only";
+  FakeCluster::Options options = Quick(1);
+  options.worker.numerics = "portable";
+  FakeCluster cluster(options);
+  TestWatch watch(cluster.scheduler_address());
+  ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
+  cluster.KillWorker(0);
+  ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_SUSPECT).has_value());
+
+  std::atomic<bool> refused = false;
+  auto node = WorkerNode::Start(OtherWorker(cluster), [&](const absl::Status&) { refused = true; });
+  ASSERT_TRUE(node.ok()) << node.status();
+  EXPECT_TRUE(WaitFor([&] { return (*node)->heartbeat()->Step().ok(); }, "a beat to be heard"));
+  EXPECT_FALSE(refused);
+}
+
+// Another process's plan, committed while no scheduler ran.
+void SetEpoch(FakeCluster& cluster, uint64_t epoch) {
+  auto store = StateStore::Open(cluster.state().path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  auto state = (*store)->Load();
+  ASSERT_TRUE(state.ok()) << state.status();
+  state->membership.epoch = epoch;
+  ++state->membership.version;
+  ASSERT_TRUE((*store)->Save(*state).ok());
+}
+
+TEST(Scheduler, TellsWorkersTheEpochWhichTheyAdoptAndKeepWithoutIt) {
+  FakeCluster cluster(Quick(1));
+  WorkerNode& worker = cluster.worker(0);
+  const auto watches = [&](bool connected) {
+    return WaitFor([&, connected] { return worker.watch()->connected() == connected; },
+                   "the worker's watch");
+  };
+  ASSERT_TRUE(watches(true));
+  EXPECT_EQ(worker.epoch(), 0u);
+  cluster.KillScheduler();
+  SetEpoch(cluster, 7);
+  cluster.StartScheduler();
+  EXPECT_TRUE(WaitFor([&] { return worker.epoch() == 7; }, "the worker to adopt epoch 7"));
+  const auto reported = [&] {
+    const v1::StatusResponse status = AskStatus(cluster);
+    return status.workers_size() == 1 && status.workers(0).epoch() == 7;
+  };
+  EXPECT_TRUE(WaitFor(reported, "the worker to report it"));
+
+  cluster.KillScheduler();
+  ASSERT_TRUE(watches(false));
+  EXPECT_EQ(worker.epoch(), 7u);
+  TestLink link(worker.address());
+  ASSERT_TRUE(link.Submit(MakeSubmit(1, 8, 20)));
+  EXPECT_EQ(link.WaitForEnd(1).tokens.size(), 20u);
+
+  SetEpoch(cluster, 3);  // a scheduler that has lost its state
+  cluster.StartScheduler();
+  ASSERT_TRUE(watches(true));
+  EXPECT_EQ(worker.epoch(), 7u);
 }
 
 TEST(Scheduler, IsAskedInVainForMoreWatchesThanItsLimit) {

@@ -162,7 +162,8 @@ TEST_F(WholeTest, FinishesWhatWasAdmittedWhenTheOnlyWorkerDrains) {
     clients.emplace_back([&, i] { complete += Generate(Request(i, 900)).tokens.size() == 900; });
   }
   // All are admitted: six of them wait, unless some are done already.
-  while (router_->frontend().stats().requests + complete < 8) std::this_thread::yield();
+  EXPECT_TRUE(WaitFor([&] { return router_->frontend().stats().requests + complete >= 8; },
+                      "all eight to be admitted"));
   EXPECT_TRUE(cluster_.worker(0).Drain(60s).ok());
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(complete, 8);
@@ -199,7 +200,7 @@ TEST_F(WholeTest, FinishesStreamsWhenTheRouterDrains) {
 TEST_F(WholeTest, CountsNothingThatVllmCountsInTwoProcesses) {
   MetricsWriter router, worker;
   router_->frontend().WriteMetrics(router);
-  WriteWorkerMetrics(cluster_.worker(0).engine(), cluster_.worker(0).service().stats(), {}, worker);
+  WriteWorkerMetrics(cluster_.worker(0).engine(), cluster_.worker(0).service().stats(), worker);
   std::set<std::string> of_router;
   for (const auto& family : router.Take()) of_router.insert(family.name);
   for (const auto& family : worker.Take()) {
