@@ -12,13 +12,13 @@
 
 namespace conclave::scheduler {
 
-// What heartbeats alone say of a worker. It ends no sequence: a router also sees its own link to
-// the worker, believes that more, and looks for another home only when the link breaks.
+// What heartbeats alone say of a worker. A router also sees its own link to it and believes that
+// more.
 enum class WorkerState : uint8_t {
   kReady,
   kDraining,  // finishes what it has; silent or not, until it is dead
-  kSuspect,   // silent: routers give it new sequences when nobody else has room
-  kDead,      // silent for long: likewise while a router's link to it holds; no new link is opened
+  kSuspect,   // silent: gets new sequences only where nobody else serves the model
+  kDead,      // silent for long: likewise, and given up by every router whose link is silent too
 };
 
 class Membership {

@@ -320,10 +320,12 @@ TEST(Engine, DrainingRefusesTheNewAndFinishesTheOld) {
   ASSERT_TRUE(engine->Submit(link, {.id = 1, .prompt = Prompt(5, 0), .max_tokens = 6}).ok());
   engine->Drain();
   EXPECT_FALSE(engine->drained());
+  EXPECT_FALSE(engine->WaitDrained(std::chrono::milliseconds(1)));
   EXPECT_EQ(engine->Submit(link, {.id = 2, .prompt = Prompt(5, 0), .max_tokens = 6}).code(),
             absl::StatusCode::kUnavailable);
   RunUntilIdle(*engine);
   EXPECT_TRUE(engine->drained());
+  EXPECT_TRUE(engine->WaitDrained(std::chrono::milliseconds(0)));
   EXPECT_EQ(link->answers.at(1).tokens.size(), 6u);
 }
 
