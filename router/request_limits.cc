@@ -200,6 +200,14 @@ Problem CheckRequest(const Request& request, const RequestLimits& limits, int32_
   return CheckPrompt(request.prompt, limits, vocab_size);
 }
 
+int64_t MessageBytes(const RequestLimits& limits) {
+  constexpr int64_t kIdBytes = 5;         // a uint32 as varint, at its longest
+  constexpr int64_t kOthers = 256 << 10;  // names, sampling, stops; and what a prompt is over
+  return std::max(limits.prompt_bytes, kIdBytes * limits.prompt_tokens) +
+         int64_t{limits.stop_strings} * limits.stop_string_bytes +
+         kIdBytes * limits.stop_token_ids + kOthers;
+}
+
 Fit FitToContext(const Request& request, const RequestLimits& limits, int64_t prompt_tokens,
                  int32_t context_limit) {
   const bool generates = request.kind == Request::Kind::kGenerate;

@@ -46,6 +46,11 @@ std::optional<std::string> CheckPrompt(const Prompt& prompt, const RequestLimits
 std::optional<std::string> CheckTokenIds(const std::string& field, const std::vector<uint32_t>& ids,
                                          int64_t limit, int32_t vocab_size);
 
+// The longest message whose request may pass the limits, whatever its encoding: above it a server
+// need not read on to refuse. Well below it is room for what is a little too long, so that the
+// refusal can name the field.
+int64_t MessageBytes(const RequestLimits& limits);
+
 struct Fit {
   int32_t max_tokens = 0;  // 0 for a score
   std::string error;       // not empty: it does not fit

@@ -1,5 +1,7 @@
 #include "services/router_node.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <thread>
@@ -77,6 +79,8 @@ void RouterNode::AddFlags(Flags& flags, Options& options) {
       {"tokenize-threads", &options.frontend.tokenize_threads, "N", "for long prompts", 1, 256});
   flags.Add({"tokenize-queue", &options.frontend.tokenize_queue, "N", "prompts that wait for them",
              1, 1 << 20});
+  flags.Add({"incoming-bytes", &options.server.incoming_bytes, "BYTES",
+             "of messages that are not whole, of all clients", 1 << 20, 1e15});
   Credentials::AddFlags(flags, options.credentials);
 }
 
@@ -115,6 +119,8 @@ absl::Status RouterNode::StartServer() {
     metrics_->AddSource([this](MetricsWriter& writer) { frontend_->WriteMetrics(writer); });
   }
   options_.server.serving = false;
+  options_.server.receive_bytes = static_cast<int32_t>(
+      std::min<int64_t>(router::MessageBytes(options_.frontend.limits), INT32_MAX));
   // A client over its connection's limit of streams would wait for one to end instead of being
   // refused.
   options_.server.streams_per_connection = 2 * options_.frontend.admission.max_requests;

@@ -2,6 +2,7 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/server_builder.h>
 
 #include <mutex>
@@ -25,6 +26,9 @@ void EnableHealthAndReflection() {
 int Milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
 
 void SetLimits(const Server::Options& options, grpc::ServerBuilder& builder) {
+  grpc::ResourceQuota quota("server");
+  quota.Resize(static_cast<size_t>(options.incoming_bytes));
+  builder.SetResourceQuota(quota);
   builder.SetMaxReceiveMessageSize(options.receive_bytes);
   builder.SetMaxSendMessageSize(options.send_bytes);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, options.metadata_bytes);

@@ -18,8 +18,13 @@ namespace conclave::services {
 class Server {
  public:
   struct Options {
-    std::string listen = "127.0.0.1:0";                // port 0: any free one
-    int32_t receive_bytes = 4 << 20;                   // of one message, decompressed
+    std::string listen = "127.0.0.1:0";  // port 0: any free one
+    int32_t receive_bytes = 4 << 20;     // of one message, decompressed; seen when it is whole
+    // What all connections together hold of messages that are not whole or not yet taken. Above it
+    // gRPC ends calls (RESOURCE_EXHAUSTED, whoever's) until it fits again: the last resort against
+    // clients that begin messages and do not end them. It catches up when they pause, so the peak
+    // may be higher.
+    int64_t incoming_bytes = int64_t{256} << 20;
     int32_t send_bytes = 64 << 20;                     // of one message
     int32_t metadata_bytes = 16 << 10;                 // of one call
     int32_t streams_per_connection = 1024;             // calls at once

@@ -196,6 +196,21 @@ TEST_F(WholeTest, FinishesStreamsWhenTheRouterDrains) {
   client.join();
 }
 
+// What is a little too long is read, so that the refusal can say what it is.
+TEST_F(WholeTest, NamesAPromptThatIsTooLongAndRefusesOneFarTooLongBySize) {
+  v1::GenerateRequest request = Request(1, 8);
+  request.mutable_prompt()->set_text(std::string(800'000, 'a'));
+  grpc::Status status = Generate(request).status;
+  EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message().rfind("prompt.text has 800000 bytes, the limit is ", 0), 0u)
+      << status.error_message();
+  request.mutable_prompt()->set_text(std::string(2 << 20, 'a'));
+  status = Generate(request).status;
+  EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_NE(status.error_message().find("larger than max"), std::string::npos)
+      << status.error_message();
+}
+
 // A dashboard made for one vLLM server sums over all it scrapes.
 TEST_F(WholeTest, CountsNothingThatVllmCountsInTwoProcesses) {
   MetricsWriter router, worker;

@@ -262,5 +262,15 @@ TEST(FitToContext, LetsAScoreFillTheContext) {
   EXPECT_NE(FitToContext(request, limits, 17, 16).error, "");
 }
 
+// The message the largest request makes, and one a little too long whose refusal names the field.
+TEST(RequestLimits, LeaveRoomForTheLongestMessageThatMayPass) {
+  const RequestLimits limits;
+  const int64_t room = MessageBytes(limits);
+  EXPECT_GT(room, limits.prompt_bytes + limits.stop_strings * limits.stop_string_bytes + 1024);
+  EXPECT_GT(room, int64_t{5} * limits.prompt_tokens + 1024);
+  EXPECT_LT(room, 2 * limits.prompt_bytes);
+  EXPECT_EQ(MessageBytes({.prompt_bytes = limits.prompt_bytes + 1000}), room + 1000);
+}
+
 }  // namespace
 }  // namespace conclave::router

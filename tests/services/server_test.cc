@@ -6,14 +6,26 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "conclave/v1/cluster.grpc.pb.h"
 #include "services/authorize.h"
 #include "services/channel.h"
 #include "services/grpc_status.h"
+#include "tests/services/testing/half_sent_calls.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::services {
 namespace {
+
+using conclave::testing::WaitFor;
+using testing::HalfSentCalls;
+using ::testing::HasSubstr;
+
+constexpr char kStatus[] = "/conclave.v1.Cluster/Status";
 
 // Answers Status with what the hook says, or with RESOURCE_EXHAUSTED and a pushback once `full`.
 class FakeCluster : public v1::Cluster::CallbackService {
@@ -22,7 +34,7 @@ class FakeCluster : public v1::Cluster::CallbackService {
   grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context, const v1::StatusRequest*,
                                    v1::StatusResponse* response) override {
     auto* const reactor = context->DefaultReactor();
-    const auto tenant = authorize_("/conclave.v1.Cluster/Status", PeerOf(*context));
+    const auto tenant = authorize_(kStatus, PeerOf(*context));
     if (full) SetRetryPushback(*context, std::chrono::milliseconds(250));
     if (tenant.ok()) response->mutable_router()->set_address(*tenant);
     reactor->Finish(full ? grpc::Status(grpc::RESOURCE_EXHAUSTED, "full")
@@ -41,39 +53,63 @@ grpc::Status CallStatus(grpc::ClientContext& context, const Server& server,
   return stub->Status(&context, {}, &response);
 }
 
-// grpc.health.v1.Health/Check without its generated stub. The answer's one field is an enum: 8,
-// then 1 for SERVING.
-std::string Health(const Server& server, const std::string& service) {
-  grpc::GenericStub stub(MakeChannel(server.address().ToString(), Credentials()));
-  const std::string message = "\n" + std::string(1, static_cast<char>(service.size())) + service;
-  grpc::Slice slice(service.empty() ? std::string() : message);
-  grpc::ByteBuffer request(&slice, 1);
+// A unary call of bytes, and the bytes of its answer.
+std::pair<grpc::Status, std::string> CallRaw(grpc::GenericStub& stub, const std::string& method,
+                                             const grpc::Slice& message) {
+  grpc::ByteBuffer request(&message, 1);
   grpc::ByteBuffer response;
   grpc::ClientContext context;
   std::mutex mutex;
   std::condition_variable done;
   std::optional<grpc::Status> status;
-  stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", {}, &request, &response,
-                 [&](grpc::Status s) {
-                   const std::lock_guard lock(mutex);
-                   status = s;
-                   done.notify_one();
-                 });
+  stub.UnaryCall(&context, method, {}, &request, &response, [&](grpc::Status s) {
+    const std::lock_guard lock(mutex);
+    status = s;
+    done.notify_one();
+  });
   std::unique_lock lock(mutex);
   done.wait(lock, [&] { return status.has_value(); });
-  if (!status->ok()) return status->error_message();
+  std::string bytes;
   std::vector<grpc::Slice> slices;
-  EXPECT_TRUE(response.Dump(&slices).ok());
-  return slices.at(0).begin()[1] == 1 ? "SERVING" : "NOT_SERVING";
+  if (status->ok()) {
+    EXPECT_TRUE(response.Dump(&slices).ok());
+  }
+  for (const grpc::Slice& slice : slices) bytes.append(slice.begin(), slice.end());
+  return {*status, bytes};
+}
+
+// grpc.health.v1.Health/Check without its generated stub. The answer's one field is an enum: 8,
+// then 1 for SERVING.
+std::string Health(const Server& server, const std::string& service) {
+  grpc::GenericStub stub(MakeChannel(server.address().ToString(), Credentials()));
+  const std::string message = "\n" + std::string(1, static_cast<char>(service.size())) + service;
+  const auto [status, bytes] = CallRaw(stub, "/grpc.health.v1.Health/Check",
+                                       grpc::Slice(service.empty() ? std::string() : message));
+  if (!status.ok()) return status.error_message();
+  return bytes.at(1) == 1 ? "SERVING" : "NOT_SERVING";
 }
 
 class ServerTest : public ::testing::Test {
  protected:
-  ServerTest() : service_(SingleTenant(Credentials())) {
-    auto server = Server::Start({}, Credentials(), {{v1::Cluster::service_full_name(), &service_}});
-    EXPECT_TRUE(server.ok()) << server.status();
-    server_ = std::move(*server);
+  ServerTest() : service_(SingleTenant(Credentials())) { Start({}); }
+
+  void Start(const Server::Options& options) {
+    server_.reset();
+    auto server =
+        Server::Start(options, Credentials(), {{v1::Cluster::service_full_name(), &service_}});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
   }
+  // A call of an honest client may be ended too while there is too much; it then asks again.
+  void ExpectServes() {
+    const auto served = [this] {
+      grpc::ClientContext context;
+      v1::StatusResponse response;
+      return CallStatus(context, *server_, response).ok();
+    };
+    EXPECT_TRUE(WaitFor(served, "an honest call to be served"));
+  }
+
   FakeCluster service_;
   std::unique_ptr<Server> server_;
 };
@@ -103,6 +139,48 @@ TEST_F(ServerTest, FlipsHealthPerService) {
   EXPECT_EQ(Health(*server_, ""), "SERVING");
   server_->SetServing(false);
   EXPECT_EQ(Health(*server_, ""), "NOT_SERVING");
+}
+
+// One call whose message claims to be far longer than any may be. gRPC looks at the length when the
+// message is whole, so that the limit of a message alone lets all of it in.
+TEST_F(ServerTest, CutsAMessageThatWouldNotFitWhatMayArriveAtAll) {
+  Start({.incoming_bytes = 8 << 20});
+  HalfSentCalls client(server_->address());
+  client.Open(kStatus, 200 << 20);
+  EXPECT_TRUE(WaitFor(
+      [&] {
+        client.Step();
+        return client.ended_by_server() == 1;
+      },
+      "the call to be ended"));
+  EXPECT_LT(client.sent_bytes(), (200 << 20) - 1);
+  ExpectServes();
+}
+
+// Each message may be as long as it claims; all of them together may not.
+TEST_F(ServerTest, EndsHalfSentCallsUntilTheRestFitsWhatMayArrive) {
+  constexpr int kCalls = 32;
+  constexpr int kMessageBytes = 1 << 20;
+  constexpr int kFit = 8;
+  Start({.incoming_bytes = kFit * kMessageBytes});
+  HalfSentCalls client(server_->address());
+  for (int i = 0; i < kCalls; ++i) client.Open(kStatus, kMessageBytes);
+  EXPECT_TRUE(WaitFor(
+      [&] {
+        client.Step();
+        return kCalls - client.ended_by_server() <= kFit;
+      },
+      "all but what fits to be ended"));
+  ExpectServes();
+}
+
+TEST_F(ServerTest, RefusesAMessageOverItsLimitBySize) {
+  Start({.receive_bytes = 1000});
+  grpc::GenericStub stub(MakeChannel(server_->address().ToString(), Credentials()));
+  const grpc::Slice slice(std::string(1001, '\0'));
+  const grpc::Status status = CallRaw(stub, kStatus, slice).first;
+  EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("1001"));
 }
 
 TEST_F(ServerTest, RefusesAPortInUse) {
