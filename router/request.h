@@ -2,23 +2,27 @@
 // A client's request as plain data, before anything about it has been believed. Any thread.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "router/chat/conversation.h"
 #include "scheduler/types.h"
 
 namespace conclave::router {
 
 struct Prompt {
-  enum class Kind : uint8_t { kMissing, kText, kTokens };
+  enum class Kind : uint8_t { kMissing, kText, kTokens, kChat };
 
   Kind kind = Kind::kMissing;
   std::string text;              // kText: any bytes
   std::vector<uint32_t> tokens;  // kTokens: as sent, not yet checked against a vocabulary
-  bool parse_special = false;    // text: special tokens spelled out are recognised
-  bool add_special = true;       // text: with what the tokenizer adds by itself
+  std::shared_ptr<const chat::Conversation> chat;  // kChat: not null
+  bool parse_special = false;  // text: special tokens spelled out are recognised; chat: also those
+                               // that the client wrote
+  bool add_special = true;     // text: with what the tokenizer adds by itself
 };
 
 struct Request {

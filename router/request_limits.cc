@@ -168,6 +168,8 @@ Problem CheckPrompt(const Prompt& prompt, const RequestLimits& limits, int32_t v
              " bytes, the limit is " + Text(limits.prompt_bytes);
     case Prompt::Kind::kTokens:
       return CheckTokenIds("prompt.tokens", prompt.tokens, limits.prompt_tokens, vocab_size);
+    case Prompt::Kind::kChat:
+      return chat::CheckConversation(*prompt.chat, limits.prompt_bytes, limits.chat);
   }
   return std::nullopt;
 }

@@ -7,13 +7,15 @@
 #include <string>
 #include <vector>
 
+#include "router/chat/conversation.h"
 #include "router/request.h"
 #include "scheduler/types.h"
 
 namespace conclave::router {
 
 struct RequestLimits {
-  int64_t prompt_bytes = int64_t{6} * 131072;  // of text; languages need 2 to 5 for a token
+  int64_t prompt_bytes = int64_t{6} * 131072;  // of text, or all that is written in a
+                                               // chat; languages need 2 to 5 for a token
   int64_t prompt_bytes_per_position = 64;      // of text, for each position of the model's context
   int32_t prompt_tokens = 131072;              // whatever the model's context is
   int32_t max_tokens = 131072;                 // that a request may name
@@ -27,6 +29,7 @@ struct RequestLimits {
   int32_t request_id_bytes = 128;
   int32_t name_bytes = 256;  // of a model or an adapter
   int32_t cache_salt_bytes = 64;
+  chat::ConversationLimits chat;
 };
 
 // What a model of so many positions leaves of the limits: a text that could not fit is not worth

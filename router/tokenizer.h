@@ -69,6 +69,8 @@ class Tokenizer {
   std::optional<TokenId> eos() const { return eos_; }
   // The added token with this text ("<|assistant|>").
   std::optional<TokenId> FindAddedToken(std::string_view content) const;
+  // By their texts.
+  const std::unordered_map<std::string, TokenId>& added_tokens() const { return added_ids_; }
 
  private:
   struct Encoding;  // one Encode()

@@ -5,6 +5,7 @@
 #include <grpcpp/support/slice.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -70,6 +71,28 @@ void FromRouting(const router::Routing& from, v1::Routing* to) {
   to->mutable_layer_indices()->Assign(from.layer_indices.begin(), from.layer_indices.end());
 }
 
+absl::StatusOr<router::chat::Message> ToChatMessage(v1::ChatMessage from,
+                                                    const std::string& field) {
+  router::chat::Message to;
+  to.role = from.role();
+  if (from.has_content()) to.content = std::move(*from.mutable_content());
+  for (int i = 0; i < from.parts_size(); ++i) {
+    if (!from.parts(i).has_text()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s.parts[%d] is not text, which is all that is served", field, i));
+    }
+    to.parts.push_back(std::move(*from.mutable_parts(i)->mutable_text()));
+  }
+  to.name = from.name();
+  to.tool_call_id = from.tool_call_id();
+  if (from.has_reasoning()) to.reasoning = std::move(*from.mutable_reasoning());
+  for (v1::ToolCall& call : *from.mutable_tool_calls()) {
+    to.tool_calls.push_back({call.id(), call.name(), std::move(*call.mutable_arguments())});
+  }
+  to.fields = std::move(*from.mutable_fields());
+  return to;
+}
+
 absl::StatusOr<FinishReason> ToFinishReason(v1::End::Reason reason) {
   switch (reason) {
     case v1::End::STOP:
@@ -107,6 +130,7 @@ grpc::ByteBuffer SerializeMessage(const Message& message) {
 }
 
 template absl::StatusOr<v1::GenerateRequest> ParseMessage(const grpc::ByteBuffer&);
+template absl::StatusOr<v1::ChatRequest> ParseMessage(const grpc::ByteBuffer&);
 template absl::StatusOr<v1::ScoreRequest> ParseMessage(const grpc::ByteBuffer&);
 template absl::StatusOr<v1::TokenizeRequest> ParseMessage(const grpc::ByteBuffer&);
 template absl::StatusOr<v1::DetokenizeRequest> ParseMessage(const grpc::ByteBuffer&);
@@ -170,6 +194,31 @@ router::Request ToRequest(v1::ScoreRequest from) {
           .prompt_logprobs = true,
           .routing = from.routing(),
           .cache_salt = from.cache_salt()};
+}
+
+absl::StatusOr<router::Request> ToRequest(v1::ChatRequest from) {
+  if (from.generate().has_prompt()) {
+    return absl::InvalidArgumentError(
+        "generate.prompt: leave it out; the prompt is made of the messages");
+  }
+  auto chat = std::make_shared<router::chat::Conversation>();
+  for (int i = 0; i < from.messages_size(); ++i) {
+    absl::StatusOr<router::chat::Message> message =
+        ToChatMessage(std::move(*from.mutable_messages(i)), absl::StrFormat("messages[%d]", i));
+    if (!message.ok()) return message.status();
+    chat->messages.push_back(*std::move(message));
+  }
+  chat->tools = std::move(*from.mutable_tools());
+  chat->documents = std::move(*from.mutable_documents());
+  chat->arguments = std::move(*from.mutable_template_arguments());
+  chat->template_name = from.template_name();
+  if (from.has_add_generation_prompt()) chat->add_generation_prompt = from.add_generation_prompt();
+  chat->continue_final_message = from.continue_final_message();
+  router::Request to = ToRequest(std::move(*from.mutable_generate()));
+  to.prompt = {.kind = router::Prompt::Kind::kChat,
+               .chat = std::move(chat),
+               .parse_special = from.parse_special()};
+  return to;
 }
 
 absl::StatusOr<router::SequenceEvent> ToSequenceEvent(const v1::SequenceEvent& from,

@@ -30,6 +30,8 @@ grpc::ByteBuffer SerializeMessage(const Message& message);
 router::Prompt ToPrompt(v1::Prompt prompt);
 router::Request ToRequest(v1::GenerateRequest request);
 router::Request ToRequest(v1::ScoreRequest request);
+// INVALID_ARGUMENT for a prompt beside the messages, or a part of no kind that is known.
+absl::StatusOr<router::Request> ToRequest(v1::ChatRequest request);
 
 // What a worker says of a sequence. INTERNAL for what no honest worker sends: a token outside the
 // vocabulary, an end without a reason. An end in error is not an error of the message: `end` is

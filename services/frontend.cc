@@ -1,9 +1,11 @@
 #include "services/frontend.h"
 
 #include <algorithm>
+#include <ctime>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "router/chat/chat_templates.h"
 #include "router/completion_seed.h"
 #include "services/log.h"
 #include "services/pushback.h"
@@ -55,9 +57,10 @@ absl::Status Draining() {
 }  // namespace
 
 Frontend::Frontend(const Options& options, std::shared_ptr<const router::Tokenizer> tokenizer,
-                   const Credentials& credentials)
+                   const Credentials& credentials, Templates templates)
     : options_(WithPlaces(options)),
       tokenizer_(std::move(tokenizer)),
+      templates_(std::move(templates)),
       credentials_(credentials),
       admission_(options.admission),
       random_(std::random_device{}()),
@@ -328,11 +331,21 @@ absl::Status Frontend::Judge(const router::Request& request, const std::optional
     return absl::InvalidArgumentError(
         "this router has no tokenizer: send prompt.tokens, and no stopping.stop");
   }
+  if (request.prompt.kind == router::Prompt::Kind::kChat) {
+    if (absl::Status status = JudgeChat(*request.prompt.chat); !status.ok()) return status;
+  }
   if (!request.model.empty() && request.model != served->name) {
     return absl::NotFoundError(
         absl::StrFormat("model '%s' is not served here, '%s' is", request.model, served->name));
   }
   return absl::OkStatus();
+}
+
+absl::Status Frontend::JudgeChat(const router::chat::Conversation& conversation) const {
+  if (templates_ == nullptr)
+    return absl::FailedPreconditionError("this router has no chat template");
+  const auto problem = templates_->Problem(conversation.template_name, !conversation.tools.empty());
+  return problem ? absl::FailedPreconditionError(*problem) : absl::OkStatus();
 }
 
 absl::Status Frontend::Refuse(const Admission::Refusal& refusal) {
@@ -409,6 +422,7 @@ Frontend::Tokens Frontend::Encode(router::Prompt prompt) const {
   }
   if (tokenizer_ == nullptr)
     return std::vector<scheduler::TokenId>();  // only an empty text came so far
+  if (prompt.kind == router::Prompt::Kind::kChat) return EncodeChat(prompt);
   std::string error;
   auto tokens = tokenizer_->Encode(
       prompt.text, {.parse_special = prompt.parse_special, .add_special = prompt.add_special},
@@ -417,8 +431,28 @@ Frontend::Tokens Frontend::Encode(router::Prompt prompt) const {
   return *std::move(tokens);
 }
 
+Frontend::Tokens Frontend::EncodeChat(const router::Prompt& prompt) const {
+  std::string error;
+  const std::time_t now = std::time(nullptr);
+  std::tm local = {};
+  localtime_r(&now, &local);
+  const auto chat = templates_->Render(*prompt.chat, local, &error);
+  if (!chat) return absl::InvalidArgumentError(error);
+  router::EncodeOptions options{.parse_special = true};
+  if (!prompt.parse_special) {
+    options.outside = chat->outside;
+    options.control = *chat->control;
+  }
+  auto tokens = tokenizer_->Encode(chat->text, options, &error);
+  if (!tokens) return absl::InvalidArgumentError(absl::StrFormat("messages: %s", error));
+  return *std::move(tokens);
+}
+
 bool Frontend::IsShort(const router::Prompt& prompt) const {
-  return static_cast<int64_t>(prompt.text.size()) <= options_.tokenize_inline_bytes;
+  const bool chat = prompt.kind == router::Prompt::Kind::kChat;
+  const int64_t bytes =
+      chat ? router::chat::BytesOf(*prompt.chat) : static_cast<int64_t>(prompt.text.size());
+  return bytes <= options_.tokenize_inline_bytes;
 }
 
 void Frontend::Tokenize(router::Prompt prompt, const std::function<void(Tokens)>& done) {
@@ -455,7 +489,11 @@ std::string_view Frontend::TokenBytes(scheduler::TokenId token) const {
 std::vector<v1::Model> Frontend::Models() const {
   std::lock_guard lock(mutex_);
   if (served_ == nullptr) return {};
-  return {ToModel(served_->model, served_->name)};
+  v1::Model model = ToModel(served_->model, served_->name);
+  const absl::Status chat = JudgeChat({});
+  model.set_chat(chat.ok());
+  model.set_chat_problem(std::string(chat.message()));
+  return {std::move(model)};
 }
 
 void Frontend::Dispatch() {

@@ -35,6 +35,11 @@
 #include "services/work_pool.h"
 #include "services/worker_link.h"
 
+namespace conclave::router::chat {
+class ChatTemplates;
+struct Conversation;
+}  // namespace conclave::router::chat
+
 namespace conclave::services {
 
 class Frontend : private LiveRequest::Owner {
@@ -57,9 +62,11 @@ class Frontend : private LiveRequest::Owner {
     Micros silence = std::chrono::seconds(1);
   };
 
-  // tokenizer: null serves token ids alone.
+  using Templates = std::shared_ptr<const router::chat::ChatTemplates>;
+
+  // tokenizer: null serves token ids alone. templates: null serves no chat.
   Frontend(const Options& options, std::shared_ptr<const router::Tokenizer> tokenizer,
-           const Credentials& credentials);
+           const Credentials& credentials, Templates templates = nullptr);
   ~Frontend() override;  // ends what lives, closes the links; no method may run by then
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;
@@ -134,6 +141,9 @@ class Frontend : private LiveRequest::Owner {
   absl::Status PrepareAll(const LiveRequests& requests, router::Prompt prompt,
                           const router::StopStrings& stops, const Served& served);
   Tokens Encode(router::Prompt prompt) const;
+  Tokens EncodeChat(const router::Prompt& prompt) const;
+  // OK unless the conversation needs a chat template that is not there.
+  absl::Status JudgeChat(const router::chat::Conversation& conversation) const;
   bool IsShort(const router::Prompt& prompt) const;
   absl::Status Refuse(const router::Admission::Refusal& refusal);
 
@@ -155,6 +165,7 @@ class Frontend : private LiveRequest::Owner {
 
   const Options options_;
   const std::shared_ptr<const router::Tokenizer> tokenizer_;
+  const Templates templates_;
   const Credentials credentials_;
   RouterMetrics metrics_;
 

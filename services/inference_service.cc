@@ -218,6 +218,14 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
   return reactor.get();
 }
 
+grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Chat(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  const auto reactor =
+      std::make_shared<StreamReactor>(frontend_, farewell_, context, GenerateMessage);
+  reactor->Start(ReadRequest<v1::ChatRequest>(Allow(context, "Chat"), *request));
+  return reactor.get();
+}
+
 grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Score(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
   const auto reactor = std::make_shared<StreamReactor>(frontend_, farewell_, context, ScoreMessage);

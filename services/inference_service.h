@@ -14,8 +14,8 @@ namespace conclave::services {
 namespace raw_inference {
 
 template <typename Base>
-using WithStreams =
-    v1::Inference::WithRawCallbackMethod_Generate<v1::Inference::WithRawCallbackMethod_Score<Base>>;
+using WithStreams = v1::Inference::WithRawCallbackMethod_Generate<
+    v1::Inference::WithRawCallbackMethod_Chat<v1::Inference::WithRawCallbackMethod_Score<Base>>>;
 template <typename Base>
 using WithTokens = v1::Inference::WithRawCallbackMethod_Tokenize<
     v1::Inference::WithRawCallbackMethod_Detokenize<Base>>;
@@ -31,6 +31,8 @@ class InferenceService final : public raw_inference::Service {
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Chat(grpc::CallbackServerContext* context,
+                                                   const grpc::ByteBuffer* request) override;
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Score(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,

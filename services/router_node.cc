@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "router/chat/chat_templates.h"
 #include "services/authorize.h"
 #include "services/channel.h"
 #include "services/log.h"
@@ -35,6 +36,19 @@ absl::StatusOr<MaybeTokenizer> LoadTokenizer(const RouterNode::Options& options)
   std::optional<router::Tokenizer> tokenizer = router::Tokenizer::LoadDirectory(directory, &error);
   if (!tokenizer) return absl::InvalidArgumentError(absl::StrFormat("%s: %s", directory, error));
   return std::make_shared<const router::Tokenizer>(*std::move(tokenizer));
+}
+
+// Null without a tokenizer. A template that cannot be used is no error: Chat will say so.
+Frontend::Templates LoadTemplates(const RouterNode::Options& options,
+                                  const MaybeTokenizer& tokenizer) {
+  using router::chat::ChatTemplates;
+  if (tokenizer == nullptr) return nullptr;
+  const router::chat::ChatLimits limits;
+  const std::string& directory = options.tokenizer.empty() ? options.model : options.tokenizer;
+  const auto templates = std::make_shared<const ChatTemplates>(
+      ChatTemplates::Read(directory, limits), *tokenizer, limits);
+  if (const auto problem = templates->Problem("", false)) LogInfo("no chat: %s", *problem);
+  return templates;
 }
 
 }  // namespace
@@ -105,7 +119,9 @@ absl::Status RouterNode::StartFrontend() {
     CONCLAVE_RETURN_IF_ERROR(Address::Parse(worker).status());
   CONCLAVE_ASSIGN_OR_RETURN(MaybeTokenizer tokenizer, LoadTokenizer(options_));
   options_.frontend.request.stall = std::chrono::milliseconds(options_.stall_ms);
-  frontend_ = std::make_unique<Frontend>(options_.frontend, std::move(tokenizer), credentials_);
+  Frontend::Templates templates = LoadTemplates(options_, tokenizer);
+  frontend_ = std::make_unique<Frontend>(options_.frontend, std::move(tokenizer), credentials_,
+                                         std::move(templates));
   return absl::OkStatus();
 }
 

@@ -17,6 +17,7 @@ struct Command {
 constexpr std::array kCommands = {
     Command{"up", "run a whole cluster on this machine, in the foreground", RunUp},
     Command{"generate", "continue a prompt, as text that streams or as JSON", RunGenerate},
+    Command{"chat", "talk with the model: each line of stdin is a message", RunChat},
     Command{"score", "log-probabilities and perplexity of a text", RunScore},
     Command{"tokenize", "text to token ids", RunTokenize},
     Command{"detokenize", "token ids to text", RunDetokenize},

@@ -3,6 +3,7 @@
 // 0 done; 1 it failed, and stderr says with which gRPC code; 2 the command line is wrong; 130
 // interrupted. Main thread.
 
+#include <iostream>
 #include <optional>
 #include <ostream>
 #include <string>
@@ -17,6 +18,8 @@ struct Io {
   std::ostream& out;
   std::ostream& err;
   bool terminal = false;  // out is one: nothing that comes from outside may steer it
+  std::istream& in = std::cin;
+  bool interactive = false;  // in is a terminal: somebody types
 };
 
 using Arguments = std::vector<std::string>;
@@ -32,6 +35,7 @@ int Run(const Arguments& arguments, Io& io);
 // The commands; arguments without the command's name.
 int RunUp(const Arguments& arguments, Io& io);
 int RunGenerate(const Arguments& arguments, Io& io);
+int RunChat(const Arguments& arguments, Io& io);
 int RunScore(const Arguments& arguments, Io& io);
 int RunTokenize(const Arguments& arguments, Io& io);
 int RunDetokenize(const Arguments& arguments, Io& io);

@@ -15,7 +15,7 @@
 #include "services/cli/command.h"
 #include "services/cli/input.h"
 #include "services/cli/json.h"
-#include "services/cli/terminal.h"
+#include "services/cli/text_printer.h"
 #include "worker/status.h"
 
 namespace conclave::services::cli {
@@ -146,36 +146,14 @@ struct Generation {
   bool complete() const { return all.finish_reason() != v1::FINISH_REASON_UNSPECIFIED; }
 };
 
-// Text as it comes, ending in a line break; or token ids at the end, if no text came with them.
-class TextPrinter {
- public:
-  explicit TextPrinter(Io& io) : io_(io) {}
-
-  void Add(const std::string& text) {
-    if (text.empty()) return;
-    Put(io_.terminal ? terminal_.Add(text) : text);
-  }
-  void End(const Generation& generation) {
-    if (io_.terminal) Put(terminal_.End());
-    if (in_line_) Put("\n");
-    if (!generation.text.empty() || generation.all.token_ids().empty()) return;
-    io_.err << "conclave " << kName
-            << ": no text came with these tokens (the router has no tokenizer, or they stand for "
-               "none): their ids\n";
-    Put(absl::StrJoin(generation.all.token_ids(), ",") + "\n");
-  }
-
- private:
-  void Put(const std::string& text) {
-    if (text.empty()) return;
-    io_.out << text << std::flush;
-    in_line_ = text.back() != '\n';
-  }
-
-  Io& io_;
-  TerminalText terminal_;
-  bool in_line_ = false;
-};
+// The ids of tokens that no text came with; otherwise nothing.
+void PrintTextlessIds(const Generation& generation, Io& io) {
+  if (!generation.text.empty() || generation.all.token_ids().empty()) return;
+  io.err << "conclave " << kName
+         << ": no text came with these tokens (the router has no tokenizer, or they stand for "
+            "none): their ids\n";
+  io.out << absl::StrJoin(generation.all.token_ids(), ",") << "\n";
+}
 
 double Milliseconds(Clock::duration time) {
   return std::chrono::duration<double, std::milli>(time).count();
@@ -248,7 +226,8 @@ void PrintCompletion(const Generation& generation, Io& io) {
   TextPrinter printer(io);
   printer.Add(absl::StrFormat("[%d]\n", generation.all.index()));
   printer.Add(generation.text);
-  printer.End(generation);
+  printer.End();
+  PrintTextlessIds(generation, io);
 }
 
 absl::Status Generate(Client& client, const v1::GenerateRequest& request, bool json, Io& io) {
@@ -270,7 +249,10 @@ absl::Status Generate(Client& client, const v1::GenerateRequest& request, bool j
       PrintCompletion(generation, io);
     }
   }
-  if (!json && all.size() == 1) printer.End(all[0]);
+  if (!json && all.size() == 1) {
+    printer.End();
+    PrintTextlessIds(all[0], io);
+  }
   CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(reader->Finish(), *call.context()));
   if (!std::all_of(all.begin(), all.end(), [](const auto& one) { return one.complete(); })) {
     return absl::DataLossError("the stream ended without a finish reason: it is incomplete");

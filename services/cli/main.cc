@@ -9,6 +9,7 @@
 int main(int argc, char** argv) {
   using namespace conclave::services;
   std::ios::sync_with_stdio(false);
-  cli::Io io = {std::cout, std::cerr, isatty(STDOUT_FILENO) == 1};
+  cli::Io io = {std::cout, std::cerr, isatty(STDOUT_FILENO) == 1, std::cin,
+                isatty(STDIN_FILENO) == 1};
   return cli::Run({argv + 1, argv + argc}, io);
 }

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "conclave/v1/cluster.grpc.pb.h"
@@ -44,8 +45,9 @@ class TestRouter {
  public:
   explicit TestRouter(const std::vector<FakeWorker*>& workers,
                       const services::Frontend::Options& options = {},
-                      const std::string& scheduler = "")
-      : frontend_(options, TinyTokenizer(), credentials_),
+                      const std::string& scheduler = "",
+                      services::Frontend::Templates templates = nullptr)
+      : frontend_(options, TinyTokenizer(), credentials_, std::move(templates)),
         inference_(frontend_, services::SingleTenant(credentials_)),
         cluster_({}, frontend_,
                  scheduler.empty() ? nullptr : services::MakeChannel(scheduler, credentials_),

@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORK = ROOT / "build/shows"
 BIN = ROOT / "build/release/bin"
 MODEL = ROOT / "deploy/model/conclave-tiny"
-PACKAGES = ["grpcio", "grpcio-tools", "grpcio-health-checking", "grpcio-reflection", "tokenizers"]
+PACKAGES = ["grpcio", "grpcio-tools", "grpcio-health-checking", "grpcio-reflection", "tokenizers", "jinja2",
+            "transformers"]
 
 
 def enter_environment():

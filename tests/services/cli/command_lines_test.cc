@@ -18,8 +18,8 @@ TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
     Arguments arguments;
     std::string error;
   } cases[] = {
-      {{"frobnicate"}, "unknown command \"frobnicate\"; there are up, generate, score"},
-      {{"chat"}, "unknown command"},
+      {{"frobnicate"}, "unknown command \"frobnicate\"; there are up, generate, chat, score"},
+      {{"chat"}, "--server is missing"},
       {{"generate"}, "give one of --prompt, --prompt-file, --token-ids"},
       {{"generate", "--prompt", "x", "--token-ids", "1"}, "give one of"},
       {{"generate", "--prompt", "x", "--tempreature", "1"}, "unknown flag --tempreature"},

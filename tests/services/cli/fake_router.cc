@@ -47,6 +47,11 @@ class FakeRouter::Inference : public v1::Inference::Service {
     ++fake_.calls_;
     return fake_.generate(*context, *request, *writer);
   }
+  grpc::Status Chat(grpc::ServerContext* context, const v1::ChatRequest* request,
+                    GenerateWriter* writer) override {
+    ++fake_.calls_;
+    return fake_.chat(*context, *request, *writer);
+  }
   grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
                      ScoreWriter* writer) override {
     ++fake_.calls_;
@@ -167,6 +172,21 @@ grpc::Status FakeRouter::ScoreBytes(grpc::ServerContext&, const v1::ScoreRequest
   }
   v1::ScoreResponse last;
   last.set_done(true);
+  writer.Write(last);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeRouter::ChatEcho(grpc::ServerContext&, const v1::ChatRequest& request,
+                                  GenerateWriter& writer) {
+  const std::string& said = request.messages(request.messages_size() - 1).content();
+  for (const char c : said) {
+    v1::GenerateResponse delta;
+    delta.set_text(std::string(1, c));
+    delta.add_token_ids(static_cast<unsigned char>(c));
+    if (!writer.Write(delta)) return grpc::Status::CANCELLED;
+  }
+  v1::GenerateResponse last;
+  last.set_finish_reason(v1::FINISH_REASON_STOP);
   writer.Write(last);
   return grpc::Status::OK;
 }

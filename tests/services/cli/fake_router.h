@@ -33,6 +33,8 @@ class FakeRouter {
   using ScoreWriter = grpc::ServerWriter<v1::ScoreResponse>;
   using Generate = std::function<grpc::Status(grpc::ServerContext&, const v1::GenerateRequest&,
                                               GenerateWriter&)>;
+  using Chat =
+      std::function<grpc::Status(grpc::ServerContext&, const v1::ChatRequest&, GenerateWriter&)>;
   using Score =
       std::function<grpc::Status(grpc::ServerContext&, const v1::ScoreRequest&, ScoreWriter&)>;
 
@@ -42,7 +44,7 @@ class FakeRouter {
   FakeRouter& operator=(const FakeRouter&) = delete;
 
   std::string address() const;  // HOST:PORT
-  int calls() const;            // of Generate and Score, so far
+  int calls() const;            // of Generate, Chat and Score, so far
 
   // max_tokens tokens, one a message, then finish_reason LENGTH.
   static grpc::Status GenerateAlphabet(grpc::ServerContext& context,
@@ -56,7 +58,12 @@ class FakeRouter {
                                           const v1::GenerateRequest& request,
                                           GenerateWriter& writer);
 
+  // Says the last message back, a byte a message, then finish_reason STOP.
+  static grpc::Status ChatEcho(grpc::ServerContext& context, const v1::ChatRequest& request,
+                               GenerateWriter& writer);
+
   Generate generate = GenerateAlphabet;
+  Chat chat = ChatEcho;
   Score score = ScoreBytes;
   std::function<void(const v1::Prompt&)> on_tokenize = [](const v1::Prompt&) {};
   v1::StatusResponse status;
