@@ -43,7 +43,7 @@ absl::StatusOr<Address> Address::Parse(const std::string& text) {
 
 std::string Address::ToString() const {
   const bool v6 = host.find(':') != std::string::npos;
-  return absl::StrFormat(v6 ? "[%s]:%d" : "%s:%d", host, port);
+  return v6 ? absl::StrFormat("[%s]:%d", host, port) : absl::StrFormat("%s:%d", host, port);
 }
 
 bool Address::loopback() const {

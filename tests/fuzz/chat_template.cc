@@ -21,7 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   };
   // Small enough that a rendering ends long before a fuzzer loses patience.
   const chat::ChatLimits limits{
-      .steps = 20'000, .made_bytes = 4 << 20, .output_bytes = 1 << 16, .range_items = 1000};
+      .steps = 2'000, .made_bytes = 1 << 18, .output_bytes = 1 << 14, .range_items = 1000};
   std::string error;
   const auto loaded = chat::ChatTemplate::Load(take(), limits, &error);
   if (!loaded) {
