@@ -1,0 +1,104 @@
+#pragma once
+// What workers say to each other about experts: a header of fixed size, checked before memory is
+// taken for what follows, and a body of rows. Both ends are little-endian. Pure functions; any
+// thread.
+//
+// Everything of a frame comes from outside: ParseHeader believes nothing, and whoever has the body
+// calls CheckBody before it reads it.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "scheduler/types.h"
+#include "worker/device/tensor.h"
+
+namespace conclave::worker {
+
+enum class FrameKind : uint8_t {
+  kRows = 1,     // home to owner: rows, and which experts are to compute which of them
+  kResults = 2,  // back: one row per route, in the routes' order
+  kRefusal = 3,  // back instead: nothing was computed; `epoch` is the refuser's
+};
+
+enum class Refusal : uint8_t {
+  kNone = 0,
+  kEpoch = 1,     // the frame's epoch is served no more, or not yet known
+  kNotOwned = 2,  // an expert is not this worker's
+  kFenced = 3,    // sender or receiver is not the process the frame names
+  kBusy = 4,      // no room
+};
+std::string_view NameOf(Refusal refusal);
+
+struct FrameHeader {
+  FrameKind kind = FrameKind::kRows;
+  Refusal refusal = Refusal::kNone;
+  DType type = DType::kF32;  // of rows on the wire: the model's activation type
+  uint32_t layer = 0;        // MoE layer
+  scheduler::Epoch epoch = 0;
+  uint64_t plan = 0;     // that made the epoch
+  uint64_t from = 0;     // incarnation of the sender's process
+  uint64_t to = 0;       // of the receiver's
+  uint64_t request = 0;  // the home's number of this frame's question; the answer repeats it
+  uint64_t step = 0;     // of the home
+  uint32_t attempt = 0;  // 0; more when the same rows were sent before
+  uint32_t rows = 0;
+  uint32_t routes = 0;
+  uint32_t dim = 0;
+  uint64_t body_bytes = 0;
+  uint64_t body_hash = 0;  // XXH3 of the body; 0: the transport answers for it
+};
+
+// One row's way to one expert.
+struct FrameRoute {
+  uint32_t row = 0;
+  scheduler::ExpertId expert = 0;
+};
+
+// What a frame of this cluster can be at most.
+struct FrameLimits {
+  DType type = DType::kF32;
+  uint32_t layers = 0;
+  uint32_t experts = 0;  // ids are below
+  uint32_t dim = 0;
+  uint32_t rows = 0;    // a home's step
+  uint32_t routes = 0;  // rows * top_k
+};
+
+inline constexpr size_t kFrameHeaderBytes = 128;
+inline constexpr size_t kFrameAlignment = 64;  // of the rows in a body of kRows
+using FrameHeaderBytes = std::array<std::byte, kFrameHeaderBytes>;
+
+FrameHeaderBytes EncodeHeader(const FrameHeader& header);
+
+// INVALID_ARGUMENT, naming what is wrong: not a frame, another version, a wrong checksum, a count
+// above its limit, a length that does not follow from the counts.
+absl::StatusOr<FrameHeader> ParseHeader(std::span<const std::byte, kFrameHeaderBytes> bytes,
+                                        const FrameLimits& limits);
+
+// What body_bytes must be for the kind and counts.
+uint64_t BodyBytes(const FrameHeader& header);
+
+uint64_t HashBody(std::span<const std::byte> body);
+
+// That a body is what its header says: length, hash where there is one, routes within rows and
+// experts. The header was parsed with the same limits.
+absl::Status CheckBody(const FrameHeader& header, std::span<const std::byte> body,
+                       const FrameLimits& limits);
+
+// Parts of a body of BodyBytes(header) bytes, which is aligned to 8.
+std::span<const FrameRoute> RoutesOf(const FrameHeader& header, std::span<const std::byte> body);
+std::span<FrameRoute> MutableRoutesOf(const FrameHeader& header, std::span<std::byte> body);
+// Of kRows: the rows; of kResults: the results.
+std::span<const std::byte> RowsOf(const FrameHeader& header, std::span<const std::byte> body);
+std::span<std::byte> MutableRowsOf(const FrameHeader& header, std::span<std::byte> body);
+
+// A row as it travels and back: to BF16 to nearest even, as the device rounds; F32 as it is.
+void PackRow(const float* row, size_t dim, DType type, std::byte* out);
+void UnpackRow(const std::byte* row, size_t dim, DType type, float* out);
+
+}  // namespace conclave::worker
