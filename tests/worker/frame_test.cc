@@ -47,11 +47,13 @@ std::vector<std::byte> BodyOf(const FrameHeader& header) {
 TEST(Frame, ComesBackAsItWasWritten) {
   FrameHeader header = RowsHeader();
   header.body_hash = 77;
+  header.sequence = 78;
   const auto parsed = ParseHeader(EncodeHeader(header), kLimits);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(EncodeHeader(*parsed), EncodeHeader(header));
   EXPECT_EQ(parsed->request, 11u);
   EXPECT_EQ(parsed->body_hash, 77u);
+  EXPECT_EQ(parsed->sequence, 78u);
 }
 
 TEST(Frame, KeepsItsRowsBehindTheRoutesAndAligned) {
@@ -106,6 +108,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadHeader{"NoRow", [](FrameHeader& h) { h.rows = 0; }, "without a route"},
         BadHeader{"Length", [](FrameHeader& h) { ++h.body_bytes; }, "does not follow"},
         BadHeader{"Refusal", [](FrameHeader& h) { h.refusal = Refusal::kEpoch; }, "refusal"},
+        BadHeader{"AliveWithBody", [](FrameHeader& h) { h.kind = FrameKind::kAlive; }, "no body"},
         BadHeader{"RefusalOfNothing", [](FrameHeader& h) { h.kind = FrameKind::kRefusal; },
                   "unknown refusal"}),
     [](const auto& row) { return row.param.name; });

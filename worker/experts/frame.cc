@@ -37,7 +37,8 @@ struct Wire {
   uint32_t dim;
   uint64_t body_bytes;
   uint64_t body_hash;
-  uint64_t more_zero[3];
+  uint64_t sequence;
+  uint64_t more_zero[2];
   uint64_t hash;  // XXH3 of all before it
 };
 static_assert(sizeof(Wire) == kFrameHeaderBytes);
@@ -67,6 +68,9 @@ absl::Status CheckCounts(const FrameHeader& h, const FrameLimits& limits) {
     return h.body_bytes == 0 ? absl::OkStatus() : Bad("a refusal has no body");
   }
   if (h.refusal != Refusal::kNone) return Bad("a refusal of another kind");
+  if (h.kind == FrameKind::kAlive) {
+    return h.body_bytes == 0 ? absl::OkStatus() : Bad("a sign of life has no body");
+  }
   if (h.type != limits.type) return Bad("rows of another type than the model's activations");
   if (h.dim != limits.dim) return Bad("rows of another width than the model's");
   if (h.layer >= limits.layers) return TooMany("is the layer", h.layer, limits.layers);
@@ -115,6 +119,7 @@ FrameHeaderBytes EncodeHeader(const FrameHeader& header) {
                .dim = header.dim,
                .body_bytes = header.body_bytes,
                .body_hash = header.body_hash,
+               .sequence = header.sequence,
                .more_zero = {},
                .hash = 0};
   wire.hash = HashOf(wire);
@@ -131,7 +136,7 @@ absl::StatusOr<FrameHeader> ParseHeader(std::span<const std::byte, kFrameHeaderB
         absl::StrCat("frame: of version ", wire.version, ", ours is ", kVersion));
   }
   if (wire.hash != HashOf(wire)) return Bad("its header's checksum is wrong");
-  if (wire.kind < 1 || wire.kind > 3) return Bad("of an unknown kind");
+  if (wire.kind < 1 || wire.kind > 4) return Bad("of an unknown kind");
   if (wire.type > static_cast<uint8_t>(DType::kF16)) return Bad("of an unknown type");
   const FrameHeader header = {.kind = static_cast<FrameKind>(wire.kind),
                               .refusal = static_cast<Refusal>(wire.refusal),
@@ -148,7 +153,8 @@ absl::StatusOr<FrameHeader> ParseHeader(std::span<const std::byte, kFrameHeaderB
                               .routes = wire.routes,
                               .dim = wire.dim,
                               .body_bytes = wire.body_bytes,
-                              .body_hash = wire.body_hash};
+                              .body_hash = wire.body_hash,
+                              .sequence = wire.sequence};
   const absl::Status counts = CheckCounts(header, limits);
   if (!counts.ok()) return counts;
   return header;
@@ -162,6 +168,7 @@ uint64_t BodyBytes(const FrameHeader& header) {
     case FrameKind::kResults:
       return header.routes * row;
     case FrameKind::kRefusal:
+    case FrameKind::kAlive:
       break;
   }
   return 0;

@@ -23,6 +23,7 @@ enum class FrameKind : uint8_t {
   kRows = 1,     // home to owner: rows, and which experts are to compute which of them
   kResults = 2,  // back: one row per route, in the routes' order
   kRefusal = 3,  // back instead: nothing was computed; `epoch` is the refuser's
+  kAlive = 4,    // between transports alone: the sender lives and has nothing to say
 };
 
 enum class Refusal : uint8_t {
@@ -51,6 +52,7 @@ struct FrameHeader {
   uint32_t dim = 0;
   uint64_t body_bytes = 0;
   uint64_t body_hash = 0;  // XXH3 of the body; 0: the transport answers for it
+  uint64_t sequence = 0;   // of the frame on its connection, so that none is lost or comes twice
 };
 
 // One row's way to one expert.

@@ -97,7 +97,8 @@ class Transport {
   // peer is down or has no room: what was sent and not taken is bounded.
   virtual std::optional<FrameBody> Reserve(PeerIndex to, size_t size) = 0;
   // Sends a frame: a body that Reserve gave for this peer, filled, or an empty one. from, to,
-  // body_bytes and body_hash of the header are the transport's to set. False: the peer is down.
+  // body_bytes, body_hash and sequence of the header are the transport's to set. False: the peer is
+  // down, or has so much to take already that there is no room for the frame.
   virtual bool Send(PeerIndex to, FrameHeader header, FrameBody body) = 0;
 
   // For a thread that waits and would rather spin: delivers what has arrived, if nobody else does
