@@ -105,6 +105,10 @@ class Transport {
   // so right now. Whether anything was delivered. A transport with threads of its own may do
   // nothing.
   virtual bool Poll() { return false; }
+  // Around many calls of Poll: between them nobody need be woken for what arrives, and nobody may
+  // be. Whatever has arrived by the end is delivered by then, or soon by others.
+  virtual void BeginPolling() {}
+  virtual void EndPolling() {}
 
   struct Stats {
     uint64_t frames_sent = 0, frames_received = 0;
