@@ -384,6 +384,15 @@ std::vector<SequenceId> BatchPlanner::Commit(const StepPlan& plan, std::span<con
   return ended;
 }
 
+void BatchPlanner::Abandon(const StepPlan& plan) {
+  State& s = *state_;
+  CONCLAVE_CHECK(s.in_flight);
+  s.in_flight = false;
+  for (const PlannedSequence& planned : plan.sequences) {
+    if (Entry* entry = s.Find(planned.id); entry != nullptr) entry->planned = 0;
+  }
+}
+
 void BatchPlanner::Drop(SequenceId id) {
   if (Entry* entry = state_->Find(id)) state_->Remove(*entry);
 }

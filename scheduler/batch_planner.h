@@ -78,8 +78,8 @@ class BatchPlanner {
   // planned: it finds the block in the next. Where only the last position of a cached block is to
   // be computed, the plan has the block copied.
   // A planner that is not idle() plans or drops something; the oldest sequence that is not paused
-  // never loses its blocks. Each Plan with sequences is followed by one Commit of the same plan
-  // before the next Plan.
+  // never loses its blocks. Each Plan with sequences is followed by one Commit, or
+  // Abandon, of the same plan before the next Plan.
   StepPlan Plan(Micros now);
 
   // What the step brought: for each planned sequence that samples, in plan order, whether it ends
@@ -87,6 +87,10 @@ class BatchPlanner {
   // prompt is done; those ended are returned, in plan order, and their blocks are already back. A
   // sequence dropped since the Plan keeps its place in `ends`, which then does not count.
   std::vector<SequenceId> Commit(const StepPlan& plan, std::span<const uint8_t> ends);
+
+  // Instead of Commit: the step brought nothing. Its sequences are as before the Plan, and keep the
+  // blocks it gave them; what it dropped and preempted stays so. Its copies count as made.
+  void Abandon(const StepPlan& plan);
 
   // Ends a planned or waiting sequence at once, outside the plan (its step failed); its blocks are
   // back. Unknown ids are ignored. The plan in flight is still committed.

@@ -23,6 +23,7 @@ using scheduler::StepPlan;
 bool Engine::Impl::Step(Micros now) {
   const auto begin = std::chrono::steady_clock::now();
   TakeArrivalsAndCancels();
+  host_->BeginStep(++step_);
   const StepPlan plan = planner_->Plan(now);
   EndDropped(plan);
   if (!plan.sequences.empty()) {
@@ -32,6 +33,9 @@ bool Engine::Impl::Step(Micros now) {
     if (const absl::Status status = RunLayers(plan); status.ok()) {
       RunHead(plan);
       Commit(plan);
+      stuck_since_.reset();
+    } else if (MayRedo(status, now)) {
+      Abandon(plan);
     } else {
       FailBatch(plan, status);  // only this batch's sequences end
     }
@@ -55,6 +59,7 @@ void Engine::Impl::TakeArrivalsAndCancels() {
     cancels.swap(cancels_);
     orphans.swap(orphans_);
     pauses.swap(pauses_);
+    placement_changed_ = false;
     arrival_tokens_ = 0;
     for (const LiveSequence& sequence : arrivals)
       stats_.planner.waiting_tokens += sequence.prompt_size;
@@ -93,7 +98,8 @@ void Engine::Impl::EndDropped(const StepPlan& plan) {
   for (const scheduler::DroppedSequence& dropped : plan.dropped) {
     if (dropped.reason == scheduler::DropReason::kDeadline) {
       ++step_stats_.ended_deadline;
-      End(dropped.id, absl::DeadlineExceededError("the deadline passed"), FinishReason::kStop);
+      End(dropped.id, stuck_since_ ? stuck_ : absl::DeadlineExceededError("the deadline passed"),
+          FinishReason::kStop);
     } else {
       ++step_stats_.ended_cancelled;
       End(dropped.id, absl::CancelledError("cancelled"), FinishReason::kStop);
@@ -317,7 +323,7 @@ absl::Status Engine::Impl::RunExperts(const StepPlan& plan, int32_t index, int32
   CountRoutes(moe_layer);
   RecordRoutes(plan, moe_layer);
   CONCLAVE_RETURN_IF_ERROR(
-      exchange_->Dispatch(moe_layer, normed, {b.experts.data(), routes}, gate.top_k));
+      host_->exchange().Dispatch(moe_layer, normed, {b.experts.data(), routes}, gate.top_k));
   Rows shared;
   if (model_->spec.shared_ffn_dim > 0) {
     shared = b.shared.Top(rows);
@@ -331,7 +337,7 @@ absl::Status Engine::Impl::RunExperts(const StepPlan& plan, int32_t index, int32
     }
   }
   const Rows outputs = b.expert_rows.Top(static_cast<int64_t>(routes));
-  CONCLAVE_RETURN_IF_ERROR(exchange_->Combine(outputs));
+  CONCLAVE_RETURN_IF_ERROR(host_->exchange().Combine(outputs));
   device_->Combine(outputs, weights, gate.top_k, shared, b.hidden.Top(rows));
   return absl::OkStatus();
 }
@@ -383,7 +389,6 @@ void Engine::Impl::RecordRoutes(const StepPlan& plan, int32_t moe_layer) {
         record.weights[target + j] = batch_->weights[source + j];
       }
     }
-    if (moe_layer + 1 == moe_layers_) sequence.routing_told = p.first + p.count;
   }
 }
 
@@ -415,6 +420,10 @@ void Engine::Impl::CollectLogitRows(const StepPlan& plan) {
 void Engine::Impl::RunHead(const StepPlan& plan) {
   Batch& b = *batch_;
   CollectLogitRows(plan);
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const PlannedSequence& p = plan.sequences[s];
+    planned_[s]->routing_told = std::max(planned_[s]->routing_told, p.first + p.count);
+  }
   ends_.assign(plan.sequences.size(), 0);
   failed_.assign(plan.sequences.size(), absl::OkStatus());
   for (size_t first = 0; first < logit_rows_.size(); first += static_cast<size_t>(b.logits.rows)) {
@@ -530,6 +539,27 @@ void Engine::Impl::FailBatch(const StepPlan& plan, const absl::Status& status) {
   planner_->Commit(plan, commit_ends_);  // nobody is left in it
 }
 
+// Whether a step that the exchange could not complete is worth another try.
+bool Engine::Impl::MayRedo(const absl::Status& status, Micros now) {
+  if (!absl::IsUnavailable(status) && !absl::IsAborted(status)) return false;
+  if (!stuck_since_) stuck_since_ = now;
+  stuck_ = absl::UnavailableError(status.message());
+  return now - *stuck_since_ < options_.expert_wait;
+}
+
+// The step brought nothing: what it began to tell is forgotten, its sequences are planned again
+// after whoever was missed had a moment to come.
+void Engine::Impl::Abandon(const StepPlan& plan) {
+  planner_->Abandon(plan);
+  event_index_.clear();
+  std::erase_if(events_, [](const auto& event) { return !event.second.end.has_value(); });
+  for (size_t i = 0; i < events_.size(); ++i) event_index_.emplace(events_[i].first, i);
+  std::fill(step_expert_tokens_.begin(), step_expert_tokens_.end(), 0);
+  planned_.clear();
+  ++step_stats_.steps_redone;
+  host_->AwaitChange(std::chrono::milliseconds(2));
+}
+
 LiveSequence& Engine::Impl::Live(SequenceId id) {
   const auto it = live_.find(id);
   CONCLAVE_CHECK(it != live_.end());
@@ -595,6 +625,7 @@ void Engine::Impl::AddStats(double seconds) {
   stats_.recomputed_tokens += step_stats_.recomputed_tokens;
   stats_.prefix_queries += step_stats_.prefix_queries;
   stats_.prefix_hits += step_stats_.prefix_hits;
+  stats_.steps_redone += step_stats_.steps_redone;
   stats_.ended_stop += step_stats_.ended_stop;
   stats_.ended_length += step_stats_.ended_length;
   stats_.ended_scored += step_stats_.ended_scored;

@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "scheduler/check.h"
+#include "worker/device/shared_device.h"
 #include "worker/engine_impl.h"
-#include "worker/experts/local_exchange.h"
 #include "worker/status.h"
 
 namespace conclave::worker {
@@ -18,8 +18,10 @@ using scheduler::SequenceId;
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
                                                        std::shared_ptr<const Model> model,
-                                                       std::unique_ptr<Device> device) {
-  CONCLAVE_ASSIGN_OR_RETURN(auto impl, Impl::Create(options, std::move(model), std::move(device)));
+                                                       std::unique_ptr<Device> device,
+                                                       std::unique_ptr<Transport> transport) {
+  CONCLAVE_ASSIGN_OR_RETURN(
+      auto impl, Impl::Create(options, std::move(model), std::move(device), std::move(transport)));
   if (options.start_thread) impl->StartThread();
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
@@ -44,6 +46,33 @@ const Engine::Options& Engine::options() const { return impl_->options(); }
 const Model& Engine::model() const { return impl_->model(); }
 std::string Engine::numerics() const { return impl_->numerics(); }
 
+absl::Status Engine::Prepare(std::shared_ptr<const scheduler::Placement> placement) {
+  return impl_->host().Prepare(std::move(placement));
+}
+absl::Status Engine::Commit(uint64_t plan, scheduler::Epoch epoch) {
+  return impl_->CommitPlacement(plan, epoch);
+}
+void Engine::Abort(uint64_t plan) { impl_->host().Abort(plan); }
+void Engine::Release(scheduler::Epoch below) { impl_->host().Release(below); }
+void Engine::SetPeers(const std::vector<Peer>& peers) { impl_->host().SetPeers(peers); }
+scheduler::Epoch Engine::adopted() const { return impl_->host().adopted(); }
+void Engine::OnAdopted(std::function<void()> callback) {
+  impl_->host().OnAdopted(std::move(callback));
+}
+ExpertHost::Stats Engine::expert_stats() const { return impl_->host().stats(); }
+std::vector<scheduler::ExpertId> Engine::OwnedExperts() const { return impl_->host().Owned(); }
+
+FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens) {
+  const auto layers = static_cast<uint32_t>(std::count_if(
+      spec.layers.begin(), spec.layers.end(), [](const auto& layer) { return layer.moe; }));
+  return {.type = spec.activation_type(),
+          .layers = layers,
+          .experts = layers * static_cast<uint32_t>(spec.gate.slots),
+          .dim = static_cast<uint32_t>(spec.dim),
+          .rows = static_cast<uint32_t>(step_tokens),
+          .routes = static_cast<uint32_t>(step_tokens) * static_cast<uint32_t>(spec.gate.top_k)};
+}
+
 Micros Engine::Now() {
   return std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now().time_since_epoch());
 }
@@ -60,14 +89,17 @@ CpuDeviceOptions CpuDeviceOptionsFor(const ModelSpec& spec, const Engine::Option
 }
 
 absl::StatusOr<std::unique_ptr<Engine::Impl>> Engine::Impl::Create(
-    const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device) {
+    const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device,
+    std::unique_ptr<Transport> transport) {
   if (device->activation_type() != model->spec.activation_type()) {
     return absl::FailedPreconditionError(absl::StrCat("the device computes as ", device->numerics(),
                                                       ", which is not the type of ",
                                                       model->spec.name));
   }
+  // The expert thread uses it too.
+  if (transport != nullptr) device = std::make_unique<SharedDevice>(std::move(device));
   std::unique_ptr<Impl> impl(new Impl(options, std::move(model), std::move(device)));
-  CONCLAVE_RETURN_IF_ERROR(impl->Allocate());
+  CONCLAVE_RETURN_IF_ERROR(impl->Allocate(std::move(transport)));
   return impl;
 }
 
@@ -75,7 +107,7 @@ Engine::Impl::Impl(const Options& options, std::shared_ptr<const Model> model,
                    std::unique_ptr<Device> device)
     : options_(options), model_(std::move(model)), device_(std::move(device)) {}
 
-absl::Status Engine::Impl::Allocate() {
+absl::Status Engine::Impl::Allocate(std::unique_ptr<Transport> transport) {
   const ModelSpec& spec = model_->spec;
   context_limit_ = options_.context_limit > 0 ? std::min(options_.context_limit, spec.context_limit)
                                               : spec.context_limit;
@@ -120,6 +152,18 @@ absl::Status Engine::Impl::Allocate() {
         std::make_unique<PrefixKeys>(model_->digest, device_->numerics(), planner.block_size);
   }
 
+  MakeHost(std::move(transport));
+  step_expert_tokens_.resize(static_cast<size_t>(moe_layers_ * spec.gate.slots));
+  absl::MutexLock lock(&mutex_);
+  stats_.expert_tokens.resize(step_expert_tokens_.size());
+  stats_.planner = planner_->stats();
+  stats_.kv_block_size = planner.block_size;
+  stats_.kv_bytes = block_bytes * planner.kv_blocks;
+  return absl::OkStatus();
+}
+
+void Engine::Impl::MakeHost(std::unique_ptr<Transport> transport) {
+  const ModelSpec& spec = model_->spec;
   std::vector<const FfnWeights*> experts;
   for (size_t layer = 0; layer < spec.layers.size(); ++layer) {
     if (!spec.layers[layer].moe) continue;
@@ -127,16 +171,22 @@ absl::Status Engine::Impl::Allocate() {
     for (const FfnWeights& expert : model_->layers[layer].experts) experts.push_back(&expert);
   }
   experts_ = std::make_unique<ExpertTable>(moe_layers_, spec.gate.slots);
-  exchange_ = std::make_unique<LocalExchange>(
-      std::move(experts),
-      static_cast<size_t>(planner.step_tokens) * static_cast<size_t>(spec.gate.top_k), *device_);
+  const FrameLimits limits = FrameLimitsFor(spec, options_.planner.step_tokens);
+  ExpertHost::Options& host = options_.experts;
+  const bool alone = transport == nullptr;
+  // A whole step of the own home and one of a peer fit a pass.
+  const int32_t homes = alone ? 1 : 2;
+  host.server.max_rows = homes * static_cast<int32_t>(limits.rows);
+  host.server.max_routes = homes * static_cast<int32_t>(limits.routes);
+  host.server.start_thread = !alone;
+  host_ = std::make_unique<ExpertHost>(host, limits, std::move(experts), *device_,
+                                       std::move(transport));
+}
 
-  step_expert_tokens_.resize(static_cast<size_t>(moe_layers_ * spec.gate.slots));
+absl::Status Engine::Impl::CommitPlacement(uint64_t plan, scheduler::Epoch epoch) {
+  CONCLAVE_RETURN_IF_ERROR(host_->Commit(plan, epoch));
   absl::MutexLock lock(&mutex_);
-  stats_.expert_tokens.resize(step_expert_tokens_.size());
-  stats_.planner = planner_->stats();
-  stats_.kv_block_size = planner.block_size;
-  stats_.kv_bytes = block_bytes * planner.kv_blocks;
+  placement_changed_ = true;
   return absl::OkStatus();
 }
 
@@ -266,8 +316,8 @@ void Engine::Impl::ThreadMain() {
     const std::optional<Micros> deadline = planner_->NextDeadline();
     absl::MutexLock lock(&mutex_);
     const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return stopping_ || !arrivals_.empty() || !cancels_.empty() || !orphans_.empty() ||
-             !pauses_.empty();
+      return stopping_ || placement_changed_ || !arrivals_.empty() || !cancels_.empty() ||
+             !orphans_.empty() || !pauses_.empty();
     };
     if (deadline.has_value()) {
       const int64_t wait_us = std::max<int64_t>(0, (*deadline - Now()).count());
@@ -279,12 +329,13 @@ void Engine::Impl::ThreadMain() {
 }
 
 Engine::Impl::~Impl() {
-  if (exchange_ == nullptr) return;  // was never whole
+  if (host_ == nullptr) return;  // was never whole
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
     for (const auto& [key, id] : ids_) cancels_.push_back(id);
   }
+  host_->Close();
   if (thread_.joinable()) thread_.join();
   Step(Now());  // the last one: every sequence left ends with CANCELLED
 }

@@ -21,6 +21,8 @@
 #include "scheduler/batch_planner.h"
 #include "scheduler/types.h"
 #include "worker/device/device.h"
+#include "worker/experts/expert_host.h"
+#include "worker/experts/transport.h"
 #include "worker/histogram.h"
 #include "worker/model/model.h"
 #include "worker/sequence_request.h"
@@ -78,14 +80,20 @@ class Engine {
     bool prefix_reuse = true;   // start behind the KV blocks that others left of the same tokens
     SequenceLimits requests;    // its context_limit is set from the one above
     bool start_thread = true;   // false: a test calls Step itself
+    // Among other workers. Sizes of passes and rows are set from the planner's.
+    ExpertHost::Options experts;
+    // A step that lacks an expert is done again, for so long; then its sequences end with
+    // UNAVAILABLE. Those whose deadline is earlier end with UNAVAILABLE at it.
+    scheduler::Micros expert_wait = std::chrono::seconds(30);
     // Called at named points of a step ("step.begin", "step.layers", "step.publish"); for
     // failpoints. May be empty.
     std::function<void(std::string_view)> at;
   };
 
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Options& options,
-                                                        std::shared_ptr<const Model> model,
-                                                        std::unique_ptr<Device> device);
+  // transport: to the other workers; null: this one computes all experts itself.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(
+      const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device,
+      std::unique_ptr<Transport> transport = nullptr);
   ~Engine();  // stops the thread; sequences end with CANCELLED
 
   // Takes a sequence or refuses it without effect: INVALID_ARGUMENT (token outside the vocabulary,
@@ -104,6 +112,18 @@ class Engine {
   // Until drained(), for so long at most; whether it is.
   bool WaitDrained(std::chrono::milliseconds timeout);
 
+  // Changes of the cluster, as ExpertHost takes them; a placement is adopted at the next step, and
+  // by an engine that has nothing to do at once.
+  absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement);
+  absl::Status Commit(uint64_t plan, scheduler::Epoch epoch);
+  void Abort(uint64_t plan);
+  void Release(scheduler::Epoch below);
+  void SetPeers(const std::vector<Peer>& peers);
+  scheduler::Epoch adopted() const;
+  void OnAdopted(std::function<void()> callback);
+  ExpertHost::Stats expert_stats() const;
+  std::vector<scheduler::ExpertId> OwnedExperts() const;
+
   // The clock deadlines are on.
   static scheduler::Micros Now();
 
@@ -114,6 +134,7 @@ class Engine {
   struct Stats {
     scheduler::BatchPlanner::Stats planner;
     uint64_t steps = 0;
+    uint64_t steps_redone = 0;  // for want of an expert, or because the placement had changed
     uint64_t prompt_tokens = 0;
     uint64_t generated_tokens = 0;
     uint64_t recomputed_tokens = 0;
@@ -140,6 +161,9 @@ class Engine {
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+// What frames between workers of this model may be, with steps of so many tokens.
+FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens);
 
 // The CPU device an engine with these options needs for this model: its activation type and scratch
 // sizes. threads and level are the caller's to set.

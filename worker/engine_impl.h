@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -16,7 +17,7 @@
 #include "scheduler/batch_planner.h"
 #include "worker/batch.h"
 #include "worker/engine.h"
-#include "worker/experts/exchange.h"
+#include "worker/experts/expert_host.h"
 #include "worker/experts/expert_table.h"
 #include "worker/kv_cache.h"
 #include "worker/logit_edits.h"
@@ -54,7 +55,8 @@ class Engine::Impl {
  public:
   static absl::StatusOr<std::unique_ptr<Impl>> Create(const Options& options,
                                                       std::shared_ptr<const Model> model,
-                                                      std::unique_ptr<Device> device);
+                                                      std::unique_ptr<Device> device,
+                                                      std::unique_ptr<Transport> transport);
   ~Impl();
 
   // Any thread.
@@ -69,6 +71,10 @@ class Engine::Impl {
 
   bool Step(scheduler::Micros now);
   void StartThread();
+
+  ExpertHost& host() { return *host_; }
+  const ExpertHost& host() const { return *host_; }
+  absl::Status CommitPlacement(uint64_t plan, scheduler::Epoch epoch);
 
   const Options& options() const { return options_; }
   const Model& model() const { return *model_; }
@@ -95,7 +101,8 @@ class Engine::Impl {
   };
 
   Impl(const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device);
-  absl::Status Allocate();
+  absl::Status Allocate(std::unique_ptr<Transport> transport);
+  void MakeHost(std::unique_ptr<Transport> transport);
   void MakeKeys(LiveSequence& sequence) const;
   bool DrainedLocked() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return draining_ && ids_.empty() && !publishing_;
@@ -124,6 +131,8 @@ class Engine::Impl {
                   const SampledToken& result);
   void Commit(const scheduler::StepPlan& plan);
   void FailBatch(const scheduler::StepPlan& plan, const absl::Status& status);
+  bool MayRedo(const absl::Status& status, scheduler::Micros now);
+  void Abandon(const scheduler::StepPlan& plan);
   void Publish(double seconds);
   void AddStats(double seconds) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -148,7 +157,10 @@ class Engine::Impl {
   std::unique_ptr<Batch> batch_;
   std::unique_ptr<const PrefixKeys> prefix_keys_;  // null: no reuse
   std::unique_ptr<ExpertTable> experts_;
-  std::unique_ptr<Exchange> exchange_;
+  std::unique_ptr<ExpertHost> host_;
+  uint64_t step_ = 0;
+  std::optional<scheduler::Micros> stuck_since_;  // steps have been redone since
+  absl::Status stuck_;                            // why
   std::unordered_map<scheduler::SequenceId, LiveSequence> live_;
   std::vector<LiveSequence*> planned_;  // of the plan being computed, in plan order
   std::vector<LogitRow> logit_rows_;
@@ -174,6 +186,7 @@ class Engine::Impl {
       ABSL_GUARDED_BY(mutex_);  // all not yet ended
   scheduler::SequenceId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   int64_t arrival_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool placement_changed_ ABSL_GUARDED_BY(mutex_) = false;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   // Events are being handed to links: who has drained has told its links everything.

@@ -574,5 +574,20 @@ TEST(BatchPlannerDeathTest, MisuseIsABrokenPromise) {
                "step_tokens >= options.max_running");
 }
 
+TEST(BatchPlanner, PlansAgainWhatAStepDidNotBring) {
+  Batch batch(kRoomy);
+  batch.Add(1, 3, 4);
+  batch.Add(2, 9, 2);
+  batch.Step();
+  batch.Add(3, 5, 1);
+  const StepPlan first = batch.planner.Plan(batch.now);
+  batch.planner.Abandon(first);
+  batch.planner.CheckInvariants();
+  batch.planner.Cancel(2);
+  const StepPlan again = batch.Step();
+  EXPECT_THAT(again.dropped, ElementsAre(DroppedSequence{2, DropReason::kCancelled}));
+  EXPECT_THAT(again.sequences, ElementsAre(first.sequences[0], first.sequences[2]));
+}
+
 }  // namespace
 }  // namespace conclave::scheduler

@@ -1,0 +1,284 @@
+// Many workers, one model: what a request gets does not depend on how many there are, who owns
+// which expert, which replica answers, or that a placement changes or a worker is lost meanwhile.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "scheduler/placement.h"
+#include "tests/worker/testing/worker_group.h"
+
+namespace conclave::worker {
+namespace {
+
+using scheduler::ExpertId;
+using scheduler::Placement;
+using scheduler::TokenId;
+using testing::WorkerGroup;
+using Answers = WorkerGroup::Answers;
+
+constexpr int kRequests = 64;
+
+std::string Folder() { return std::string(CONCLAVE_SOURCE_DIR) + "/tests/reference/checkpoints"; }
+
+std::vector<std::string> Checkpoints() {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(Folder())) {
+    if (entry.is_directory()) names.insert(entry.path().filename().string());
+  }
+  return {names.begin(), names.end()};
+}
+
+// How much is tried, a multiple of what every run of the tests does.
+int Effort() {
+  const char* effort = std::getenv("CONCLAVE_TEST_EFFORT");
+  return effort == nullptr ? 1 : std::max(1, std::atoi(effort));
+}
+
+SequenceRequest Request(int i, int32_t vocab) {
+  SequenceRequest request;
+  request.id = static_cast<uint64_t>(i);
+  std::mt19937_64 random(static_cast<uint64_t>(i) + 17);
+  for (int t = 0; t <= (i * 37) % 60; ++t) {
+    request.prompt.push_back(static_cast<TokenId>(random() % static_cast<uint64_t>(vocab)));
+  }
+  request.max_tokens = 2 + i % 5;
+  if (i % 2 == 1) {
+    request.temperature = 0.9f;
+    request.seed = static_cast<uint64_t>(i) * 1000003u;
+  }
+  request.logprobs = i % 3;
+  request.prompt_logprobs = i % 8 == 0;
+  request.routing = i % 8 == 4;
+  return request;
+}
+
+// Every expert somewhere, by lot; some of them in several places.
+Placement AnyPlacement(int workers, size_t experts, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Placement placement{.workers = WorkerGroup::Names(workers)};
+  placement.owners.resize(experts);
+  for (std::vector<int32_t>& owners : placement.owners) {
+    const auto lot = [&] {
+      return static_cast<int32_t>(random() % static_cast<uint64_t>(workers));
+    };
+    std::set<int32_t> chosen = {lot()};
+    while (random() % 4 == 0) chosen.insert(lot());
+    owners.assign(chosen.begin(), chosen.end());
+  }
+  return placement;
+}
+
+size_t ExpertsOf(const Model& model) { return FrameLimitsFor(model.spec, 1).experts; }
+
+Answers RunAll(WorkerGroup& group, int32_t vocab) {
+  for (int i = 0; i < kRequests; ++i) group.Submit(i % group.workers(), Request(i, vocab));
+  group.AwaitAll();
+  return group.AllAnswers();
+}
+
+// What one worker that is alone gives.
+Answers Alone(const std::shared_ptr<const Model>& model) {
+  WorkerGroup group({}, model);
+  Answers answers = RunAll(group, model->spec.vocab);
+  EXPECT_EQ(answers.size(), size_t{kRequests});
+  for (const auto& [id, answer] : answers) {
+    EXPECT_TRUE(answer.end.has_value() && answer.end->status.ok()) << id;
+  }
+  return answers;
+}
+
+std::string TestName(const ::testing::TestParamInfo<std::string>& checkpoint) {
+  std::string name = checkpoint.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+class ExpertParallel : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(ExpertParallel, GivesWhatOneWorkerGivesForAnyNumberAndAnyPlacement) {
+  const auto model = Model::Load(Folder() + "/" + GetParam());
+  ASSERT_TRUE(model.ok()) << model.status();
+  const Answers expected = Alone(*model);
+  for (const int workers : {1, 2, 3, 4, 5, 8}) {
+    for (int lot = 0; lot < Effort(); ++lot) {
+      SCOPED_TRACE(::testing::Message() << workers << " workers, placement " << lot);
+      WorkerGroup group({.workers = workers}, *model);
+      group.Place(
+          AnyPlacement(workers, ExpertsOf(**model), static_cast<uint64_t>(lot * 9 + workers)));
+      EXPECT_TRUE(RunAll(group, (*model)->spec.vocab) == expected);
+      uint64_t asked = 0;
+      for (int i = 0; i < workers; ++i) asked += group.engine(i).expert_stats().exchange.frames;
+      EXPECT_EQ(asked > 0, workers > 1);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ExpertParallel, ::testing::ValuesIn(Checkpoints()), TestName);
+
+class Workers : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto loaded = Model::Load(Folder() + "/qwen3-moe-plain");
+    if (!loaded.ok()) loaded = Model::Load(Folder() + "/" + Checkpoints().front());
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    model_ = *loaded;
+    expected_ = Alone(model_);
+  }
+  Placement Any(int workers, uint64_t seed) {
+    return AnyPlacement(workers, ExpertsOf(*model_), seed);
+  }
+  Placement Contiguous(int workers) {
+    const FrameLimits limits = FrameLimitsFor(model_->spec, 1);
+    return scheduler::Contiguous(WorkerGroup::Names(workers), static_cast<int32_t>(limits.layers),
+                                 static_cast<int32_t>(limits.experts / limits.layers));
+  }
+  Placement Everywhere(int workers) {
+    return scheduler::Everywhere(WorkerGroup::Names(workers), ExpertsOf(*model_));
+  }
+  void SubmitAll(WorkerGroup& group, int homes) {
+    for (int i = 0; i < kRequests; ++i) group.Submit(i % homes, Request(i, model_->spec.vocab));
+  }
+
+  std::shared_ptr<const Model> model_;
+  Answers expected_;
+};
+
+TEST_F(Workers, ChangePlacementsWhileTokensFlow) {
+  WorkerGroup group({.workers = 3}, model_);
+  group.Place(Any(3, 1));
+  SubmitAll(group, 3);
+  for (uint64_t seed = 2; seed < 12; ++seed) group.Place(Any(3, seed));
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+}
+
+TEST_F(Workers, GoOnWithReplicasWhenAPeerIsLost) {
+  WorkerGroup group({.workers = 3}, model_);
+  Placement placement = Contiguous(3);
+  // Whatever w2 owns, w1 owns too.
+  for (std::vector<int32_t>& owners : placement.owners) {
+    if (owners.back() == 2) owners = {1, 2};
+  }
+  group.Place(placement);
+  std::atomic<int> asked{0};
+  group.network().SetJudge([&](const std::string&, const std::string& to, const FrameHeader& h) {
+    if (to == "w2" && h.kind == FrameKind::kRows && ++asked > 5)
+      return InProcessNetwork::Fate::kDrop;  // it is silent from now on
+    return InProcessNetwork::Fate::kDeliver;
+  });
+  SubmitAll(group, 1);
+  ASSERT_TRUE(conclave::testing::WaitFor([&] { return asked > 5; }, "w2 to be asked"));
+  group.SetAlive(2, false);
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+}
+
+TEST_F(Workers, RedoTheStepWhenAnExpertHasNoOwnerLeftUntilAPlacementGivesItOne) {
+  WorkerGroup group({.workers = 2}, model_);
+  group.Place(Contiguous(2));
+  group.network().SetConnected("w0", "w1", false);
+  SubmitAll(group, 1);
+  ASSERT_TRUE(conclave::testing::WaitFor([&] { return group.engine(0).stats().steps_redone > 2; },
+                                         "steps to be done again"));
+  EXPECT_EQ(group.link(0).ends(), 0);
+  group.SetAlive(1, false);
+  group.Place(*scheduler::Recovered(Contiguous(2), {"w0"}));
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+}
+
+TEST_F(Workers, EndWithUnavailableWhenTheDeadlineComesBeforeAnOwner) {
+  WorkerGroup group({.workers = 2}, model_);
+  group.Place(Contiguous(2));
+  group.network().SetConnected("w0", "w1", false);
+  SequenceRequest request = Request(1, model_->spec.vocab);
+  request.deadline = Engine::Now() + std::chrono::milliseconds(50);
+  group.Submit(0, request);
+  group.AwaitAll();
+  const Answers answers = group.AllAnswers();
+  ASSERT_TRUE(answers.at(1).end.has_value());
+  EXPECT_TRUE(absl::IsUnavailable(answers.at(1).end->status)) << answers.at(1).end->status;
+  EXPECT_THAT(std::string(answers.at(1).end->status.message()),
+              ::testing::HasSubstr("no live owner for expert"));
+}
+
+TEST_F(Workers, AskAReplicaToo_WhenOneIsLate) {
+  Engine::Options engine;
+  engine.experts.exchange.late = std::chrono::microseconds(200);
+  WorkerGroup group({.workers = 3, .engine = engine}, model_);
+  Placement placement = Contiguous(3);
+  for (std::vector<int32_t>& owners : placement.owners) {
+    if (owners.back() == 2) owners = {1, 2};
+  }
+  group.Place(placement);
+  // What w2 answers comes only after all is over.
+  group.network().SetJudge([](const std::string& from, const std::string&, const FrameHeader& h) {
+    return from == "w2" && h.kind == FrameKind::kResults ? InProcessNetwork::Fate::kHold
+                                                         : InProcessNetwork::Fate::kDeliver;
+  });
+  SubmitAll(group, 2);
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+  EXPECT_GT(group.engine(0).expert_stats().exchange.late, 0u);
+  const uint64_t stale = group.engine(0).expert_stats().exchange.stale;
+  group.network().DeliverHeld();
+  EXPECT_GT(group.engine(0).expert_stats().exchange.stale, stale) << "late answers count nowhere";
+}
+
+TEST_F(Workers, RefuseFramesOfAWorkerThatIsCalledDead) {
+  WorkerGroup group({.workers = 2}, model_);
+  group.Place(Everywhere(2));
+  Placement placement = Contiguous(2);
+  group.Place(placement);
+  // w1 does not know yet that the cluster has given it up.
+  group.engine(0).SetPeers(
+      {{.id = "w1", .incarnation = WorkerGroup::Incarnation(1), .alive = false}});
+  group.Submit(1, Request(3, model_->spec.vocab));
+  ASSERT_TRUE(conclave::testing::WaitFor([&] { return group.engine(1).stats().steps_redone > 2; },
+                                         "w1 to be refused"));
+  EXPECT_GT(group.engine(0).expert_stats().server.refused[static_cast<size_t>(Refusal::kFenced)],
+            0u);
+  EXPECT_EQ(group.link(1).ends(), 0);
+}
+
+TEST_F(Workers, TakeNothingOfACorruptFrame) {
+  WorkerGroup group({.workers = 3}, model_);
+  group.Place(Any(3, 5));
+  std::atomic<int> frames{0};
+  group.network().SetJudge([&](const std::string&, const std::string&, const FrameHeader&) {
+    return ++frames % 50 == 0 ? InProcessNetwork::Fate::kCorrupt : InProcessNetwork::Fate::kDeliver;
+  });
+  SubmitAll(group, 3);
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+  uint64_t bad = 0;
+  for (int i = 0; i < 3; ++i) bad += group.engine(i).expert_stats().transport.bad_frames;
+  EXPECT_GT(bad, 0u);
+}
+
+TEST_F(Workers, RefuseAPlacementThatIsNoneOfTheirs) {
+  WorkerGroup group({.workers = 1}, model_);
+  Placement placement = Contiguous(1);
+  placement.epoch = 1;
+  placement.plan = 1;
+  placement.owners.pop_back();
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      group.engine(0).Prepare(std::make_shared<const Placement>(placement))));
+  placement.owners.push_back({7});
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      group.engine(0).Prepare(std::make_shared<const Placement>(placement))));
+  EXPECT_TRUE(absl::IsNotFound(group.engine(0).Commit(1, 1)));
+}
+
+}  // namespace
+}  // namespace conclave::worker

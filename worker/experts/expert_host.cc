@@ -1,0 +1,179 @@
+#include "worker/experts/expert_host.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "scheduler/check.h"
+
+namespace conclave::worker {
+
+using scheduler::Epoch;
+using scheduler::EpochKeeper;
+using scheduler::Placement;
+
+ExpertHost::ExpertHost(const Options& options, const FrameLimits& limits,
+                       std::vector<const FfnWeights*> experts, Device& device,
+                       std::unique_ptr<Transport> transport)
+    : options_(options),
+      experts_(experts.size()),
+      transport_(std::move(transport)),
+      epochs_(options.epochs, options.id),
+      server_(options.server, limits, std::move(experts), device, transport_.get(),
+              [this](PeerIndex from, const FrameHeader& header,
+                     std::span<const FrameRoute> routes) { return Judge(from, header, routes); }),
+      exchange_(options.exchange, limits, server_, transport_.get()) {
+  if (transport_ != nullptr) transport_->Start(this);
+}
+
+ExpertHost::~ExpertHost() {
+  if (transport_ != nullptr) transport_->Stop();
+}
+
+absl::Status ExpertHost::Prepare(std::shared_ptr<const Placement> placement) {
+  if (const std::string problem = scheduler::ProblemOf(*placement, options_.placement);
+      !problem.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("placement: ", problem));
+  }
+  if (placement->owners.size() != experts_) {
+    return absl::InvalidArgumentError(absl::StrCat("placement: names ", placement->owners.size(),
+                                                   " experts, the model has ", experts_));
+  }
+  const std::lock_guard lock(mutex_);
+  const uint64_t plan = placement->plan;
+  if (epochs_.Prepare(std::move(placement)) == EpochKeeper::Prepared::kStale) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("plan ", plan, " comes after a later one, or after its epoch"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpertHost::Commit(uint64_t plan, Epoch epoch) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (epochs_.Commit(plan, epoch) == EpochKeeper::Committed::kUnknown) {
+      return absl::NotFoundError(absl::StrCat("plan ", plan, " is not prepared here"));
+    }
+  }
+  exchange_.Ring();  // a step that waits for what the last placement cannot give is given up
+  return absl::OkStatus();
+}
+
+void ExpertHost::Abort(uint64_t plan) {
+  const std::lock_guard lock(mutex_);
+  epochs_.Abort(plan);
+}
+
+void ExpertHost::Release(Epoch below) {
+  const std::lock_guard lock(mutex_);
+  epochs_.Release(below);
+}
+
+void ExpertHost::SetPeers(const std::vector<Peer>& peers) {
+  if (transport_ == nullptr) return;
+  const std::lock_guard lock(mutex_);
+  std::map<std::string, Known> known;
+  for (const Peer& peer : peers) {
+    if (peer.id == options_.id) continue;
+    const PeerIndex index = transport_->Connect(peer);
+    known[peer.id] = {peer, index};
+    if (dead_.size() <= static_cast<size_t>(index)) dead_.resize(static_cast<size_t>(index) + 1);
+    const bool dies = !peer.alive && !dead_[static_cast<size_t>(index)];
+    dead_[static_cast<size_t>(index)] = !peer.alive;
+    if (dies) exchange_.OnDown(index);
+  }
+  for (const auto& [id, old] : peers_) {
+    const auto still = known.find(id);
+    if (still != known.end() && still->second.index == old.index) continue;
+    transport_->Forget(old.index);
+    exchange_.OnDown(old.index);
+  }
+  peers_ = std::move(known);
+  exchange_.Ring();
+}
+
+Epoch ExpertHost::adopted() const {
+  const std::lock_guard lock(mutex_);
+  return epochs_.adopted_epoch();
+}
+
+uint64_t ExpertHost::prepared_plan() const {
+  const std::lock_guard lock(mutex_);
+  return epochs_.prepared_plan();
+}
+
+void ExpertHost::OnAdopted(std::function<void()> callback) {
+  const std::lock_guard lock(mutex_);
+  on_adopted_ = std::move(callback);
+}
+
+void ExpertHost::BeginStep(uint64_t step) {
+  PeerExchange::Table table;
+  std::function<void()> told;
+  {
+    const std::lock_guard lock(mutex_);
+    if (epochs_.AdoptAtStep()) told = on_adopted_;
+    if (epochs_.adopted() != nullptr) {
+      table.placement = epochs_.adopted();
+      table.self = scheduler::IndexOf(*table.placement, options_.id).value_or(-1);
+      for (const std::string& worker : table.placement->workers) {
+        const auto known = peers_.find(worker);
+        const bool usable = known != peers_.end() && known->second.peer.alive;
+        table.peers.push_back(usable ? known->second.index : -1);
+      }
+    }
+  }
+  exchange_.BeginStep(step, table);
+  if (told) told();
+}
+
+Refusal ExpertHost::Judge(PeerIndex from, const FrameHeader& header,
+                          std::span<const FrameRoute> routes) const {
+  const std::lock_guard lock(mutex_);
+  if (static_cast<size_t>(from) < dead_.size() && dead_[static_cast<size_t>(from)])
+    return Refusal::kFenced;
+  const Placement* const placement = epochs_.Served(header.epoch, header.plan);
+  if (placement == nullptr) return Refusal::kEpoch;
+  const int32_t self = scheduler::IndexOf(*placement, options_.id).value_or(-1);
+  const bool all = std::all_of(routes.begin(), routes.end(), [&](const FrameRoute& route) {
+    return scheduler::Owns(*placement, self, route.expert);
+  });
+  return all ? Refusal::kNone : Refusal::kNotOwned;
+}
+
+void ExpertHost::OnFrame(PeerIndex from, const FrameHeader& header, FrameBody body) {
+  if (header.kind == FrameKind::kRows) {
+    server_.Submit({from, header, std::move(body)});
+  } else {
+    exchange_.OnAnswer(from, header, std::move(body));
+  }
+}
+
+void ExpertHost::OnDown(PeerIndex peer) { exchange_.OnDown(peer); }
+void ExpertHost::OnUp(PeerIndex) { exchange_.Ring(); }
+
+std::vector<scheduler::ExpertId> ExpertHost::Owned() const {
+  const std::lock_guard lock(mutex_);
+  if (epochs_.adopted() != nullptr) return scheduler::OwnedBy(*epochs_.adopted(), options_.id);
+  std::vector<scheduler::ExpertId> all(experts_);
+  std::iota(all.begin(), all.end(), scheduler::ExpertId{0});
+  return all;
+}
+
+ExpertHost::Stats ExpertHost::stats() const {
+  Stats stats;
+  {
+    const std::lock_guard lock(mutex_);
+    stats.epoch = epochs_.adopted_epoch();
+    stats.held = epochs_.held();
+    for (const auto& [id, known] : peers_) stats.peers += transport_->up(known.index);
+  }
+  stats.owned = Owned().size();
+  stats.server = server_.stats();
+  stats.exchange = exchange_.stats();
+  if (transport_ != nullptr) stats.transport = transport_->stats();
+  return stats;
+}
+
+}  // namespace conclave::worker

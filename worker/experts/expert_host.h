@@ -1,0 +1,106 @@
+#pragma once
+// A worker among others: what it knows of placements and peers, its side as an owner and its side
+// as a home, and the transport between them. The engine steps with exchange(); the cluster's
+// changes come by Prepare, Commit, Abort, Release and SetPeers, and take effect between two steps.
+//
+// Without a placement the worker computes every expert itself and serves nobody.
+//
+// Threads: BeginStep, exchange() and AwaitChange are the engine thread's; all else any.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "scheduler/epoch_keeper.h"
+#include "scheduler/placement.h"
+#include "worker/experts/expert_server.h"
+#include "worker/experts/peer_exchange.h"
+#include "worker/experts/transport.h"
+
+namespace conclave::worker {
+
+class ExpertHost final : private FrameSink {
+ public:
+  struct Options {
+    std::string id;  // of this worker; empty: it is alone
+    PeerExchange::Options exchange;
+    ExpertServer::Options server;
+    scheduler::EpochKeeper::Options epochs;
+    scheduler::PlacementLimits placement;
+  };
+
+  // experts: weights by id. transport: null for a worker that is alone. The device outlives it and,
+  // if there is a transport, is one that several threads may use.
+  ExpertHost(const Options& options, const FrameLimits& limits,
+             std::vector<const FfnWeights*> experts, Device& device,
+             std::unique_ptr<Transport> transport);
+  ~ExpertHost() override;
+
+  // Gets ready to serve a placement and to step by it. OK: its plan may be acknowledged.
+  // INVALID_ARGUMENT: it is none, or not of this model; FAILED_PRECONDITION: it comes too late.
+  absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement);
+  // NOT_FOUND: it is not prepared here.
+  absl::Status Commit(uint64_t plan, scheduler::Epoch epoch);
+  void Abort(uint64_t plan);
+  void Release(scheduler::Epoch below);
+  // Who else there is, whole; this worker itself may be among them.
+  void SetPeers(const std::vector<Peer>& peers);
+
+  // Of the placement the home steps by; 0: none.
+  scheduler::Epoch adopted() const;
+  uint64_t prepared_plan() const;
+  // Called, on some thread, when adopted() changed. Once, at the start.
+  void OnAdopted(std::function<void()> callback);
+
+  // Takes what was committed. The next step's number is its argument.
+  void BeginStep(uint64_t step);
+  Exchange& exchange() { return exchange_; }
+  // Any thread: no step waits for a peer any more.
+  void Close() { exchange_.Close(); }
+  void AwaitChange(std::chrono::microseconds longest) { exchange_.AwaitChange(longest); }
+  void Ring() { exchange_.Ring(); }
+
+  struct Stats {
+    scheduler::Epoch epoch = 0;
+    size_t owned = 0;   // experts of the adopted placement; all without one
+    size_t held = 0;    // placements
+    int32_t peers = 0;  // connected
+    ExpertServer::Stats server;
+    PeerExchange::Stats exchange;
+    Transport::Stats transport;
+  };
+  Stats stats() const;
+  // Ids of the experts that are this worker's own in the adopted placement; all without one.
+  std::vector<scheduler::ExpertId> Owned() const;
+
+ private:
+  void OnFrame(PeerIndex from, const FrameHeader& header, FrameBody body) override;
+  void OnDown(PeerIndex peer) override;
+  void OnUp(PeerIndex peer) override;
+  Refusal Judge(PeerIndex from, const FrameHeader& header,
+                std::span<const FrameRoute> routes) const;
+
+  struct Known {
+    Peer peer;
+    PeerIndex index = -1;
+  };
+
+  const Options options_;
+  const size_t experts_;
+  const std::unique_ptr<Transport> transport_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  scheduler::EpochKeeper epochs_;
+  std::map<std::string, Known> peers_;  // by worker id
+  std::vector<uint8_t> dead_;           // [peer index]
+  std::function<void()> on_adopted_;
+
+  ExpertServer server_;
+  PeerExchange exchange_;
+};
+
+}  // namespace conclave::worker

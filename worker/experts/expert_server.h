@@ -1,0 +1,148 @@
+#pragma once
+// The owner's side of the exchange: computes rows with the experts that are here, for everybody,
+// this worker's own home included. What has arrived is served together, each expert's weights read
+// once for all its rows, whoever sent them. It waits for no peer, so no two workers can wait for
+// each other.
+//
+// Whoever has time serves: a thread of its own, or the engine thread while it waits for answers.
+// One at a time; Serve says at once if somebody else does. Threads: every method from any thread.
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "worker/device/device.h"
+#include "worker/experts/transport.h"
+
+namespace conclave::worker {
+
+class ExpertServer {
+ public:
+  struct Options {
+    // Rows of peers and of the own home in one pass, and their routes: what does not fit waits for
+    // the next one.
+    int32_t max_rows = 1024;
+    int32_t max_routes = 8192;
+    int32_t max_waiting = 256;  // frames; more are refused as busy
+    // How long a pass waits for homes that lately asked too, so that one read of an expert's
+    // weights serves them all; 0: not at all. Nothing depends on their coming.
+    std::chrono::microseconds gather{0};
+    bool start_thread = true;
+  };
+
+  // Rows of this worker's own home: routes [n] into rows of x, result i to row outputs[i] of out.
+  struct LocalJob {
+    ConstRows x;
+    std::span<const FrameRoute> routes;
+    std::span<const int32_t> outputs;
+    Rows out;
+    std::atomic<bool> done{true};
+  };
+
+  // What a peer asks; its rows and routes are checked, its experts are not yet judged.
+  struct RemoteJob {
+    PeerIndex from = -1;
+    FrameHeader header;
+    FrameBody body;
+  };
+
+  // Whether a peer's frame may be served: kNone, or why not.
+  using Judge =
+      std::function<Refusal(PeerIndex from, const FrameHeader&, std::span<const FrameRoute>)>;
+
+  // experts: weights by id. Everything outlives the server.
+  ExpertServer(const Options& options, const FrameLimits& limits,
+               std::vector<const FfnWeights*> experts, Device& device, Transport* transport,
+               Judge judge);
+  ~ExpertServer();
+
+  // The job, what it points to, and x, stay as they are until it is done or withdrawn.
+  void Submit(LocalJob* job);
+  // Takes back a job that was not begun, or waits until it is done.
+  void Withdraw(LocalJob* job);
+  void Submit(RemoteJob job);
+
+  // One pass over what waits; false if nothing does, or another thread is serving.
+  bool Serve();
+
+  // Serves until this job is done.
+  void Finish(LocalJob* job);
+
+  // Somebody who serves while it waits for something else. While there is one, work of peers is
+  // told to it instead of waking the server's own thread; it must not block. Null: nobody.
+  class Watcher {
+   public:
+    virtual ~Watcher() = default;
+    virtual void OnWork() = 0;
+  };
+  void SetWatcher(Watcher* watcher);
+
+  struct Stats {
+    uint64_t passes = 0;
+    uint64_t rows = 0;          // of peers
+    uint64_t own_rows = 0;      // routes of the own home
+    uint64_t routes = 0;        // computed for peers
+    uint64_t weights_read = 0;  // (expert, pass) pairs
+    uint64_t refused[5] = {};   // by Refusal
+    uint64_t replies_lost = 0;  // the peer was gone, or had no room
+  };
+  Stats stats() const;
+
+ private:
+  void Run();
+  void NoteAsked(PeerIndex home);  // mutex_ held, as for the next two
+  bool AllAreHere() const;
+  bool Waiting() const { return !local_.empty() || !remote_.empty(); }
+  bool Pass();  // serving_ held
+  void Gather();
+  void Take();
+  void Compute();
+  void Load(const RemoteJob& job);
+  void Load(const LocalJob& job);
+  void GroupByExpert();
+  void Answer();
+  void Refuse(const RemoteJob& job, Refusal why);
+
+  const Options options_;
+  const FrameLimits limits_;
+  const std::vector<const FfnWeights*> experts_;
+  Device& device_;
+  Transport* const transport_;
+  const Judge judge_;
+
+  // Whoever serves.
+  std::mutex serving_;
+  std::vector<LocalJob*> local_now_;
+  std::vector<RemoteJob> remote_now_;
+  std::unique_ptr<float[]> rows_;     // [max_rows, dim]; touched only as used, like the next
+  std::unique_ptr<float[]> results_;  // [max_routes, dim]
+  std::vector<FrameRoute> routes_;    // of this pass, rows counted over rows_
+  std::vector<int32_t> count_;        // [experts] zero between passes
+  std::vector<scheduler::ExpertId> touched_;
+  std::vector<int32_t> inputs_, outputs_;  // grouped by expert
+  std::vector<ExpertWork> work_;
+  int32_t loaded_rows_ = 0;
+  bool own_alone_ = false;  // this pass is one local job: it is computed where it lies
+
+  mutable std::mutex mutex_;  // guards what follows; taken after serving_
+  std::vector<LocalJob*> local_;
+  std::vector<RemoteJob> remote_;
+  Watcher* watcher_ = nullptr;
+  std::vector<std::pair<PeerIndex, std::chrono::steady_clock::time_point>> asked_;  // homes, lately
+  Stats stats_;
+  bool stopping_ = false;
+  std::condition_variable wake_;
+  std::condition_variable done_;
+  std::condition_variable came_;
+  std::thread thread_;
+};
+
+}  // namespace conclave::worker
