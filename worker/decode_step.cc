@@ -1,6 +1,7 @@
 // One step of a worker, top to bottom: take what arrived, plan, copy blocks, load, run the layers,
-// sample, commit, publish. All control flow of a step is here, in calling order; leaf mathematics
-// is in the device, leaf decisions in the scheduler. Everything below runs on the engine thread.
+// sample, commit, publish (step_results.cc). All control flow of a step is here, in calling order;
+// leaf mathematics is in the device, leaf decisions in the scheduler. Everything below runs on the
+// engine thread.
 
 #include <algorithm>
 #include <chrono>
@@ -45,9 +46,6 @@ bool Engine::Impl::Step(Micros now) {
   Publish(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   return worked;
 }
-
-// --- arrivals
-// ---------------------------------------------------------------------------------------------------------
 
 void Engine::Impl::TakeArrivalsAndCancels() {
   std::vector<LiveSequence> arrivals;
@@ -106,9 +104,6 @@ void Engine::Impl::EndDropped(const StepPlan& plan) {
     }
   }
 }
-
-// --- the pass
-// ---------------------------------------------------------------------------------------------------------
 
 void Engine::Impl::CopyBlocks(const StepPlan& plan) {
   for (const scheduler::BlockCopy& copy : plan.copies) {
@@ -392,9 +387,6 @@ void Engine::Impl::RecordRoutes(const StepPlan& plan, int32_t moe_layer) {
   }
 }
 
-// --- the head
-// ---------------------------------------------------------------------------------------------------------
-
 // Which rows' logits are wanted: of every sequence that samples its last, and of prompt tokens to
 // report on.
 void Engine::Impl::CollectLogitRows(const StepPlan& plan) {
@@ -496,9 +488,6 @@ void Engine::Impl::AddToken(LiveSequence& sequence, scheduler::TokenId token) {
   planner_->AddKey(sequence.id, sequence.last_key);
 }
 
-// --- the end of the step
-// ----------------------------------------------------------------------------------------------
-
 void Engine::Impl::Commit(const StepPlan& plan) {
   commit_ends_.clear();
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
@@ -558,85 +547,6 @@ void Engine::Impl::Abandon(const StepPlan& plan) {
   planned_.clear();
   ++step_stats_.steps_redone;
   host_->AwaitChange(std::chrono::milliseconds(2));
-}
-
-LiveSequence& Engine::Impl::Live(SequenceId id) {
-  const auto it = live_.find(id);
-  CONCLAVE_CHECK(it != live_.end());
-  return it->second;
-}
-
-SequenceEvent& Engine::Impl::EventOf(SequenceId id) {
-  const auto [it, begun] = event_index_.emplace(id, events_.size());
-  if (begun) {
-    events_.emplace_back(id, SequenceEvent{});
-    events_.back().second.id = Live(id).request.id;
-  }
-  return events_[it->second].second;
-}
-
-void Engine::Impl::End(SequenceId id, absl::Status status, FinishReason reason) {
-  if (status.ok()) {
-    ++(reason == FinishReason::kStop     ? step_stats_.ended_stop
-       : reason == FinishReason::kLength ? step_stats_.ended_length
-                                         : step_stats_.ended_scored);
-  }
-  EventOf(id).end = SequenceEnd{reason, std::move(status)};
-}
-
-// Hands this step's events to their links, forgets the sequences that ended and makes the counters
-// visible.
-void Engine::Impl::Publish(double seconds) {
-  std::vector<std::pair<std::shared_ptr<Link>, std::vector<SequenceEvent>>> by_link;
-  {
-    absl::MutexLock lock(&mutex_);
-    for (auto& [id, event] : events_) {
-      LiveSequence& sequence = Live(id);
-      const bool ended = event.end.has_value();
-      if (ended) ids_.erase({sequence.submitted_by, sequence.request.id});
-      if (sequence.link != nullptr) {
-        auto to = std::find_if(by_link.begin(), by_link.end(),
-                               [&](const auto& entry) { return entry.first == sequence.link; });
-        if (to == by_link.end()) to = by_link.insert(by_link.end(), {sequence.link, {}});
-        to->second.push_back(std::move(event));
-      }
-      if (ended) live_.erase(id);
-    }
-    AddStats(seconds);
-    publishing_ = !by_link.empty();
-  }
-  events_.clear();
-  event_index_.clear();
-  if (by_link.empty()) return;
-  for (auto& [link, events] : by_link) link->OnStep(std::move(events));
-  absl::MutexLock lock(&mutex_);
-  publishing_ = false;
-}
-
-void Engine::Impl::AddStats(double seconds) {
-  stats_.planner = planner_->stats();
-  if (!planned_.empty()) {
-    ++stats_.steps;
-    stats_.step_seconds.Add(seconds);
-    stats_.step_tokens.Add(batch_->rows());
-  }
-  stats_.prompt_tokens += step_stats_.prompt_tokens;
-  stats_.generated_tokens += step_stats_.generated_tokens;
-  stats_.recomputed_tokens += step_stats_.recomputed_tokens;
-  stats_.prefix_queries += step_stats_.prefix_queries;
-  stats_.prefix_hits += step_stats_.prefix_hits;
-  stats_.steps_redone += step_stats_.steps_redone;
-  stats_.ended_stop += step_stats_.ended_stop;
-  stats_.ended_length += step_stats_.ended_length;
-  stats_.ended_scored += step_stats_.ended_scored;
-  stats_.ended_cancelled += step_stats_.ended_cancelled;
-  stats_.ended_deadline += step_stats_.ended_deadline;
-  stats_.ended_error += step_stats_.ended_error;
-  for (size_t i = 0; i < step_expert_tokens_.size(); ++i)
-    stats_.expert_tokens[i] += step_expert_tokens_[i];
-  step_stats_ = {};
-  std::fill(step_expert_tokens_.begin(), step_expert_tokens_.end(), 0);
-  planned_.clear();
 }
 
 }  // namespace conclave::worker

@@ -164,12 +164,8 @@ absl::Status Engine::Impl::Allocate(std::unique_ptr<Transport> transport) {
 
 void Engine::Impl::MakeHost(std::unique_ptr<Transport> transport) {
   const ModelSpec& spec = model_->spec;
-  std::vector<const FfnWeights*> experts;
-  for (size_t layer = 0; layer < spec.layers.size(); ++layer) {
-    if (!spec.layers[layer].moe) continue;
-    ++moe_layers_;
-    for (const FfnWeights& expert : model_->layers[layer].experts) experts.push_back(&expert);
-  }
+  moe_layers_ = static_cast<int32_t>(std::count_if(spec.layers.begin(), spec.layers.end(),
+                                                   [](const auto& layer) { return layer.moe; }));
   experts_ = std::make_unique<ExpertTable>(moe_layers_, spec.gate.slots);
   const FrameLimits limits = FrameLimitsFor(spec, options_.planner.step_tokens);
   ExpertHost::Options& host = options_.experts;
@@ -179,8 +175,7 @@ void Engine::Impl::MakeHost(std::unique_ptr<Transport> transport) {
   host.server.max_rows = homes * static_cast<int32_t>(limits.rows);
   host.server.max_routes = homes * static_cast<int32_t>(limits.routes);
   host.server.start_thread = !alone;
-  host_ = std::make_unique<ExpertHost>(host, limits, std::move(experts), *device_,
-                                       std::move(transport));
+  host_ = std::make_unique<ExpertHost>(host, limits, *model_, *device_, std::move(transport));
 }
 
 absl::Status Engine::Impl::CommitPlacement(uint64_t plan, scheduler::Epoch epoch) {

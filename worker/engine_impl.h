@@ -109,7 +109,7 @@ class Engine::Impl {
   }
   void ThreadMain();
 
-  // --- one step, in calling order (decode_step.cc) ---
+  // One step, in calling order: decode_step.cc; from Publish on step_results.cc.
   void TakeArrivalsAndCancels();
   int32_t ReportChunk(const SequenceRequest& request) const;
   void EndDropped(const scheduler::StepPlan& plan);

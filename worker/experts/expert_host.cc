@@ -1,11 +1,13 @@
 #include "worker/experts/expert_host.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "scheduler/check.h"
+#include "worker/status.h"
 
 namespace conclave::worker {
 
@@ -13,14 +15,14 @@ using scheduler::Epoch;
 using scheduler::EpochKeeper;
 using scheduler::Placement;
 
-ExpertHost::ExpertHost(const Options& options, const FrameLimits& limits,
-                       std::vector<const FfnWeights*> experts, Device& device,
-                       std::unique_ptr<Transport> transport)
+ExpertHost::ExpertHost(const Options& options, const FrameLimits& limits, const Model& model,
+                       Device& device, std::unique_ptr<Transport> transport)
     : options_(options),
-      experts_(experts.size()),
+      model_(model),
+      experts_(model.Experts().size()),
       transport_(std::move(transport)),
       epochs_(options.epochs, options.id),
-      server_(options.server, limits, std::move(experts), device, transport_.get(),
+      server_(options.server, limits, model.Experts(), device, transport_.get(),
               [this](PeerIndex from, const FrameHeader& header,
                      std::span<const FrameRoute> routes) { return Judge(from, header, routes); }),
       exchange_(options.exchange, limits, server_, transport_.get()) {
@@ -40,13 +42,33 @@ absl::Status ExpertHost::Prepare(std::shared_ptr<const Placement> placement) {
     return absl::InvalidArgumentError(absl::StrCat("placement: names ", placement->owners.size(),
                                                    " experts, the model has ", experts_));
   }
-  const std::lock_guard lock(mutex_);
+  const std::vector<scheduler::ExpertId> own = scheduler::OwnedBy(*placement, options_.id);
+  CONCLAVE_RETURN_IF_ERROR(model_.HoldExperts(own));
   const uint64_t plan = placement->plan;
-  if (epochs_.Prepare(std::move(placement)) == EpochKeeper::Prepared::kStale) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("plan ", plan, " comes after a later one, or after its epoch"));
+  EpochKeeper::Prepared prepared{};
+  {
+    const std::lock_guard lock(mutex_);
+    held_.insert(own.begin(), own.end());
+    prepared = epochs_.Prepare(std::move(placement));
   }
-  return absl::OkStatus();
+  DropUnneeded();  // what another plan, whose place this one took, had held
+  if (prepared == EpochKeeper::Prepared::kReady) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("plan ", plan, " comes after a later one, or after its epoch"));
+}
+
+// Gives back what no placement held here needs, between two passes of the server; the home itself
+// steps by one of them.
+void ExpertHost::DropUnneeded() {
+  server_.Quiet([this] {
+    const std::lock_guard lock(mutex_);
+    std::vector<scheduler::ExpertId> dropped;
+    const std::vector<scheduler::ExpertId> needed = epochs_.Needed();
+    std::set_difference(held_.begin(), held_.end(), needed.begin(), needed.end(),
+                        std::back_inserter(dropped));
+    for (const scheduler::ExpertId expert : dropped) held_.erase(expert);
+    model_.DropExperts(dropped);
+  });
 }
 
 absl::Status ExpertHost::Commit(uint64_t plan, Epoch epoch) {
@@ -61,13 +83,19 @@ absl::Status ExpertHost::Commit(uint64_t plan, Epoch epoch) {
 }
 
 void ExpertHost::Abort(uint64_t plan) {
-  const std::lock_guard lock(mutex_);
-  epochs_.Abort(plan);
+  {
+    const std::lock_guard lock(mutex_);
+    epochs_.Abort(plan);
+  }
+  DropUnneeded();
 }
 
 void ExpertHost::Release(Epoch below) {
-  const std::lock_guard lock(mutex_);
-  epochs_.Release(below);
+  {
+    const std::lock_guard lock(mutex_);
+    epochs_.Release(below);
+  }
+  DropUnneeded();
 }
 
 void ExpertHost::SetPeers(const std::vector<Peer>& peers) {
@@ -110,6 +138,7 @@ void ExpertHost::OnAdopted(std::function<void()> callback) {
 
 void ExpertHost::BeginStep(uint64_t step) {
   PeerExchange::Table table;
+  table.waits = options_.needs_placement;
   std::function<void()> told;
   {
     const std::lock_guard lock(mutex_);

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "worker/experts/expert_server.h"
 #include "worker/experts/peer_exchange.h"
 #include "worker/experts/transport.h"
+#include "worker/model/model.h"
 
 namespace conclave::worker {
 
@@ -27,21 +29,24 @@ class ExpertHost final : private FrameSink {
  public:
   struct Options {
     std::string id;  // of this worker; empty: it is alone
+    // Nothing is computed before there is a placement: the model was loaded without its experts.
+    bool needs_placement = false;
     PeerExchange::Options exchange;
     ExpertServer::Options server;
     scheduler::EpochKeeper::Options epochs;
     scheduler::PlacementLimits placement;
   };
 
-  // experts: weights by id. transport: null for a worker that is alone. The device outlives it and,
-  // if there is a transport, is one that several threads may use.
-  ExpertHost(const Options& options, const FrameLimits& limits,
-             std::vector<const FfnWeights*> experts, Device& device,
+  // transport: null for a worker that is alone. Model and device outlive it; if there is a
+  // transport, the device is one that several threads may use.
+  ExpertHost(const Options& options, const FrameLimits& limits, const Model& model, Device& device,
              std::unique_ptr<Transport> transport);
   ~ExpertHost() override;
 
-  // Gets ready to serve a placement and to step by it. OK: its plan may be acknowledged.
-  // INVALID_ARGUMENT: it is none, or not of this model; FAILED_PRECONDITION: it comes too late.
+  // Gets ready to serve a placement and to step by it: holds its experts, which may take as long as
+  // reading them. OK: its plan may be acknowledged. INVALID_ARGUMENT: it is none, or not of this
+  // model; FAILED_PRECONDITION: it comes too late; or what holding an expert came to. One at a
+  // time.
   absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement);
   // NOT_FOUND: it is not prepared here.
   absl::Status Commit(uint64_t plan, scheduler::Epoch epoch);
@@ -84,12 +89,15 @@ class ExpertHost final : private FrameSink {
   Refusal Judge(PeerIndex from, const FrameHeader& header,
                 std::span<const FrameRoute> routes) const;
 
+  void DropUnneeded();
+
   struct Known {
     Peer peer;
     PeerIndex index = -1;
   };
 
   const Options options_;
+  const Model& model_;
   const size_t experts_;
   const std::unique_ptr<Transport> transport_;
 
@@ -97,6 +105,7 @@ class ExpertHost final : private FrameSink {
   scheduler::EpochKeeper epochs_;
   std::map<std::string, Known> peers_;  // by worker id
   std::vector<uint8_t> dead_;           // [peer index]
+  std::set<scheduler::ExpertId> held_;  // by prepared placements
   std::function<void()> on_adopted_;
 
   ExpertServer server_;

@@ -135,6 +135,11 @@ bool ExpertServer::Serve() {
   return serving.owns_lock() && Pass();
 }
 
+void ExpertServer::Quiet(const std::function<void()>& call) {
+  const std::lock_guard serving(serving_);
+  call();
+}
+
 void ExpertServer::Finish(LocalJob* job) {
   while (!job->done.load(std::memory_order_acquire)) {
     const std::lock_guard serving(serving_);

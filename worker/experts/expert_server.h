@@ -73,6 +73,9 @@ class ExpertServer {
   // One pass over what waits; false if nothing does, or another thread is serving.
   bool Serve();
 
+  // Calls it between two passes.
+  void Quiet(const std::function<void()>& call);
+
   // Serves until this job is done.
   void Finish(LocalJob* job);
 

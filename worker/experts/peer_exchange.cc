@@ -86,6 +86,7 @@ absl::Status PeerExchange::Choose() {
     local_outputs_.push_back(static_cast<int32_t>(route));
   };
   if (!rule_) {
+    if (table_.waits) return absl::UnavailableError("the worker has no placement yet");
     for (size_t route = 0; route < experts_.size(); ++route) keep(route);
     return absl::OkStatus();
   }

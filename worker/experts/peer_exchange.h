@@ -53,6 +53,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     std::shared_ptr<const scheduler::Placement> placement;
     int32_t self = -1;
     std::vector<PeerIndex> peers;
+    bool waits = false;  // without a placement nothing is computed
   };
   // Before a step. Null placement: every expert is here.
   void BeginStep(uint64_t step, const Table& table);

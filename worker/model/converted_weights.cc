@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "scheduler/check.h"
 #include "worker/model/json.h"
+#include "worker/model/pages.h"
 #include "worker/model/widen.h"
 #include "worker/status.h"
 
@@ -107,7 +108,8 @@ absl::StatusOr<Weight> ConvertedWeights::Place(const MappedFiles::Tensor& from, 
 }
 
 absl::StatusOr<std::vector<Weight>> ConvertedWeights::Rearrange(const Run& run,
-                                                                std::span<const Part> parts) {
+                                                                std::span<const Part> parts,
+                                                                int64_t expert) {
   Job job = {.from = run, .parts = {parts.begin(), parts.end()}};
   for (const Part& part : parts) {
     const int64_t last =
@@ -116,19 +118,22 @@ absl::StatusOr<std::vector<Weight>> ConvertedWeights::Rearrange(const Run& run,
     CONCLAVE_ASSIGN_OR_RETURN(const Weight to, Place(run.tensor, run.type, part.rows, part.cols));
     job.to.push_back(to);
   }
-  jobs_.push_back(std::move(job));
-  return jobs_.back().to;
+  const std::vector<Weight> to = job.to;
+  (expert == kNobodys ? jobs_ : of_experts_[expert]).push_back(std::move(job));
+  return to;
 }
 
 absl::StatusOr<Weight> ConvertedWeights::Dequantise(const MappedFiles::Tensor& matrix,
                                                     const MappedFiles::Tensor& factors,
-                                                    const Fp8Blocks& blocks, DType type) {
+                                                    const Fp8Blocks& blocks, DType type,
+                                                    int64_t expert) {
   CONCLAVE_CHECK(matrix.entry->shape.size() == 2 && type != DType::kF16);
   CONCLAVE_CHECK(factors.entry->shape.size() == 2 && ComputeType(factors.entry->type));
   CONCLAVE_ASSIGN_OR_RETURN(const Weight to,
                             Place(matrix, type, matrix.entry->shape[0], matrix.entry->shape[1]));
   const Run run = {.tensor = matrix, .begin = 0, .bytes = matrix.entry->end - matrix.entry->begin};
-  jobs_.push_back({.from = run, .to = {to}, .factors = factors, .blocks = blocks});
+  (expert == kNobodys ? jobs_ : of_experts_[expert])
+      .push_back({.from = run, .to = {to}, .factors = factors, .blocks = blocks});
   return to;
 }
 
@@ -165,15 +170,13 @@ absl::Status ConvertedWeights::Do(const Job& job) {
   return absl::OkStatus();
 }
 
-absl::Status ConvertedWeights::Fill(int threads) {
-  if (jobs_.empty()) return absl::OkStatus();
-  madvise(data_, static_cast<size_t>(bytes_), MADV_HUGEPAGE);  // without, where there are none
-  std::vector<absl::Status> results(jobs_.size());
+absl::Status ConvertedWeights::DoAll(std::span<const Job* const> jobs, int threads) {
+  std::vector<absl::Status> results(jobs.size());
   std::atomic<size_t> next = 0;
   std::atomic<bool> failed = false;
   const auto work = [&] {
-    for (size_t i = next++; i < jobs_.size() && !failed; i = next++) {
-      results[i] = Do(jobs_[i]);
+    for (size_t i = next++; i < jobs.size() && !failed; i = next++) {
+      results[i] = Do(*jobs[i]);
       if (!results[i].ok()) failed = true;
     }
   };
@@ -182,9 +185,48 @@ absl::Status ConvertedWeights::Fill(int threads) {
     for (int i = 1; i < threads; ++i) helpers.emplace_back(work);
     work();
   }
-  jobs_.clear();
   for (const absl::Status& result : results) CONCLAVE_RETURN_IF_ERROR(result);
   return absl::OkStatus();
+}
+
+absl::Status ConvertedWeights::Fill(int threads) {
+  if (data_ == nullptr) return absl::OkStatus();
+  madvise(data_, static_cast<size_t>(bytes_), MADV_HUGEPAGE);  // without, where there are none
+  std::vector<const Job*> jobs;
+  for (const Job& job : jobs_) jobs.push_back(&job);
+  const absl::Status done = DoAll(jobs, threads);
+  jobs_.clear();
+  return done;
+}
+
+absl::Status ConvertedWeights::Hold(std::span<const scheduler::ExpertId> experts,
+                                    int threads) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<const Job*> jobs;
+  for (const scheduler::ExpertId expert : experts) {
+    const auto found = of_experts_.find(expert);
+    if (found == of_experts_.end() || held_.contains(expert)) continue;
+    for (const Job& job : found->second) jobs.push_back(&job);
+  }
+  CONCLAVE_RETURN_IF_ERROR(DoAll(jobs, threads));
+  held_.insert(experts.begin(), experts.end());
+  return absl::OkStatus();
+}
+
+bool ConvertedWeights::Has(const Weight& weight) const {
+  const auto* data = static_cast<const char*>(weight.data);
+  return data_ != nullptr && data >= data_ && data < data_ + bytes_;
+}
+
+void ConvertedWeights::Drop(std::span<const scheduler::ExpertId> experts) const {
+  const std::lock_guard lock(mutex_);
+  for (const scheduler::ExpertId expert : experts) {
+    const auto found = of_experts_.find(expert);
+    if (found == of_experts_.end() || held_.erase(expert) == 0) continue;
+    for (const Job& job : found->second) {
+      for (const Weight& weight : job.to) GiveBackPages(weight);
+    }
+  }
 }
 
 }  // namespace conclave::worker

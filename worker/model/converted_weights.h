@@ -4,14 +4,22 @@
 //
 // Conversions are first planned, each taking its share of reserved address space, of which no page
 // exists yet; a checkpoint that would need more than the limit is refused before memory is taken.
-// Then all are done at once. The thread that loads a model; immutable afterwards.
+// What belongs to no expert is converted when the model is loaded; an expert when somebody holds
+// it, and its memory goes back when it is dropped.
+//
+// Threads: planning and Fill belong to the thread that loads a model. Hold and Drop: any thread;
+// who reads an expert's weights has seen Hold return and knows that nobody drops it.
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "scheduler/types.h"
 #include "worker/device/tensor.h"
 #include "worker/model/mapped_files.h"
 #include "worker/model/quantization.h"
@@ -42,24 +50,33 @@ class ConvertedWeights {
     uint64_t bytes = 0;
   };
 
-  // Both plan a conversion and return where its results will be. RESOURCE_EXHAUSTED, naming file
-  // and numbers, beyond the limit.
+  // Both plan a conversion and return where its results will be. expert: whose; kNobodys: to be
+  // done by Fill. RESOURCE_EXHAUSTED, naming file and numbers, beyond the limit.
+  static constexpr int64_t kNobodys = -1;
 
   // Parts of a run, in order.
-  absl::StatusOr<std::vector<Weight>> Rearrange(const Run& run, std::span<const Part> parts);
+  absl::StatusOr<std::vector<Weight>> Rearrange(const Run& run, std::span<const Part> parts,
+                                                int64_t expert = kNobodys);
   // A matrix [rows, cols] of F8_E4M3 times its factors, [ceil(rows / blocks.rows), ceil(cols /
   // blocks.cols)] of a type of ours, as `type`: F32, or BF16 rounded to nearest even as the
   // authors' fp8_cast_bf16.py does.
   absl::StatusOr<Weight> Dequantise(const MappedFiles::Tensor& matrix,
                                     const MappedFiles::Tensor& factors, const Fp8Blocks& blocks,
-                                    DType type);
+                                    DType type, int64_t expert = kNobodys);
 
-  // Does what was planned. Beside bytes() it takes one run at a time for each thread. DATA_LOSS if
-  // a file has become shorter; INVALID_ARGUMENT, naming the tensor, for FP8 that is no finite
-  // number.
+  // Does what was planned and is nobody's. Beside bytes() it takes one run at a time for each
+  // thread. DATA_LOSS if a file has become shorter; INVALID_ARGUMENT, naming the tensor, for FP8
+  // that is no finite number.
   absl::Status Fill(int threads);
+  // The same for these experts, where it is not done yet.
+  absl::Status Hold(std::span<const scheduler::ExpertId> experts, int threads) const;
+  // Gives back their memory, but for pages shared with others that are held.
+  void Drop(std::span<const scheduler::ExpertId> experts) const;
 
-  int64_t bytes() const { return bytes_; }
+  // Whether it lies here.
+  bool Has(const Weight& weight) const;
+
+  int64_t bytes() const { return bytes_; }  // planned
 
  private:
   struct Job {
@@ -73,11 +90,15 @@ class ConvertedWeights {
   absl::StatusOr<Weight> Place(const MappedFiles::Tensor& from, DType type, int64_t rows,
                                int64_t cols);
   static absl::Status Do(const Job& job);
+  static absl::Status DoAll(std::span<const Job* const> jobs, int threads);
 
   const int64_t bytes_limit_;
   char* data_ = nullptr;
   int64_t bytes_ = 0;
-  std::vector<Job> jobs_;
+  std::vector<Job> jobs_;  // nobody's; until Fill
+  std::map<int64_t, std::vector<Job>> of_experts_;
+  mutable std::mutex mutex_;  // guards held_, and what is written for experts
+  mutable std::set<int64_t> held_;
 };
 
 }  // namespace conclave::worker

@@ -1,8 +1,11 @@
 #include "worker/model/model.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "worker/model/config.h"
@@ -11,6 +14,7 @@
 #include "worker/model/generation_config.h"
 #include "worker/model/json.h"
 #include "worker/model/mapped_files.h"
+#include "worker/model/pages.h"
 #include "worker/model/weights.h"
 #include "worker/status.h"
 
@@ -34,6 +38,31 @@ absl::StatusOr<std::optional<std::string>> ReadOptionalFile(const std::string& p
 }
 
 }  // namespace
+
+absl::Status Model::HoldExperts(std::span<const scheduler::ExpertId> experts) const {
+  if (converted == nullptr) return absl::OkStatus();
+  const int threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
+  return converted->Hold(experts, threads);
+}
+
+void Model::DropExperts(std::span<const scheduler::ExpertId> experts) const {
+  std::vector<const FfnWeights*> all = Experts();
+  for (const scheduler::ExpertId expert : experts) {
+    const FfnWeights& w = *all[expert];
+    for (const Weight& weight : {w.gate, w.up, w.down}) {
+      if (converted == nullptr || !converted->Has(weight)) GiveBackPages(weight);
+    }
+  }
+  if (converted != nullptr) converted->Drop(experts);
+}
+
+std::vector<const FfnWeights*> Model::Experts() const {
+  std::vector<const FfnWeights*> all;
+  for (const LayerWeights& layer : layers) {
+    for (const FfnWeights& expert : layer.experts) all.push_back(&expert);
+  }
+  return all;
+}
 
 int64_t Model::converted_bytes() const { return converted == nullptr ? 0 : converted->bytes(); }
 
@@ -63,6 +92,11 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
   CONCLAVE_ASSIGN_OR_RETURN(model->files, MappedFiles::Open(directory));
   CONCLAVE_RETURN_IF_ERROR(
       BindWeights(*model->files, family.tensors, family.fp8, options.converted_bytes, *model));
+  if (options.hold_experts) {
+    std::vector<scheduler::ExpertId> all(model->Experts().size());
+    std::iota(all.begin(), all.end(), scheduler::ExpertId{0});
+    CONCLAVE_RETURN_IF_ERROR(model->HoldExperts(all));
+  }
   CONCLAVE_ASSIGN_OR_RETURN(model->digest,
                             model->files->Digest(config_bytes + '\0' + generation.value_or("")));
   return model;

@@ -5,10 +5,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "scheduler/types.h"
 #include "worker/device/tensor.h"
 #include "worker/model/spec.h"
 
@@ -49,6 +51,8 @@ struct ModelOptions {
       0;  // above 0: lowers the checkpoint's, and with it the memory of rotary tables and caches
   // For weights that cannot be used as they are mapped: FP8, transposed layouts.
   int64_t converted_bytes = int64_t{64} << 30;
+  // Experts that must be converted are ready once it is loaded. False: once they are held.
+  bool hold_experts = true;
 };
 
 struct Model {
@@ -64,8 +68,18 @@ struct Model {
 
   std::vector<std::string> remarks;  // to whoever loads it: settings that are not applied
 
-  // What `converted` takes.
+  // What `converted` takes, with all experts.
   int64_t converted_bytes() const;
+
+  // Weights by expert id.
+  std::vector<const FfnWeights*> Experts() const;
+
+  // Makes experts ready to be computed, by id: (MoE layer) * slots + slot. Whoever computes them
+  // has seen this return OK. DATA_LOSS, INVALID_ARGUMENT as Load.
+  absl::Status HoldExperts(std::span<const scheduler::ExpertId> experts) const;
+  // Gives back the memory of experts that nobody computes; pages of the files, too, that are theirs
+  // alone.
+  void DropExperts(std::span<const scheduler::ExpertId> experts) const;
 
   // Maps a Hugging Face directory; pages are touched only of tensors that must be converted.
   // NOT_FOUND, INVALID_ARGUMENT (bad or unsupported, naming file and tensor or setting), DATA_LOSS

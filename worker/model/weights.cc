@@ -23,10 +23,14 @@ class Binder {
 
   bool Has(const std::string& name) const { return files_.Find(name).entry != nullptr; }
   absl::StatusOr<Weight> Bind(const std::string& name, const std::vector<int64_t>& shape);
-  // The parts of each slot of a tensor [slots, ..], slot after slot.
+  // The parts of each slot of a tensor [slots, ..], slot after slot; the first slot is the expert
+  // first_expert.
   absl::StatusOr<std::vector<Weight>> BindParts(const std::string& name,
                                                 const std::vector<int64_t>& shape,
-                                                std::span<const ConvertedWeights::Part> parts);
+                                                std::span<const ConvertedWeights::Part> parts,
+                                                int64_t first_expert);
+  // Whose what is bound now is: an expert's id, or ConvertedWeights::kNobodys.
+  void SetExpert(int64_t expert) { expert_ = expert; }
   // The model's type: that of its embedding, which is bound first.
   void SetModelType(DType type) { model_type_ = type; }
   absl::Status Refuse(const std::string& name, const absl::Status& why) const;
@@ -42,6 +46,7 @@ class Binder {
   const std::optional<Fp8Blocks>& fp8_;
   ConvertedWeights& converted_;
   std::optional<DType> model_type_;
+  int64_t expert_ = ConvertedWeights::kNobodys;
   std::unordered_set<const TensorEntry*> used_;
 };
 
@@ -106,12 +111,13 @@ absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
   if (!ComputeType(factors.entry->type)) {
     return Error(factors, absl::StrFormat("is %s, supported: F32, F16, BF16", factors.entry->type));
   }
-  return converted_.Dequantise(matrix, factors, *fp8_, *model_type_);
+  return converted_.Dequantise(matrix, factors, *fp8_, *model_type_, expert_);
 }
 
-absl::StatusOr<std::vector<Weight>> Binder::BindParts(
-    const std::string& name, const std::vector<int64_t>& shape,
-    std::span<const ConvertedWeights::Part> parts) {
+absl::StatusOr<std::vector<Weight>> Binder::BindParts(const std::string& name,
+                                                      const std::vector<int64_t>& shape,
+                                                      std::span<const ConvertedWeights::Part> parts,
+                                                      int64_t first_expert) {
   CONCLAVE_ASSIGN_OR_RETURN(const MappedFiles::Tensor tensor, Find(name, shape));
   CONCLAVE_ASSIGN_OR_RETURN(const DType type, TypeOf(tensor));
   const auto slots = static_cast<uint64_t>(shape[0]);
@@ -119,7 +125,8 @@ absl::StatusOr<std::vector<Weight>> Binder::BindParts(
   std::vector<Weight> weights;
   for (uint64_t slot = 0; slot < slots; ++slot) {
     CONCLAVE_ASSIGN_OR_RETURN(const std::vector<Weight> own,
-                              converted_.Rearrange({tensor, type, slot * bytes, bytes}, parts));
+                              converted_.Rearrange({tensor, type, slot * bytes, bytes}, parts,
+                                                   first_expert + static_cast<int64_t>(slot)));
     weights.insert(weights.end(), own.begin(), own.end());
   }
   return weights;
@@ -149,6 +156,7 @@ absl::Status Binder::CheckAllUsed(const TensorTable& table) const {
 struct LayerBinding {
   std::string number;
   bool moe = false;
+  int64_t first_expert = 0;  // of a MoE layer
   LayerWeights& weights;
   Binder& binder;
 
@@ -162,17 +170,21 @@ struct LayerBinding {
 
 absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) {
   if (!rule.parts.empty()) {
-    CONCLAVE_ASSIGN_OR_RETURN(const std::vector<Weight> weights,
-                              layer.binder.BindParts(layer.Name(rule, 0), rule.shape, rule.parts));
+    CONCLAVE_ASSIGN_OR_RETURN(
+        const std::vector<Weight> weights,
+        layer.binder.BindParts(layer.Name(rule, 0), rule.shape, rule.parts, layer.first_expert));
     size_t next = 0;
     for (FfnWeights& expert : layer.weights.experts) {
       for (Weight FfnWeights::*const member : rule.members) expert.*member = weights[next++];
     }
     return absl::OkStatus();
   }
-  const size_t slots = rule.name.find("{E}") == rule.name.npos ? 1 : layer.weights.experts.size();
+  const bool of_experts = rule.name.find("{E}") != rule.name.npos;
+  const size_t slots = of_experts ? layer.weights.experts.size() : 1;
   for (size_t slot = 0; slot < slots; ++slot) {
     const std::string name = layer.Name(rule, slot);
+    layer.binder.SetExpert(of_experts ? layer.first_expert + static_cast<int64_t>(slot)
+                                      : ConvertedWeights::kNobodys);
     CONCLAVE_ASSIGN_OR_RETURN(const Weight whole, layer.binder.Bind(name, rule.shape));
     const absl::Status bound = rule.bind(layer.weights, slot, whole);
     if (!bound.ok()) return layer.binder.Refuse(name, bound);
@@ -218,13 +230,15 @@ absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
     CONCLAVE_ASSIGN_OR_RETURN(model.head, binder.Bind(kHead, {spec.vocab, spec.dim}));
   }
   model.layers.resize(spec.layers.size());
+  int64_t experts = 0;
   for (size_t l = 0; l < model.layers.size(); ++l) {
     const bool moe = spec.layers[l].moe;
     LayerWeights& layer = model.layers[l];
     if (moe) layer.experts.resize(static_cast<size_t>(spec.gate.slots));
     for (FfnWeights& expert : layer.experts) expert.activation = spec.activation;
     layer.dense.activation = layer.shared.activation = spec.activation;
-    CONCLAVE_RETURN_IF_ERROR(BindLayer(table, {std::to_string(l), moe, layer, binder}));
+    CONCLAVE_RETURN_IF_ERROR(BindLayer(table, {std::to_string(l), moe, experts, layer, binder}));
+    experts += std::ssize(layer.experts);
   }
   CONCLAVE_RETURN_IF_ERROR(binder.CheckAllUsed(table));
   const int threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));

@@ -51,17 +51,19 @@ class WorkerGroup {
     Engine::Options engine;
   };
 
-  WorkerGroup(const Options& options, std::shared_ptr<const Model> model)
-      : model_(std::move(model)),
-        network_(FrameLimitsFor(model_->spec, options.engine.planner.step_tokens)) {
+  // Each worker loads the checkpoint for itself, without experts: those of its placements come.
+  WorkerGroup(const Options& options, const std::string& directory)
+      : network_(FrameLimitsFor(Load(directory)->spec, options.engine.planner.step_tokens)) {
     for (int i = 0; i < options.workers; ++i) {
+      const std::shared_ptr<const Model> model = Load(directory);
       const std::string id = Name(i);
       Engine::Options engine_options = options.engine;
       engine_options.experts.id = id;
-      CpuDeviceOptions device = CpuDeviceOptionsFor(model_->spec, engine_options);
+      engine_options.experts.needs_placement = true;
+      CpuDeviceOptions device = CpuDeviceOptionsFor(model->spec, engine_options);
       device.level = options.level;
       device.threads = options.threads;
-      auto engine = Engine::Create(engine_options, model_, *MakeCpuDevice(device),
+      auto engine = Engine::Create(engine_options, model, *MakeCpuDevice(device),
                                    network_.Join(id, Incarnation(i)));
       EXPECT_TRUE(engine.ok()) << engine.status();
       engines_.push_back(*std::move(engine));
@@ -136,6 +138,11 @@ class WorkerGroup {
   }
 
  private:
+  static std::shared_ptr<const Model> Load(const std::string& directory) {
+    auto model = Model::Load(directory, {.hold_experts = false});
+    EXPECT_TRUE(model.ok()) << model.status();
+    return *std::move(model);
+  }
   bool Alive(int i) const { return peers_[static_cast<size_t>(i)].alive; }
   void TellPeers() {
     for (int i = 0; i < workers(); ++i) {
@@ -143,7 +150,6 @@ class WorkerGroup {
     }
   }
 
-  const std::shared_ptr<const Model> model_;
   InProcessNetwork network_;
   std::vector<Peer> peers_;
   std::vector<std::shared_ptr<CountingCollector>> links_;
