@@ -293,9 +293,12 @@ BatchPlanner::Admission BatchPlanner::Add(Sequence sequence) {
   CONCLAVE_CHECK(sequence.prompt_tokens >= 1 && sequence.max_tokens >= 0);
   CONCLAVE_CHECK(sequence.prefill_chunk >= 0);
   CONCLAVE_CHECK(s.Find(sequence.id) == nullptr);
-  CONCLAVE_CHECK(std::ssize(sequence.keys) <= sequence.prompt_tokens / s.options.block_size);
+  CONCLAVE_CHECK(sequence.generated == 0 ||
+                 (sequence.generated > 0 && sequence.generated < sequence.max_tokens));
   BlockTable blocks(s.options.block_size, std::move(sequence.keys), sequence.reuse);
-  Entry entry{.sequence = std::move(sequence), .blocks = std::move(blocks)};
+  const int32_t generated = sequence.generated;
+  Entry entry{.sequence = std::move(sequence), .generated = generated, .blocks = std::move(blocks)};
+  CONCLAVE_CHECK(entry.blocks.keys() <= entry.length() / s.options.block_size);
   // In positions, not blocks: the sum of two lengths from outside may exceed 32 bits.
   if (entry.length_max() > int64_t{s.options.kv_blocks} * s.options.block_size ||
       entry.length() > s.options.max_waiting_tokens) {

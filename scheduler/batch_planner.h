@@ -37,10 +37,13 @@ class BatchPlanner {
     SequenceId id = 0;
     int32_t prompt_tokens = 0;  // >= 1
     int32_t max_tokens = 0;     // 0: only the prompt is computed (scoring)
+    // Of max_tokens, those it brings along, for it ran elsewhere; fewer than all. It is computed as
+    // one that was preempted: it samples only behind its last token.
+    int32_t generated = 0;
     int32_t prefill_chunk = 0;  // of this one, if smaller than that of Options; 0: the same
     std::optional<Micros> deadline;
-    // Of the prompt's full blocks, in order; AddKey brings those of the blocks that generated
-    // tokens fill. A block without a key is nobody else's, nor are those after it.
+    // Of the full blocks of all it brings along, in order; AddKey brings those of the blocks that
+    // generated tokens fill. A block without a key is nobody else's, nor are those after it.
     std::vector<BlockKey> keys;
     // Starts behind what is cached of its tokens. False: every position is computed, for a sequence
     // that reports on its prompt; its own blocks are found by others all the same.
@@ -53,8 +56,8 @@ class BatchPlanner {
   ~BatchPlanner();
 
   // Takes a sequence to the end of the queue, or refuses it without any effect. kNeverFits: prompt
-  // and output together need more blocks than the pool has, or the prompt alone exceeds
-  // max_waiting_tokens. The id must not be known.
+  // and output together need more blocks than the pool has, or the prompt, with what was generated,
+  // alone exceeds max_waiting_tokens. The id must not be known.
   Admission Add(Sequence sequence);
 
   // The key of the block that a generated token completes, before the Commit of that token. Every

@@ -272,10 +272,13 @@ Assignment Assign(const router::Request& request, std::vector<TokenId> prompt, i
 }
 
 v1::Submit ToSubmit(const router::Request& request, const Assignment& assignment,
-                    std::optional<std::chrono::microseconds> timeout) {
+                    const Progress& told, std::optional<std::chrono::microseconds> timeout) {
   v1::Submit to;
   to.set_adapter(request.adapter);
   to.mutable_prompt()->Assign(assignment.prompt.begin(), assignment.prompt.end());
+  to.mutable_generated()->Assign(told.tokens.begin(), told.tokens.end());
+  to.set_prompt_logprobs_told(static_cast<uint32_t>(told.prompt_logprobs));
+  to.set_routing_told(static_cast<uint32_t>(told.routing));
   to.set_temperature(assignment.temperature);
   to.set_top_p(assignment.top_p);
   to.set_top_k(assignment.top_k);

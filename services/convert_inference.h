@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -57,8 +58,14 @@ struct Assignment {
 // ignore them.
 Assignment Assign(const router::Request& request, std::vector<scheduler::TokenId> prompt,
                   int32_t max_tokens, uint64_t seed, const v1::ModelInfo& model);
+// What of a sequence is known already: it goes on behind that.
+struct Progress {
+  std::span<const scheduler::TokenId> tokens;  // of the output
+  int32_t prompt_logprobs = 0;                 // how many of the prompt's were told
+  int32_t routing = 0;                         // of how many positions it was
+};
 v1::Submit ToSubmit(const router::Request& request, const Assignment& assignment,
-                    std::optional<std::chrono::microseconds> timeout);
+                    const Progress& told, std::optional<std::chrono::microseconds> timeout);
 
 v1::GenerateResponse ToGenerateResponse(const router::Delta& delta);
 v1::ScoreResponse ToScoreResponse(const router::Delta& delta);

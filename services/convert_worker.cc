@@ -87,6 +87,10 @@ absl::StatusOr<worker::SequenceRequest> ToSequenceRequest(const v1::Submit& subm
   request.id = submit.sequence();
   request.adapter = submit.adapter();
   CONCLAVE_RETURN_IF_ERROR(CopyTokens("prompt", submit.prompt(), request.prompt));
+  CONCLAVE_RETURN_IF_ERROR(CopyTokens("generated", submit.generated(), request.generated));
+  CONCLAVE_ASSIGN_OR_RETURN(request.prompt_logprobs_told,
+                            ToInt32("prompt_logprobs_told", submit.prompt_logprobs_told()));
+  CONCLAVE_ASSIGN_OR_RETURN(request.routing_told, ToInt32("routing_told", submit.routing_told()));
   request.temperature = submit.temperature();
   request.top_p = submit.top_p();
   CONCLAVE_ASSIGN_OR_RETURN(request.top_k, ToInt32("top_k", submit.top_k()));

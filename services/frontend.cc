@@ -530,12 +530,16 @@ void Frontend::Dispatch() {
 
 void Frontend::MaybeFailWaiting() {
   std::vector<std::shared_ptr<LiveRequest>> waiting;
+  bool draining = false;
   {
     std::lock_guard lock(mutex_);
     if (AnyReady()) return;
+    draining = draining_;
     for (const uint64_t key : admission_.Waiting()) waiting.push_back(live_.at(key));
   }
-  for (const auto& request : waiting) request->End(NoWorker());
+  for (const auto& request : waiting) {
+    if (draining || !request->lost_home()) request->End(NoWorker());
+  }
 }
 
 void Frontend::LeftHome(LiveRequest& request) {

@@ -149,7 +149,7 @@ class Frontend : private LiveRequest::Owner {
 
   // Sends home whoever has room; one thread at a time, so that order is kept.
   void Dispatch();
-  // Without a worker nobody waits.
+  // Without a worker nobody waits but those who had one.
   void MaybeFailWaiting();
   // Tells draining workers whether they are still needed; mutex_ held.
   void AnswerDrains();

@@ -14,6 +14,18 @@ Micros Now() {
   return std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now().time_since_epoch());
 }
 
+class LiveRequest::Attempt : public SequenceSink {
+ public:
+  Attempt(std::shared_ptr<LiveRequest> request, uint64_t number)
+      : request_(std::move(request)), number_(number) {}
+  void OnEvent(const v1::SequenceEvent& event) override { request_->OnEvent(number_, event); }
+  void OnLost(const absl::Status& status) override { request_->OnLost(number_, status); }
+
+ private:
+  const std::shared_ptr<LiveRequest> request_;
+  const uint64_t number_;
+};
+
 LiveRequest::LiveRequest(const Options& options, uint64_t key, router::Request request,
                          std::optional<Micros> deadline, Micros arrived,
                          std::shared_ptr<Reader> reader, Owner* owner, RouterMetrics* metrics)
@@ -34,6 +46,11 @@ void LiveRequest::Prepare(Assignment assignment, router::Transcript transcript,
   vocab_size_ = vocab_size;
 }
 
+bool LiveRequest::lost_home() const {
+  std::lock_guard lock(mutex_);
+  return lost_at_.has_value();
+}
+
 bool LiveRequest::Begin(std::shared_ptr<WorkerLink> link) {
   After after;
   bool begun = true;
@@ -50,12 +67,13 @@ bool LiveRequest::Begin(std::shared_ptr<WorkerLink> link) {
       std::optional<Micros> timeout;
       if (deadline_) timeout = *deadline_ - now;
       // The lock is held, so that the first event finds the sequence's number.
-      sequence_ = link->Open(ToSubmit(request_, assignment_, timeout), shared_from_this());
+      told_.tokens = transcript_->tokens();
+      sequence_ = link->Open(ToSubmit(request_, assignment_, told_, timeout),
+                             std::make_shared<Attempt>(shared_from_this(), ++attempt_));
       begun = sequence_.has_value();
       if (begun) {
         link_ = std::move(link);
         paused_ = false;
-        ++attempts_;
         if (!began_) {
           began_ = now;
           metrics_->queue_seconds.Observe(now - arrived_);
@@ -97,6 +115,15 @@ void LiveRequest::Tick(Micros now) {
       }
     } else if (!end_ && deadline_ && now >= *deadline_) {
       Finish(absl::DeadlineExceededError("the request's deadline passed"), after);
+    } else if (!end_ && !sequence_ && lost_at_ && !deadline_ &&
+               now - *lost_at_ > options_.homeless) {
+      const auto seconds =
+          std::chrono::duration_cast<std::chrono::seconds>(options_.homeless).count();
+      Finish(absl::UnavailableError(absl::StrFormat(
+                 "the request's worker was lost, and none went on with it in %d s", seconds)),
+             after);
+    } else if (!end_) {
+      after.wants_home = std::exchange(asks_at_tick_, false);
     }
   }
   Do(after);
@@ -141,25 +168,25 @@ std::optional<LiveRequest::Output> LiveRequest::TakeLocked(After& after) {
   return output;
 }
 
-void LiveRequest::OnEvent(const v1::SequenceEvent& event) {
+void LiveRequest::OnEvent(uint64_t attempt, const v1::SequenceEvent& event) {
   After after;
   {
     std::lock_guard lock(mutex_);
-    if (end_ || !sequence_ || *sequence_ != event.sequence()) return;
+    if (end_ || !sequence_ || attempt != attempt_) return;
     Absorb(event, after);
   }
   Do(after);
 }
 
-void LiveRequest::OnLost(const absl::Status& status) {
+void LiveRequest::OnLost(uint64_t attempt, const absl::Status& status) {
   After after;
   {
     std::lock_guard lock(mutex_);
-    if (end_ || !sequence_) return;
+    if (end_ || !sequence_ || attempt != attempt_) return;
     sequence_.reset();
     link_.reset();
     after.left_home = true;
-    Fail(absl::UnavailableError(
+    Lose(absl::UnavailableError(
              absl::StrFormat("the worker was lost: %s", std::string(status.message()))),
          after);
   }
@@ -170,6 +197,7 @@ void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
   Observe(event);
   absl::StatusOr<router::SequenceEvent> converted = ToSequenceEvent(event, vocab_size_);
   if (!converted.ok()) return Finish(converted.status(), after);
+  NoteProgress(event);
   pending_.Append(transcript_->Take(*std::move(converted)));
   if (event.has_end()) {
     sequence_.reset();  // the worker has forgotten it
@@ -182,14 +210,41 @@ void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
   after.output = !pending_.empty();
 }
 
+void LiveRequest::NoteProgress(const v1::SequenceEvent& event) {
+  const bool news = event.tokens_size() > 0 || event.prompt_logprobs_size() > 0;
+  told_.prompt_logprobs += event.prompt_logprobs_size();
+  const v1::Routing& routing = event.routing();
+  if (const uint64_t width = uint64_t{routing.layers()} * routing.top_k(); width > 0) {
+    told_.routing += static_cast<int32_t>(routing.slots().size() / (width * sizeof(uint16_t)));
+  }
+  if (!news || !lost_at_) return;
+  metrics_->resume_seconds.Observe(Now() - *lost_at_);
+  lost_at_.reset();
+  losses_ = 0;
+}
+
 void LiveRequest::Fail(const absl::Status& status, After& after) {
-  const bool again =
-      absl::IsUnavailable(status) && !transcript_->started() && attempts_ < options_.attempts;
-  if (absl::IsResourceExhausted(status)) {
-    // Other routers fill the worker's queue too, past what this one counts.
+  // A worker cancels by itself only what it cannot finish before it ends.
+  if (absl::IsCancelled(status)) return Lose(absl::UnavailableError(status.message()), after);
+  if (absl::IsUnavailable(status)) {
+    // A refusal costs nothing but the way to another home.
+    if (transcript_->started() || lost_at_) return Lose(status, after);
+    if (++losses_ >= options_.attempts) return Finish(status, after);
+    after.wants_home = true;
+    return;
+  }
+  if (!absl::IsResourceExhausted(status)) return Finish(status, after);
+  // Other routers fill the worker's queue too, past what this one counts.
+  if (!transcript_->started() && !lost_at_) {
     return Finish(WithPushback(status, options_.worker_full_pushback), after);
   }
-  if (!again) return Finish(status, after);
+  if (!lost_at_) lost_at_ = Now();
+  asks_at_tick_ = true;
+}
+
+void LiveRequest::Lose(const absl::Status& status, After& after) {
+  if (++losses_ >= options_.attempts) return Finish(status, after);
+  if (!lost_at_) lost_at_ = Now();
   after.wants_home = true;
 }
 

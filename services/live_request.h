@@ -2,7 +2,9 @@
 // One admitted request from its tokens to its last delta: what a worker says goes in at one end,
 // what the client can take comes out at the other. What waits for the client is one delta that
 // grows; a client that is slow has its sequence paused at the worker, one that reads nothing for
-// too long is given up.
+// too long is given up. A request whose home is lost goes on at another one where it was: the
+// router has all that takes (prompt, parameters, seed, tokens so far), and the client sees nothing
+// of it but time.
 //
 // Threads: every method from any thread; none blocks. The Reader and the Owner are called with no
 // lock held.
@@ -29,7 +31,7 @@ namespace conclave::services {
 // A moment on the router's clock (steady).
 scheduler::Micros Now();
 
-class LiveRequest : public SequenceSink, public std::enable_shared_from_this<LiveRequest> {
+class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
  public:
   using Micros = scheduler::Micros;
 
@@ -39,7 +41,10 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
     Micros stall = std::chrono::seconds(
         30);  // one message on its way to the client for longer: it does not read
     Micros worker_full_pushback = std::chrono::seconds(1);  // for a client whose worker had no room
-    int32_t attempts = 3;  // homes tried, as long as the client was given nothing
+    // Homes lost in a row without news from any: then it is the request that they die of.
+    int32_t attempts = 5;
+    // How long a request that lost its home waits for another; with a deadline, until that.
+    Micros homeless = std::chrono::seconds(30);
   };
 
   // The client's end of the request.
@@ -89,7 +94,11 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
   // Its sequence is held because its client is slow. May be called with the owner's lock held.
   bool paused() const;
 
-  // Starts its sequence on a home. False if the link is down (it wants another home then).
+  // It had a home and lost it: whoever has no home for it now lets it wait.
+  bool lost_home() const;
+
+  // Starts its sequence on a home, behind what is known of it. False if the link is down (it wants
+  // another home then).
   bool Begin(std::shared_ptr<WorkerLink> link);
 
   // Ends it with an error, if it has not ended: what the client has not been given is dropped.
@@ -98,7 +107,8 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
   // The client is gone, or has all it wanted.
   void Cancel() { End(absl::CancelledError("the client is gone")); }
 
-  // Ends it when its deadline is past or its client reads nothing.
+  // Ends it when its deadline is past, no home was found for too long or its client reads nothing;
+  // asks again for a home after a refusal.
   void Tick(Micros now);
 
   // For the reader: what is there now. A call says also that what the last one gave is on its way
@@ -107,10 +117,11 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
   // What Take gave is on its way no more.
   void Sent();
 
-  void OnEvent(const v1::SequenceEvent& event) override;
-  void OnLost(const absl::Status& status) override;
-
  private:
+  // What one home says. Only the last one is listened to: what an older one has still on its way
+  // would be told twice.
+  class Attempt;
+
   // What to do once the lock is released.
   struct After {
     bool output = false;
@@ -122,8 +133,12 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
 
   std::optional<Output> TakeLocked(After& after);  // mutex_ held, as all below
   void SentLocked();
+  void OnEvent(uint64_t attempt, const v1::SequenceEvent& event);  // without the lock
+  void OnLost(uint64_t attempt, const absl::Status& status);       // likewise
   void Absorb(const v1::SequenceEvent& event, After& after);
+  void NoteProgress(const v1::SequenceEvent& event);
   void Fail(const absl::Status& status, After& after);  // of the home: another, or the end
+  void Lose(const absl::Status& status, After& after);
   void Finish(absl::Status status, After& after);
   void CloseSequence(After& after);
   void Observe(const v1::SequenceEvent& event);
@@ -145,8 +160,13 @@ class LiveRequest : public SequenceSink, public std::enable_shared_from_this<Liv
   uint32_t vocab_size_ = 0;
   std::shared_ptr<WorkerLink> link_;
   std::optional<uint64_t> sequence_;  // on link_
-  int32_t attempts_ = 0;
+  uint64_t attempt_ = 0;              // number of the last one
   bool paused_ = false;
+
+  Progress told_;                  // its tokens are the transcript's
+  int32_t losses_ = 0;             // in a row, without news between
+  std::optional<Micros> lost_at_;  // its home; until there are news from another
+  bool asks_at_tick_ = false;      // for a home: the last one refused it
 
   router::Delta pending_;
   std::optional<absl::Status> end_;  // no more will come

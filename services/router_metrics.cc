@@ -21,6 +21,9 @@ Bounds RequestBounds() {
   return {0.3,  0.5,  0.8,  1.0,  1.5,   2.0,   2.5,   5.0,   10.0,   15.0,  20.0,
           30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0};
 }
+Bounds ResumeBounds() {
+  return {0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0};
+}
 Bounds TokenBounds() {
   Bounds bounds;
   for (const double decade : {1.0, 10.0, 100.0, 1000.0, 10000.0, 100000.0}) {
@@ -53,6 +56,7 @@ RouterMetrics::RouterMetrics()
       inter_token_seconds(InterTokenBounds()),
       request_seconds(RequestBounds()),
       queue_seconds(RequestBounds()),
+      resume_seconds(ResumeBounds()),
       prompt_tokens(TokenBounds()),
       generated_tokens(TokenBounds()) {}
 
@@ -82,6 +86,8 @@ void RouterMetrics::Write(MetricsWriter& writer, const std::string& model_name) 
                         labels);
   queue_seconds.Write(writer, "vllm:request_queue_time_seconds",
                       "Until a request was given to a worker.", labels);
+  resume_seconds.Write(writer, "conclave_router_resume_seconds",
+                       "From the loss of a request's worker to what another says of it.", {});
   prompt_tokens.Write(writer, "vllm:request_prompt_tokens", "Of a complete request.", labels);
   generated_tokens.Write(writer, "vllm:request_generation_tokens", "Of a complete request.",
                          labels);

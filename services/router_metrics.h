@@ -57,6 +57,7 @@ struct RouterMetrics {
   Histogram inter_token_seconds;
   Histogram request_seconds;
   Histogram queue_seconds;
+  Histogram resume_seconds;  // from the loss of a home to the next news
   Histogram prompt_tokens;
   Histogram generated_tokens;
   std::array<std::atomic<uint64_t>, kRejections> rejected = {};

@@ -291,10 +291,7 @@ bool WorkerLink::Impl::Deliver(const v1::SequenceEvent& event) {
   {
     std::lock_guard lock(mutex_);
     // Before its sink hears of it and asks for another home, which must not be this one again.
-    if (refused) {
-      load_.set_draining(true);
-      yielded_ = true;
-    }
+    if (refused && load_.draining()) yielded_ = true;
     const auto found = sequences_.find(event.sequence());
     if (found == sequences_.end()) return refused;  // closed meanwhile
     sink = found->second;

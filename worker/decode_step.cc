@@ -60,13 +60,14 @@ void Engine::Impl::TakeArrivalsAndCancels() {
     placement_changed_ = false;
     arrival_tokens_ = 0;
     for (const LiveSequence& sequence : arrivals)
-      stats_.planner.waiting_tokens += sequence.prompt_size;
+      stats_.planner.waiting_tokens += std::ssize(sequence.tokens);
   }
   for (LiveSequence& sequence : arrivals) {
     const SequenceId id = sequence.id;
     scheduler::BatchPlanner::Sequence planned = {.id = id,
                                                  .prompt_tokens = sequence.prompt_size,
                                                  .max_tokens = sequence.request.max_tokens,
+                                                 .generated = sequence.generated(),
                                                  .prefill_chunk = ReportChunk(sequence.request),
                                                  .deadline = sequence.request.deadline,
                                                  .keys = std::move(sequence.keys),

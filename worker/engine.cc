@@ -139,7 +139,7 @@ absl::Status Engine::Impl::Allocate(std::unique_ptr<Transport> transport) {
   scheduler::BatchPlanner::Options inner = planner;
   inner.max_waiting = planner.max_waiting + planner.max_running;
   inner.max_waiting_tokens =
-      planner.max_waiting_tokens + int64_t{planner.max_running} * context_limit_;
+      planner.max_waiting_tokens + int64_t{planner.max_running + 1} * context_limit_;
   planner_ = std::make_unique<scheduler::BatchPlanner>(inner);
 
   CONCLAVE_ASSIGN_OR_RETURN(
@@ -197,6 +197,7 @@ void Engine::Impl::MakeKeys(LiveSequence& sequence) const {
 absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest request) {
   CONCLAVE_RETURN_IF_ERROR(CheckSequenceRequest(request, model_->spec, options_.requests));
   const auto prompt = static_cast<int32_t>(request.prompt.size());
+  const auto length = prompt + static_cast<int32_t>(request.generated.size());
   const int32_t positions = prompt + request.max_tokens;
   const scheduler::BatchPlanner::Options& limits = options_.planner;
   if ((int64_t{positions} + limits.block_size - 1) / limits.block_size > limits.kv_blocks) {
@@ -211,6 +212,13 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
   sequence.tokens.reserve(static_cast<size_t>(positions));
   sequence.prompt_size = prompt;
   sequence.edits = LogitEdits(request, sequence.tokens);
+  for (const scheduler::TokenId token : std::exchange(request.generated, {})) {
+    sequence.tokens.push_back(token);
+    sequence.edits.Append(token);
+  }
+  sequence.prompt_told = 1 + request.prompt_logprobs_told;
+  sequence.routing_told = request.routing_told;
+  if (sequence.prompt_told == prompt) request.prompt_logprobs = false;  // all are told
   sequence.request = std::move(request);
   MakeKeys(sequence);
 
@@ -226,7 +234,9 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
     return absl::ResourceExhaustedError(
         absl::StrCat("the worker has ", ids_.size(), " sequences, its limit"));
   }
-  if (stats_.planner.waiting_tokens + arrival_tokens_ + prompt > limits.max_waiting_tokens) {
+  // What has grown beyond the limit elsewhere finds room in an empty queue.
+  const int64_t asked = std::min<int64_t>(length, limits.max_waiting_tokens);
+  if (stats_.planner.waiting_tokens + arrival_tokens_ + asked > limits.max_waiting_tokens) {
     return absl::ResourceExhaustedError(absl::StrCat("the worker's queue has its limit of ",
                                                      limits.max_waiting_tokens, " prompt tokens"));
   }
@@ -237,7 +247,7 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
   }
   sequence.id = next_id_++;
   arrivals_.push_back(std::move(sequence));
-  arrival_tokens_ += prompt;
+  arrival_tokens_ += length;
   return absl::OkStatus();
 }
 

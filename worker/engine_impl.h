@@ -46,7 +46,7 @@ struct LiveSequence {
   std::vector<scheduler::BlockKey> keys;
   scheduler::BlockKey last_key;
 
-  // Every position of its prompt is wanted by somebody: it starts behind no cached block.
+  // Positions are yet to be reported on: it starts behind no cached block.
   bool reports_on_prompt() const { return request.prompt_logprobs || request.routing; }
   int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_size; }
 };

@@ -1,5 +1,6 @@
 #include "worker/sequence_request.h"
 
+#include <algorithm>
 #include <cmath>
 #include <unordered_set>
 
@@ -33,6 +34,37 @@ absl::Status CheckLength(const SequenceRequest& request, int32_t limit) {
 absl::Status CheckToken(TokenId token, int32_t vocab) {
   if (token >= 0 && token < vocab) return absl::OkStatus();
   return InvalidArgumentError(StrCat("token id ", token, " is outside the vocabulary of ", vocab));
+}
+
+// What was generated elsewhere is what this request could have generated, and not all of it.
+absl::Status CheckGenerated(const SequenceRequest& request, int32_t vocab) {
+  const auto generated = static_cast<int64_t>(request.generated.size());
+  if (generated > 0 && generated >= request.max_tokens) {
+    return InvalidArgumentError(StrCat("generated has ", generated, " tokens, max_tokens is ",
+                                       request.max_tokens, ": nothing is left to generate"));
+  }
+  for (const TokenId token : request.generated) {
+    CONCLAVE_RETURN_IF_ERROR(CheckToken(token, vocab));
+    const auto& stops = request.stop_tokens;
+    if (std::find(stops.begin(), stops.end(), token) == stops.end()) continue;
+    return InvalidArgumentError(
+        StrCat("generated has the stop token ", token, ", which ended the sequence"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTold(const SequenceRequest& request) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const int64_t positions = prompt + static_cast<int64_t>(request.generated.size());
+  if (request.prompt_logprobs_told < 0 || request.prompt_logprobs_told >= prompt) {
+    return InvalidArgumentError(StrCat("prompt_logprobs_told is ", request.prompt_logprobs_told,
+                                       ", the prompt has ", prompt, " tokens"));
+  }
+  if (request.routing_told < 0 || request.routing_told > positions) {
+    return InvalidArgumentError(StrCat("routing_told is ", request.routing_told,
+                                       ", the sequence has ", positions, " positions"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckRange(const char* name, float value, float low, float high) {
@@ -93,6 +125,8 @@ absl::Status CheckSequenceRequest(const SequenceRequest& request, const ModelSpe
   for (const TokenId token : request.prompt) {
     CONCLAVE_RETURN_IF_ERROR(CheckToken(token, spec.vocab));
   }
+  CONCLAVE_RETURN_IF_ERROR(CheckGenerated(request, spec.vocab));
+  CONCLAVE_RETURN_IF_ERROR(CheckTold(request));
   CONCLAVE_RETURN_IF_ERROR(CheckSampling(request));
   CONCLAVE_RETURN_IF_ERROR(CheckBias(request, spec.vocab, limits.logit_bias));
   CONCLAVE_RETURN_IF_ERROR(CheckStops(request, spec.vocab, limits.stop_tokens));

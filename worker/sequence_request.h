@@ -18,6 +18,12 @@ struct SequenceRequest {
   uint64_t id = 0;  // unique on its link
   std::string adapter;
   std::vector<scheduler::TokenId> prompt;
+  // What another worker sampled behind the prompt before it was lost: the sequence goes on as if
+  // it had been sampled here, and what is told begins behind it. max_tokens, min_tokens and all
+  // that counts the output count it.
+  std::vector<scheduler::TokenId> generated;
+  int32_t prompt_logprobs_told = 0;  // of the prompt's, the first so many are not told again
+  int32_t routing_told = 0;          // of all positions, likewise
   float temperature = 0.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;

@@ -43,6 +43,7 @@ class FakeWorker::Service : public v1::Worker::CallbackService {
   Counts counts_;
   bool manual_ = false;
   bool draining_ = false;
+  bool full_ = false;
   bool stopping_ = false;
 };
 
@@ -115,15 +116,19 @@ void FakeWorker::Service::Take(LinkReactor* link, const v1::ToWorker& message) {
     ++counts_.submits;
     counts_.last_timeout_us =
         submit.has_timeout_us() ? std::optional(submit.timeout_us()) : std::nullopt;
-    if (!draining_) {
-      sequences_.push_back({.link = link, .submit = submit});
+    counts_.last_submit = submit;
+    if (!draining_ && !full_) {
+      const auto sampled = static_cast<uint32_t>(submit.generated_size());
+      sequences_.push_back({.link = link, .submit = submit, .sampled = sampled});
       continue;
     }
     v1::SequenceEvent* const event = link->pending().add_events();
     event->set_sequence(submit.sequence());
     event->mutable_end()->set_reason(v1::End::ERROR);
-    event->mutable_end()->set_code(static_cast<int>(absl::StatusCode::kUnavailable));
-    event->mutable_end()->set_message("draining");
+    const auto code =
+        draining_ ? absl::StatusCode::kUnavailable : absl::StatusCode::kResourceExhausted;
+    event->mutable_end()->set_code(static_cast<int>(code));
+    event->mutable_end()->set_message(draining_ ? "draining" : "full");
   }
   const auto find = [&](uint64_t id) {
     return std::find_if(sequences_.begin(), sequences_.end(), [&](const Sequence& sequence) {
@@ -180,7 +185,8 @@ void FakeWorker::Service::Sample(Sequence& sequence, v1::SequenceEvent& event) {
   const v1::Submit& submit = sequence.submit;
   event.set_sequence(submit.sequence());
   if (submit.prompt_logprobs() && !std::exchange(sequence.scored, true)) {
-    for (int i = 1; i < submit.prompt_size(); ++i) {
+    const auto told = static_cast<int>(submit.prompt_logprobs_told());
+    for (int i = 1 + told; i < submit.prompt_size(); ++i) {
       v1::TokenLogprob* const logprob = event.add_prompt_logprobs();
       logprob->set_token_id(submit.prompt(i));
       logprob->set_logprob(-0.5f * static_cast<float>(i));
@@ -303,6 +309,11 @@ void FakeWorker::Drain() {
     *link->pending().mutable_load() = service_->Load();
     link->MaybeWrite();
   }
+}
+
+void FakeWorker::SetFull(bool full) {
+  std::lock_guard lock(service_->mutex_);
+  service_->full_ = full;
 }
 
 void FakeWorker::Crash() {

@@ -1,7 +1,7 @@
 #pragma once
 // A worker without a model: a real gRPC server that speaks worker.proto and samples tokens from a
-// hash of (prompt, seed, index). Good for testing routers: it counts what it is asked, steps only
-// when told to if so wished, can refuse, drain and vanish.
+// hash of (prompt, seed, index), behind what a sequence brings along. Good for testing routers: it
+// counts what it is asked, steps only when told to if so wished, can refuse, drain and vanish.
 
 #include <condition_variable>
 #include <cstdint>
@@ -44,6 +44,7 @@ class FakeWorker {
     size_t paused = 0;      // of those
     size_t links = 0;
     std::optional<uint64_t> last_timeout_us;
+    v1::Submit last_submit;
   };
 
   explicit FakeWorker(const Options& options);
@@ -61,6 +62,8 @@ class FakeWorker {
   void SetManual(bool manual);
   // Refuses new sequences with UNAVAILABLE and says so.
   void Drain();
+  // Refuses new sequences because it has no room, or takes them again.
+  void SetFull(bool full);
   // Drops every link at once, as a crash does, and takes no new ones; Revive listens at the same
   // address again.
   void Crash();

@@ -57,30 +57,6 @@ TEST(Router, SaysSoWithoutAWorker) {
   EXPECT_THAT(stream.status.error_message(), HasSubstr("no worker is ready"));
 }
 
-TEST(Router, EndsWhatALostWorkerHadBegunAndServesAgainWhenItIsBack) {
-  FakeWorker worker({.manual = true});
-  TestRouter router({&worker});
-  std::thread client([&] {
-    const Stream stream = router.Generate(TextRequest("x", 50));
-    EXPECT_EQ(stream.status.error_code(), grpc::UNAVAILABLE) << stream.status.error_message();
-    EXPECT_EQ(stream.tokens.size(), 1u);
-    EXPECT_EQ(stream.last.finish_reason(), v1::FINISH_REASON_UNSPECIFIED);
-  });
-  ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.live == 1; }));
-  worker.Step();
-  ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.tokens == 1; }));
-  // The router has to have the token, or the request would only move.
-  EXPECT_TRUE(WaitFor([&] { return router.Metric("vllm:time_to_first_token_seconds") > 0; },
-                      "the router to have the token"));
-  worker.Crash();
-  client.join();
-  router.WaitReady(false);
-  worker.Revive();
-  router.WaitReady(true);
-  worker.SetManual(false);
-  EXPECT_EQ(router.Generate(TextRequest("x", 3)).text, HashedText("x", 1, 3));
-}
-
 TEST(Router, MovesWhatHadNotBegunToAnotherWorker) {
   FakeWorker first({.id = "a", .manual = true}), second({.id = "b", .manual = true});
   TestRouter router({&first, &second});

@@ -91,7 +91,7 @@ void CheckSubmit(const Request& request) {
   const auto assignment =
       conclave::services::Assign(request, std::move(prompt), fit.max_tokens, 1, model);
   const auto submitted = conclave::services::ToSequenceRequest(
-      conclave::services::ToSubmit(request, assignment, std::nullopt), {});
+      conclave::services::ToSubmit(request, assignment, {}, std::nullopt), {});
   CONCLAVE_CHECK(submitted.ok());
   conclave::worker::ModelSpec spec;
   spec.vocab = kVocab;

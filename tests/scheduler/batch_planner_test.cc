@@ -127,6 +127,18 @@ TEST(BatchPlanner, CutsAPromptIntoChunksAndSamplesAfterTheLast) {
   }
 }
 
+TEST(BatchPlanner, GoesOnWithWhatWasGeneratedElsewhere) {
+  Batch batch(With([](auto& o) { o.prefill_chunk = 4; }));
+  const auto admission =
+      batch.planner.Add({.id = 1, .prompt_tokens = 3, .max_tokens = 5, .generated = 3});
+  ASSERT_EQ(admission, Admission::kAdmitted);
+  EXPECT_THAT(batch.Step().sequences, ElementsAre(PlannedSequence{1, 0, 4, false}));
+  EXPECT_THAT(batch.Step().sequences, ElementsAre(PlannedSequence{1, 4, 2, true}));
+  EXPECT_THAT(batch.ended, IsEmpty());
+  EXPECT_THAT(batch.Step().sequences, ElementsAre(PlannedSequence{1, 6, 1, true}));
+  EXPECT_THAT(batch.ended, ElementsAre(1));
+}
+
 TEST(BatchPlanner, KeepsTheTokenBudgetOfAStep) {
   for (const int32_t second : {7, 8, 9}) {
     SCOPED_TRACE(second);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 #include <span>
 #include <vector>
@@ -46,6 +47,7 @@ struct Request {
   std::vector<uint64_t> tokens;  // the prompt, then what was emitted
   int32_t prompt = 0;
   int32_t max_tokens = 0;
+  int32_t generated = 0;      // elsewhere, before it arrived
   int32_t prefill_chunk = 0;  // its own; 0: the planner's
   int32_t stops_after = 0;    // emitted tokens; the model ends it there
   uint64_t salt = 0;          // what its numbers begin with: a tenant's, an adapter's
@@ -165,6 +167,7 @@ class Simulation {
       Append(r, i < alike ? Mix(static_cast<uint64_t>(stem * 1000 + i)) : random_.Next());
     }
     if (random_.Chance(20)) r.deadline = arrives + SomeTime(40000);
+    if (r.max_tokens > 1 && random_.Chance(15)) ComeFromElsewhere(r);
 
     const size_t index = requests_.size();
     events_.emplace(arrives, Event{Event::Kind::kArrive, index});
@@ -176,6 +179,15 @@ class Simulation {
       Schedule(from + SomeTime(15000), Event::Kind::kResume, index);
     }
     requests_.push_back(std::move(r));
+  }
+
+  // With what it emitted on a worker that was lost.
+  void ComeFromElsewhere(Request& r) {
+    r.generated = random_.Between(1, r.max_tokens - 1);
+    r.stops_after = std::max(r.stops_after, r.generated + 1);
+    for (int32_t i = 0; i < r.generated; ++i) {
+      Append(r, Mix(std::accumulate(r.numbers.begin(), r.numbers.end(), uint64_t{0})));
+    }
   }
 
   void Append(Request& r, uint64_t token) {
@@ -262,9 +274,9 @@ class Simulation {
 
   void Arrive(Request& r) {
     const bool never = r.prompt + r.max_tokens > options_.kv_blocks * options_.block_size ||
-                       r.prompt > options_.max_waiting_tokens;
+                       r.length() > options_.max_waiting_tokens;
     int32_t waiting = 0;
-    int64_t waiting_tokens = r.prompt;
+    int64_t waiting_tokens = r.length();
     for (const Request& other : requests_) {
       if (!other.live() || HoldsBlocks(other)) continue;
       ++waiting;
@@ -275,6 +287,7 @@ class Simulation {
     const Admission admission = planner_.Add({.id = r.id,
                                               .prompt_tokens = r.prompt,
                                               .max_tokens = r.max_tokens,
+                                              .generated = r.generated,
                                               .prefill_chunk = r.prefill_chunk,
                                               .deadline = r.deadline,
                                               .keys = r.keys,

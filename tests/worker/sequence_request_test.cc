@@ -53,6 +53,46 @@ INSTANTIATE_TEST_SUITE_P(
         Row{"FillsTheContext", [](R r) { r.max_tokens = 7; }, ""},
         Row{"BeyondTheContext", [](R r) { r.max_tokens = 8; }, "exceed the context limit of 10"},
         Row{"MaxTokensNegative", [](R r) { r.max_tokens = -1; }, "max_tokens (-1)"},
+        Row{"AllButOneGenerated",
+            [](R r) {
+              r.generated = {1, 2, 3, 4};
+            },
+            ""},
+        Row{"AllGenerated",
+            [](R r) {
+              r.generated = {1, 2, 3, 4, 5};
+            },
+            "generated has 5 tokens, max_tokens is 5: nothing is left to generate"},
+        Row{"GeneratedByAScore",
+            [](R r) {
+              r.max_tokens = 0;
+              r.generated = {1};
+            },
+            "generated has 1 tokens, max_tokens is 0"},
+        Row{"GeneratedNoToken",
+            [](R r) {
+              r.generated = {1, 100};
+            },
+            "token id 100"},
+        Row{"GeneratedAnEnd",
+            [](R r) {
+              r.generated = {1, 7};
+              r.stop_tokens = {7};
+            },
+            "generated has the stop token 7, which ended the sequence"},
+        Row{"AllOfThePromptTold", [](R r) { r.prompt_logprobs_told = 2; }, ""},
+        Row{"MoreOfThePromptTold", [](R r) { r.prompt_logprobs_told = 3; },
+            "prompt_logprobs_told is 3, the prompt has 3 tokens"},
+        Row{"PromptToldNegative", [](R r) { r.prompt_logprobs_told = -1; },
+            "prompt_logprobs_told is -1"},
+        Row{"AllRoutingTold",
+            [](R r) {
+              r.generated = {1};
+              r.routing_told = 4;
+            },
+            ""},
+        Row{"MoreRoutingTold", [](R r) { r.routing_told = 4; },
+            "routing_told is 4, the sequence has 3 positions"},
         Row{"TokenAtTheEnd",
             [](R r) {
               r.prompt = {0, 99};
@@ -84,28 +124,13 @@ INSTANTIATE_TEST_SUITE_P(
               r.logit_bias = {{0, 1.0f}, {1, 1.0f}, {2, 1.0f}};
             },
             "logit_bias has 3 tokens, the limit is 2"},
-        Row{"BiasTooGreat",
-            [](R r) {
-              r.logit_bias = {{0, 101.0f}};
-            },
-            "logit_bias is 101"},
-        Row{"BiasOfAForeignToken",
-            [](R r) {
-              r.logit_bias = {{100, 1.0f}};
-            },
-            "token id 100"},
+        Row{"BiasTooGreat", [](R r) { r.logit_bias = {{0, 101.0f}}; }, "logit_bias is 101"},
+        Row{"BiasOfAForeignToken", [](R r) { r.logit_bias = {{100, 1.0f}}; }, "token id 100"},
         Row{"MinTokensAll", [](R r) { r.min_tokens = 5; }, ""},
         Row{"MinTokensTooMany", [](R r) { r.min_tokens = 6; }, "min_tokens is 6, max_tokens is 5"},
         Row{"MinTokensNegative", [](R r) { r.min_tokens = -1; }, "min_tokens is -1"},
-        Row{"StopsAtTheirLimit",
-            [](R r) {
-              r.stop_tokens = {0, 99};
-            },
-            ""},
-        Row{"StopsTooMany",
-            [](R r) {
-              r.stop_tokens = {0, 1, 2};
-            },
+        Row{"StopsAtTheirLimit", [](R r) { r.stop_tokens = {0, 99}; }, ""},
+        Row{"StopsTooMany", [](R r) { r.stop_tokens = {0, 1, 2}; },
             "3 stop tokens, the limit is 2"},
         Row{"StopOutside", [](R r) { r.stop_tokens = {100}; }, "token id 100"},
         Row{"LogprobsAtLimit", [](R r) { r.logprobs = 20; }, ""},
