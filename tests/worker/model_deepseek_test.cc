@@ -45,6 +45,22 @@ TEST(DeepSeekV3, LeavesOutTheLayersBehindItsOwn) {
   EXPECT_EQ(model->layers.size(), 3u);
 }
 
+TEST(DeepSeekV3, HasItsAuthorsDefaultsWhereItDoesNotSay) {
+  const Edit silent = [](Json& config, auto&) {
+    config.erase("routed_scaling_factor");
+    config.erase("num_nextn_predict_layers");
+  };
+  const auto model = Load("deepseek-v3-plain", silent);
+  ASSERT_NE(model, nullptr);
+  EXPECT_EQ(model->spec.gate.scale, 2.5f);
+  EXPECT_EQ(model->layers.size(), 3u) << "the one behind them is left out";
+}
+
+TEST(DeepSeekV2, AlwaysTurnsNeighbours) {
+  EXPECT_TRUE(Load("deepseek-v2-greedy", Set("rope_interleave", false))->spec.rope.interleaved);
+  EXPECT_FALSE(Load("deepseek-v3-plain", Set("rope_interleave", false))->spec.rope.interleaved);
+}
+
 TEST(DeepSeekV3, KeepsTheSelectionBiasInFloats) {
   const auto model = Load("deepseek-v3-yarn-bf16");
   ASSERT_NE(model, nullptr);
@@ -191,6 +207,10 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     V3, DeepSeekRefuses,
     ::testing::Values(
+        Refusal{"NetBiases", "deepseek-v3-plain", Set("mlp_bias", true), "mlp_bias is true"},
+        Refusal{"NoNetBias", "deepseek-v2-bias",
+                Remove("model.layers.2.mlp.shared_experts.up_proj.bias"),
+                "shared_experts.up_proj.bias\" is missing"},
         Refusal{"ScoringFunction", "deepseek-v3-plain", Set("scoring_func", "softmax"),
                 "scoring_func is \"softmax\", supported: sigmoid"},
         Refusal{"SelectionMethod", "deepseek-v3-plain", Set("topk_method", "group_limited_greedy"),

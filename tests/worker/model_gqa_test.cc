@@ -39,6 +39,10 @@ Edit SetAll(const Json& settings) {
   return [=](Json& config, auto&) { config.update(settings); };
 }
 
+Edit Share(double share) {
+  return [=](Json& config, auto&) { config["rope_parameters"]["partial_rotary_factor"] = share; };
+}
+
 std::vector<int32_t> Windows(const Model& model) {
   std::vector<int32_t> windows;
   for (const LayerSpec& layer : model.spec.layers) windows.push_back(layer.window);
@@ -99,6 +103,22 @@ TEST(Qwen2Moe, ReadsMaxWindowLayersAsTransformersDoes) {
   EXPECT_THAT(Windows(*Load("qwen2-moe-window", without)), ElementsAre(17, 0, 17));
 }
 
+TEST(Qwen2Moe, MayHaveASharedExpertOfNoWidth) {
+  const Edit empty = [](Json& config, std::vector<TinyTensor>& tensors) {
+    config["shared_expert_intermediate_size"] = 0;
+    for (TinyTensor& tensor : tensors) {
+      if (tensor.name.find(".shared_expert.") == std::string::npos) continue;
+      const bool down = tensor.name.find("down_proj") != std::string::npos;
+      tensor.shape[down ? 1 : 0] = 0;
+      tensor.bytes.clear();
+    }
+  };
+  const auto model = Load("qwen2-moe-sparse", empty);
+  ASSERT_NE(model, nullptr);
+  EXPECT_EQ(model->spec.shared_ffn_dim, 0);
+  EXPECT_FALSE(model->layers[1].shared.up);
+}
+
 TEST(Qwen2Moe, PlacesExpertsByStepAndList) {
   const auto model = Load("qwen2-moe-sparse");
   ASSERT_NE(model, nullptr);
@@ -119,6 +139,12 @@ TEST(Qwen3Moe, SeesEverythingBelowMaxWindowLayers) {
               ElementsAre(0, 0, 0));
 }
 
+TEST(Qwen3Moe, HasTransformersWindowUnlessItSaysNone) {
+  EXPECT_THAT(Windows(*Load("qwen3-moe-yarn", Set("sliding_window", nullptr))),
+              ElementsAre(0, 0, 0));
+  EXPECT_THAT(Windows(*Load("qwen3-moe-yarn", Drop("sliding_window"))), ElementsAre(0, 4096, 4096));
+}
+
 TEST(Qwen3Moe, NormsEveryHead) {
   const auto model = Load("qwen3-moe-bias");
   ASSERT_NE(model, nullptr);
@@ -130,7 +156,7 @@ TEST(Qwen3Moe, NormsEveryHead) {
 TEST(Glm4Moe, TurnsAShareOfAHead) {
   EXPECT_EQ(Load("glm4-moe-plain")->spec.rope.dim, 6);
   EXPECT_EQ(Load("glm4-moe-plain", Drop("partial_rotary_factor"))->spec.rope.dim, 6);
-  EXPECT_EQ(Load("glm4-moe-one")->spec.rope.dim, 4) << "0.34 of 12, without the rest";
+  EXPECT_EQ(Load("glm4-moe-one")->spec.rope.dim, 6) << "0.42 of 12 are 5, which turn one more";
 }
 
 TEST(Glm4Moe, GivesTheOnlyExpertItsFullWeight) {
@@ -186,6 +212,9 @@ INSTANTIATE_TEST_SUITE_P(
     Mixtral, GqaRefuses,
     ::testing::Values(
         Refusal{"WindowZero", "mixtral-plain", Set("sliding_window", 0), "sliding_window is 0"},
+        Refusal{"FullLayerInWindow", "mixtral-window",
+                Set("layer_types", {"sliding_attention", "full_attention"}),
+                "layer_types has full_attention for layer 1, which has a window of 24"},
         Refusal{"WindowText", "mixtral-plain", Set("sliding_window", "all"),
                 "sliding_window is string"},
         Refusal{"Biases", "mixtral-plain", Set("attention_bias", true), "attention_bias is true"},
@@ -222,6 +251,9 @@ INSTANTIATE_TEST_SUITE_P(
                 "layer_types has number in it"},
         Refusal{"SlidingUnused", "qwen2-moe-window", Set("use_sliding_window", false),
                 "layer_types has sliding_attention without a sliding_window"},
+        Refusal{"FullLayerInWindow", "qwen3-moe-window-bf16",
+                Set("layer_types", {"sliding_attention", "full_attention"}),
+                "layer_types has full_attention for layer 1, which has a window of 40"},
         Refusal{"SlidingWithoutWindow", "qwen3-moe-bias",
                 Set("layer_types", {"sliding_attention", "full_attention"}),
                 "layer_types has sliding_attention without a sliding_window"},
@@ -255,8 +287,11 @@ INSTANTIATE_TEST_SUITE_P(
     Glm, GqaRefuses,
     ::testing::Values(
         Refusal{"Window", "glm4-moe-plain", Set("sliding_window", 64), "sliding_window is set"},
-        Refusal{"OddShare", "glm4-moe-plain", Set("partial_rotary_factor", 0.25),
+        Refusal{"OddShareUnderYarn", "glm4-moe-group", Share(0.25),
                 "rotary embedding of 3 columns"},
+        Refusal{"SlidingLayers", "glm4-moe-plain",
+                Set("layer_types", {"full_attention", "full_attention", "sliding_attention"}),
+                "layer_types has sliding_attention without a sliding_window"},
         Refusal{"NoShare", "glm4-moe-plain", Set("partial_rotary_factor", 0.05),
                 "rotary embedding of 0 columns"},
         Refusal{"GroupsOfOne", "glm4-moe-plain", SetAll({{"n_group", 8}, {"topk_group", 4}}),

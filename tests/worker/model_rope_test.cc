@@ -88,9 +88,9 @@ class RopeTables : public ::testing::TestWithParam<Case> {};
 TEST_P(RopeTables, AgreeWithLibmToAFloatsLastPlace) {
   const auto& [name, rope, dim, positions] = GetParam();
   const RopeTable table = MakeRopeTable(rope, dim, true, positions);
-  EXPECT_EQ(table.dim, dim);
+  EXPECT_EQ(table.dim, dim + dim % 2);
   EXPECT_TRUE(table.interleaved);
-  const size_t pairs = static_cast<size_t>(dim / 2);
+  const size_t pairs = static_cast<size_t>(table.dim / 2);
   ASSERT_EQ(table.cos.size(), static_cast<size_t>(positions) * pairs);
   ASSERT_EQ(table.sin.size(), table.cos.size());
   const double scale = LibmAmplitude(rope);
@@ -111,8 +111,8 @@ INSTANTIATE_TEST_SUITE_P(
     All, RopeTables,
     ::testing::Values(
         Case{"Plain", {}, 64, 4096}, Case{"OnePair", {}, 2, 100}, Case{"OnePosition", {}, 8, 1},
-        Case{"LargeTheta", {.theta = 1e6}, 128, 32768}, Case{"LongestContext", {}, 4, 1 << 20},
-        Case{"DeepSeekV2Lite", kLite, 64, 163840},
+        Case{"OddColumns", {}, 5, 100}, Case{"LargeTheta", {.theta = 1e6}, 128, 32768},
+        Case{"LongestContext", {}, 4, 1 << 20}, Case{"DeepSeekV2Lite", kLite, 64, 163840},
         Case{"NoRamp",
              {.scaling = Scaling::kYarn,
               .factor = 4,
@@ -167,7 +167,7 @@ TEST(Rope, ScalesAttentionByTheSquareOfMscaleAllDim) {
   EXPECT_EQ(AttentionScaleFactor(shorter), 1.0);
 }
 
-constexpr RopeDialect kDeepSeek = {.mscales_alone = true};
+constexpr RopeDialect kDeepSeek = {.deepseek = true};
 
 RopeSettings Read(const std::string& json, const RopeDialect& dialect = {}) {
   Config config(nlohmann::json::parse(json), "c.json");
@@ -221,6 +221,21 @@ TEST(Rope, TakesTheOriginalContextFromWhereTheSettingsHaveIt) {
   EXPECT_EQ(original(longest + R"("original_max_position_embeddings": 16, )", ""), 16.0);
 }
 
+TEST(Rope, TakesDeepSeeksOriginalContextFromItsAuthorsUnlessTheSettingsHaveIt) {
+  constexpr char kYarn[] =
+      R"({"max_position_embeddings": 64, "rope_scaling": {"type": "yarn", "factor": 2}})";
+  EXPECT_EQ(Read(kYarn, kDeepSeek).original_context, 4096.0);
+  EXPECT_EQ(Read(kYarn).original_context, 64.0);
+}
+
+TEST(Rope, ScalesDeepSeeksAttentionUnderAnyScaling) {
+  constexpr char kLinear[] =
+      R"({"rope_scaling": {"type": "linear", "factor": 4, "mscale_all_dim": 0.5}})";
+  EXPECT_NEAR(AttentionScaleFactor(Read(kLinear, kDeepSeek)), std::pow(0.05 * std::log(4) + 1, 2),
+              1e-14);
+  EXPECT_EQ(AttentionScaleFactor(Read(kLinear)), 1.0);
+}
+
 TEST(Rope, CountsBothMscalesOrNoneUnlessTheyStandAlone) {
   const auto yarn = [](const std::string& keys, const RopeDialect& dialect) {
     return Read(R"({"rope_scaling": {"type": "yarn", "factor": 2,
@@ -235,6 +250,7 @@ TEST(Rope, CountsBothMscalesOrNoneUnlessTheyStandAlone) {
   EXPECT_EQ(yarn(R"("mscale_all_dim": 0.5)", kDeepSeek).mscale_all_dim, 0.5);
   EXPECT_EQ(yarn(R"("mscale": 0.5, "mscale_all_dim": 0.25)", {}).mscale_all_dim, 0.25);
   EXPECT_EQ(yarn(R"("attention_factor": 1.5)", {}).attention_factor, 1.5);
+  EXPECT_EQ(yarn(R"("attention_factor": 1.5)", kDeepSeek).attention_factor, 1.5);
 }
 
 TEST(Rope, TurnsAShareOfAHeadWhereTheFamilyKnowsOne) {
@@ -317,10 +333,6 @@ INSTANTIATE_TEST_SUITE_P(
             "BothGenerations",
             R"({"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "yarn"}})",
             "rope_scaling is set"},
-        BadRope{"NotDeepSeeks",
-                R"({"rope_scaling": {"type": "yarn", "factor": 2,
-                    "original_max_position_embeddings": 8, "attention_factor": 1.5}})",
-                "attention_factor is set", kDeepSeek},
         BadRope{"NoBand",
                 R"({"rope_scaling": {"type": "llama3", "factor": 2, "low_freq_factor": 4,
                     "high_freq_factor": 4, "original_max_position_embeddings": 8}})",

@@ -416,7 +416,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"Activation", Set("hidden_act", "gelu"), "hidden_act is \"gelu\", supported: silu"},
         Bad{"Quantised", Set("quantization_config", {{"quant_method", "gptq"}, {"bits", 4}}),
             "quantization_config: quant_method is \"gptq\", supported: fp8"},
-        Bad{"MlpBias", Set("mlp_bias", true), "mlp_bias is true"},
+        Bad{"BiasWithoutTensors", Set("mlp_bias", true), "mlp.gate_proj.bias\" is missing"},
         Bad{"SlidingWindow", Set("sliding_window", 128), "sliding_window is set"},
         Bad{"ScoringFunction", Set("scoring_func", "sigmoid"),
             "scoring_func is \"sigmoid\", supported: softmax"},

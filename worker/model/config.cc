@@ -39,6 +39,8 @@ const Json* Config::Required(const std::string& key) {
   return value;
 }
 
+bool Config::Mentions(const std::string& key) const { return object_->contains(key); }
+
 bool Config::Has(const std::string& key) const { return Find(key) != nullptr; }
 
 int64_t Config::CheckedInt(const Json& value, const std::string& key, IntRange range) {

@@ -61,6 +61,7 @@ class Config {
   std::vector<std::string> StringsOr(const std::string& key, size_t max_count);  // a list; or none
 
   bool Has(const std::string& key) const;
+  bool Mentions(const std::string& key) const;  // if only to say null
   // The object under the key; an empty one if it is absent. Its errors are its own: pass them on
   // with Take.
   Config Object(const std::string& key);

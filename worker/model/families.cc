@@ -63,10 +63,10 @@ absl::StatusOr<Family> MakeFamily(Config& config, const FamilyOptions& options) 
   return config.status();
 }
 
-ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options) {
+ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options, bool may_have_bias) {
   const ModelLimits& limits = options.limits;
   config.RequireOneOf("hidden_act", "silu", {"silu", "swish"});  // two names of one function
-  config.RequireFalse("mlp_bias");
+  if (!may_have_bias) config.RequireFalse("mlp_bias");
   for (const char* key : kForeign) config.RequireAbsent(key);
 
   ModelSpec spec;
@@ -75,6 +75,7 @@ ModelSpec ReadCommonSpec(Config& config, const FamilyOptions& options) {
   spec.layers.resize(static_cast<size_t>(config.Int("num_hidden_layers", {1, limits.layers})));
   spec.context_limit = config.Int("max_position_embeddings", {1, limits.context});
   spec.norm_eps = static_cast<float>(config.Float("rms_norm_eps", {1e-12, 1.0}));
+  spec.ffn_bias = config.BoolOr("mlp_bias", false);
   spec.tied_embeddings = config.BoolOr("tie_word_embeddings", false);
   spec.attention.heads = config.Int("num_attention_heads", {1, limits.heads});
   spec.gate.top_k = config.Int("num_experts_per_tok", {1, limits.top_k});
@@ -90,13 +91,14 @@ void ReadSlots(Config& config, const std::string& key, const FamilyOptions& opti
   }
 }
 
-void SetRope(Config& config, const RopeSettings& settings, int32_t dim, bool interleaved,
-             const FamilyOptions& options, ModelSpec& spec) {
-  if (dim < 2 || dim % 2 != 0) {
+void SetRope(Config& config, const RopeSettings& settings, int32_t dim, int32_t width,
+             bool interleaved, const FamilyOptions& options, ModelSpec& spec) {
+  const bool yarn = settings.scaling == RopeSettings::Scaling::kYarn;
+  if (dim < 1 || (dim % 2 != 0 && (yarn || dim == width))) {
     config.Refuse(absl::StrFormat("rotary embedding of %d columns, expected an even number", dim));
     return;
   }
-  const int64_t row_bytes = dim * static_cast<int64_t>(sizeof(float));
+  const int64_t row_bytes = (dim + dim % 2) * static_cast<int64_t>(sizeof(float));
   const double longest = std::min<double>(
       options.limits.context, static_cast<double>(options.limits.rope_bytes / row_bytes));
   const double stretched = StretchedContext(settings, spec.context_limit);
@@ -116,7 +118,7 @@ void SetRope(Config& config, const RopeSettings& settings, int32_t dim, bool int
 }
 
 void IgnoreNextTokenLayers(Config& config, const FamilyOptions& options, Family& family) {
-  const int32_t count = config.IntOr("num_nextn_predict_layers", 0, {0, options.limits.layers});
+  const int32_t count = config.IntOr("num_nextn_predict_layers", 1, {0, options.limits.layers});
   for (size_t l = 0; l < static_cast<size_t>(count); ++l) {
     family.tensors.Ignore(absl::StrFormat("model.layers.%d.", family.spec.layers.size() + l));
   }

@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kPi = 3.14159265358979323846;
 constexpr double kLn2 = 0.69314718055994530942;
+constexpr Config::FloatRange kMscale = {0.0, 100.0};
 
 // ln x = exponent ln 2 + 2 artanh((m - 1) / (m + 1)), m in [0.7, 1.42].
 double Log(double x) {
@@ -118,7 +119,7 @@ void ScaleAsLlama3(const RopeSettings& settings, std::vector<double>& frequencie
 
 // Angle per position of every pair.
 std::vector<double> Frequencies(const RopeSettings& settings, int32_t dim) {
-  std::vector<double> frequencies(static_cast<size_t>(dim / 2));
+  std::vector<double> frequencies(static_cast<size_t>((dim + 1) / 2));
   const double log_theta = Log(settings.theta);
   for (size_t i = 0; i < frequencies.size(); ++i) {
     frequencies[i] = Exp(-log_theta * (2.0 * static_cast<double>(i) / dim));
@@ -151,14 +152,13 @@ void ReadYarn(Config& settings, const RopeDialect& dialect, Yarn& yarn) {
   yarn.beta_fast = settings.FloatOr("beta_fast", 32, {1e-6, 1e6});
   yarn.beta_slow = settings.FloatOr("beta_slow", 1, {1e-6, 1e6});
   yarn.truncate = settings.BoolOr("truncate", true);
-  if (dialect.mscales_alone) {
-    settings.RequireAbsent("attention_factor");
-  } else if (settings.Has("attention_factor")) {
+  // DeepSeek's authors have no word for it, but transformers, which computes it for all.
+  if (settings.Has("attention_factor")) {
     yarn.attention_factor = settings.Float("attention_factor", {1e-6, 1e6});
   }
-  const double mscale = settings.FloatOr("mscale", 1, {0.0, 100.0});
-  const double all_dim = settings.FloatOr("mscale_all_dim", 0, {0.0, 100.0});
-  if (!dialect.mscales_alone && (!settings.Has("mscale") || mscale == 0 || all_dim == 0)) return;
+  const double mscale = settings.FloatOr("mscale", 1, kMscale);
+  const double all_dim = settings.FloatOr("mscale_all_dim", 0, kMscale);
+  if (!dialect.deepseek && (!settings.Has("mscale") || mscale == 0 || all_dim == 0)) return;
   yarn.mscale = mscale;
   yarn.mscale_all_dim = all_dim;
 }
@@ -170,13 +170,17 @@ void ReadScaling(Config& config, Config& settings, const RopeDialect& dialect,
                  : type == "llama3" ? Scaling::kLlama3
                                     : Scaling::kYarn;
   rope.factor = settings.Float("factor", {1.0, 1e6});
+  if (dialect.deepseek) rope.yarn.mscale_all_dim = settings.FloatOr("mscale_all_dim", 0, kMscale);
   if (rope.scaling == Scaling::kLinear) return;
   constexpr Config::FloatRange kContext = {1.0, 1e9};
   const std::string original = "original_max_position_embeddings";
-  rope.original_context = config.Has(original) ? config.Float(original, kContext)
-                          : settings.Has(original)
-                              ? settings.Float(original, kContext)
-                              : config.Float("max_position_embeddings", kContext);
+  if (config.Has(original)) {
+    rope.original_context = config.Float(original, kContext);
+  } else if (settings.Has(original)) {
+    rope.original_context = settings.Float(original, kContext);
+  } else if (!dialect.deepseek || rope.scaling != Scaling::kYarn) {
+    rope.original_context = config.Float("max_position_embeddings", kContext);
+  }
   if (rope.scaling == Scaling::kYarn) {
     ReadYarn(settings, dialect, rope.yarn);
     return;
@@ -238,18 +242,17 @@ double StretchedContext(const RopeSettings& settings, double context) {
 }
 
 double AttentionScaleFactor(const RopeSettings& settings) {
-  if (settings.scaling != RopeSettings::Scaling::kYarn || settings.yarn.mscale_all_dim == 0)
-    return 1;
+  if (settings.yarn.mscale_all_dim == 0) return 1;
   const double mscale = Mscale(settings.factor, settings.yarn.mscale_all_dim);
   return mscale * mscale;
 }
 
 RopeTable MakeRopeTable(const RopeSettings& settings, int32_t dim, bool interleaved,
                         int64_t positions) {
-  CONCLAVE_CHECK(dim > 0 && dim % 2 == 0 && positions <= ModelLimits().context);
+  CONCLAVE_CHECK(dim > 0 && positions <= ModelLimits().context);
   const std::vector<double> frequencies = Frequencies(settings, dim);
   const double amplitude = Amplitude(settings);
-  RopeTable table{.dim = dim, .interleaved = interleaved, .positions = positions};
+  RopeTable table{.dim = dim + dim % 2, .interleaved = interleaved, .positions = positions};
   const size_t entries = static_cast<size_t>(positions) * frequencies.size();
   table.cos.resize(entries);
   table.sin.resize(entries);

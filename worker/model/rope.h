@@ -22,7 +22,7 @@ struct Yarn {
   // mscale's over mscale_all_dim's (DeepSeek's modeling_deepseek.py).
   std::optional<double> attention_factor;
   double mscale = 1;
-  double mscale_all_dim = 0;
+  double mscale_all_dim = 0;  // and, under any scaling, of the scale of DeepSeek's attention
 };
 
 struct RopeSettings {
@@ -46,9 +46,10 @@ struct RopeDialect {
   double theta = 10000.0;  // unless the settings say one
   // Unless the settings say one; families without a default know no partial rotation.
   std::optional<double> partial;
-  // DeepSeek: mscale and mscale_all_dim default to 1 and 0 one by one, and there is no
-  // attention_factor. Otherwise both of them count or none.
-  bool mscales_alone = false;
+  // DeepSeek: mscale and mscale_all_dim default to 1 and 0 one by one, the latter counts under any
+  // scaling, and YaRN is made for 4096 positions unless it says. Otherwise both of them count or
+  // none, and YaRN is made for max_position_embeddings.
+  bool deepseek = false;
 };
 
 // rope_parameters (transformers 5) or rope_theta and rope_scaling (before), refusing types and keys
@@ -60,11 +61,12 @@ RopeSettings ReadRope(Config& config, const RopeDialect& dialect);
 // YaRN stretch it to, at least `context`.
 double StretchedContext(const RopeSettings& settings, double context);
 
-// [positions, dim / 2]; dim even, positions at most ModelLimits::context.
+// [positions, dim / 2]; positions at most ModelLimits::context. An odd dim turns a column more, as
+// transformers' GLM does: the frequencies are those of dim, and their number is rounded up.
 RopeTable MakeRopeTable(const RopeSettings& settings, int32_t dim, bool interleaved,
                         int64_t positions);
 
-// What YaRN multiplies the scale of DeepSeek's attention with; 1 without it.
+// What mscale_all_dim multiplies the scale of DeepSeek's attention with; 1 without it.
 double AttentionScaleFactor(const RopeSettings& settings);
 
 }  // namespace conclave::worker

@@ -50,10 +50,10 @@ void TensorTable::AddGateBias(const std::string& name, int64_t slots) {
   });
 }
 
-void TensorTable::AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim,
+void TensorTable::AddFfn(const std::string& prefix, const FfnShape& shape,
                          FfnWeights LayerWeights::*member, In in) {
   AddFfn(
-      prefix, ffn_dim, dim, {},
+      prefix, shape, {},
       [member](LayerWeights& layer, size_t) -> FfnWeights& { return layer.*member; }, in);
 }
 
@@ -68,7 +68,7 @@ void TensorTable::AddExperts(const std::string& prefix, int64_t slots, int64_t f
 void TensorTable::AddSeparateExperts(const std::string& prefix, int64_t ffn_dim, int64_t dim,
                                      FfnNames names) {
   AddFfn(
-      prefix + ".experts.{E}", ffn_dim, dim, names,
+      prefix + ".experts.{E}", {ffn_dim, dim}, names,
       [](LayerWeights& layer, size_t slot) -> FfnWeights& { return layer.experts[slot]; },
       In::kMoeLayers);
 }
@@ -96,18 +96,24 @@ void TensorTable::AddFusedExperts(const std::string& prefix, int64_t slots, int6
       });
 }
 
-void TensorTable::AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim,
-                         const FfnNames& names, const FfnOf& ffn, In in) {
-  const auto add = [&](const char* name, std::vector<int64_t> shape, Weight FfnWeights::*member) {
-    Add(prefix + "." + name + ".weight", std::move(shape), in,
+void TensorTable::AddFfn(const std::string& prefix, const FfnShape& shape, const FfnNames& names,
+                         const FfnOf& ffn, In in) {
+  const auto add = [&](const std::string& name, std::vector<int64_t> of,
+                       Weight FfnWeights::*member) {
+    Add(prefix + "." + name, std::move(of), in,
         [ffn, member](LayerWeights& layer, size_t slot, const Weight& whole) {
           ffn(layer, slot).*member = whole;
           return absl::OkStatus();
         });
   };
-  add(names.gate, {ffn_dim, dim}, &FfnWeights::gate);
-  add(names.up, {ffn_dim, dim}, &FfnWeights::up);
-  add(names.down, {dim, ffn_dim}, &FfnWeights::down);
+  const auto add_matrix = [&](const std::string& name, int64_t rows, int64_t cols,
+                              Weight FfnWeights::*weight, Weight FfnWeights::*bias) {
+    add(name + ".weight", {rows, cols}, weight);
+    if (shape.bias) add(name + ".bias", {rows}, bias);
+  };
+  add_matrix(names.gate, shape.ffn_dim, shape.dim, &FfnWeights::gate, &FfnWeights::gate_bias);
+  add_matrix(names.up, shape.ffn_dim, shape.dim, &FfnWeights::up, &FfnWeights::up_bias);
+  add_matrix(names.down, shape.dim, shape.ffn_dim, &FfnWeights::down, &FfnWeights::down_bias);
 }
 
 void TensorTable::AddNorms(int64_t dim) {

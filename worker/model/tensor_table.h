@@ -45,9 +45,14 @@ class TensorTable {
   void Add(const std::string& name, std::vector<int64_t> shape, Weight AttentionWeights::*member);
   // What the gate's scores are shifted by for selection: a copy in fp32, refused unless finite.
   void AddGateBias(const std::string& name, int64_t slots);
-  // {prefix}.gate_proj.weight, up_proj and down_proj.
-  void AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim,
-              FfnWeights LayerWeights::*member, In in);
+  struct FfnShape {
+    int64_t ffn_dim = 0;
+    int64_t dim = 0;
+    bool bias = false;
+  };
+  // {prefix}.gate_proj.weight, up_proj and down_proj; and .bias of each.
+  void AddFfn(const std::string& prefix, const FfnShape& shape, FfnWeights LayerWeights::*member,
+              In in);
   // The experts {prefix}.experts of MoE layers, a tensor for each matrix of each or all of a layer
   // in two.
   void AddExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim, int64_t dim);
@@ -76,7 +81,7 @@ class TensorTable {
 
  private:
   using FfnOf = std::function<FfnWeights&(LayerWeights&, size_t slot)>;
-  void AddFfn(const std::string& prefix, int64_t ffn_dim, int64_t dim, const FfnNames& names,
+  void AddFfn(const std::string& prefix, const FfnShape& shape, const FfnNames& names,
               const FfnOf& ffn, In in);
 
   std::vector<Rule> rules_;

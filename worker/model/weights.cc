@@ -147,6 +147,8 @@ absl::Status Binder::CheckAllUsed(const TensorTable& table) const {
     if (name.ends_with(".rotary_emb.inv_freq"))
       continue;  // a buffer that old releases of transformers saved
     if (ignored(name)) continue;
+    // What transformers saves of a shared expert of no width.
+    if (tensor.entry->begin == tensor.entry->end) continue;
     return Error(tensor, "is not part of this family with these settings");
   }
   return absl::OkStatus();

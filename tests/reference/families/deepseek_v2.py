@@ -3,7 +3,8 @@
   1. the gate: norm_topk_prob is ignored; the authors normalise the chosen weights, and then do not multiply
      them with routed_scaling_factor;
   2. YaRN: transformers falls back to mscale(factor, 1) for cos and sin unless both mscale and mscale_all_dim
-     are set; the authors default them to 1 and 0 one by one;
+     are set; the authors default them to 1 and 0 one by one. Where no original context is given,
+     transformers takes max_position_embeddings, the authors 4096;
   3. layers: moe_layer_freq is ignored;
   4. the sum of experts: transformers adds their outputs in expert order, rounding each sum to the activation
      type; the authors sum in fp32 in gate order and round once.
@@ -12,6 +13,7 @@
 import torch
 from transformers.models.deepseek_v2 import modeling_deepseek_v2 as deepseek_v2
 
+from . import deepseek_yarn
 from .case import Case
 from .routing import record, select, sum_in_gate_order
 
@@ -51,19 +53,8 @@ def patch():
     deepseek_v2.DeepseekV2TopkRouter.forward = gate
     deepseek_v2.DeepseekV2Experts.forward = sum_in_gate_order  # change 4
 
-    rope_init = deepseek_v2.DeepseekV2RotaryEmbedding.__init__
-
-    def rope_init_with_mscale(self, config):
-        rope_init(self, config)
-        rope = config.rope_parameters
-        if rope["rope_type"] == "yarn":  # change 2
-            factor = rope["factor"]
-            mscale, mscale_all_dim = rope.get("mscale", 1), rope.get("mscale_all_dim", 0)
-            self.attention_scaling = deepseek_v2.yarn_get_mscale(factor, mscale) / deepseek_v2.yarn_get_mscale(
-                factor, mscale_all_dim
-            )
-
-    deepseek_v2.DeepseekV2RotaryEmbedding.__init__ = rope_init_with_mscale
+    deepseek_yarn.patch(deepseek_v2.DeepseekV2Config, deepseek_v2.DeepseekV2RotaryEmbedding,
+                        deepseek_v2.yarn_get_mscale)  # change 2
 
     layer_init = deepseek_v2.DeepseekV2DecoderLayer.__init__
 
@@ -144,7 +135,8 @@ DEEPSEEK_LLAMA3 = DEEPSEEK | dict(
     max_position_embeddings=256,
     rope_theta=1000.0,
     rope_scaling=dict(
-        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
+        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32,
+        mscale_all_dim=0.7,
     ),
 )
 DEEPSEEK_WIDE = DEEPSEEK | dict(
@@ -163,6 +155,7 @@ DEEPSEEK_WIDE = DEEPSEEK | dict(
 DEEPSEEK_BIAS = DEEPSEEK_GROUP | dict(
     n_routed_experts=8,
     attention_bias=True,
+    mlp_bias=True,
     rms_norm_eps=1e-3,
     num_hidden_layers=4,
     moe_layer_freq=2,

@@ -2,7 +2,8 @@
 
   1. the gate: weights are normalised even where only one expert is chosen;
   2. YaRN: transformers falls back to mscale(factor, 1) for cos and sin unless both mscale and mscale_all_dim
-     are set; the authors default them to 1 and 0 one by one;
+     are set; the authors default them to 1 and 0 one by one. Where no original context is given,
+     transformers takes max_position_embeddings, the authors 4096;
   3. layers: moe_layer_freq is ignored;
   4. the sum of experts: transformers adds their outputs in expert order, rounding each sum to the activation
      type; the authors sum in fp32 in gate order and round once.
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek_v3
 
-from . import fp8
+from . import deepseek_yarn, fp8
 from .case import Case
 from .routing import sigmoid_gate, sum_in_gate_order
 
@@ -27,19 +28,8 @@ def patch():
         self, hidden_states, self.top_k > 1 and self.norm_topk_prob)  # change 1
     deepseek_v3.DeepseekV3Experts.forward = sum_in_gate_order  # change 4
 
-    rope_init = deepseek_v3.DeepseekV3RotaryEmbedding.__init__
-
-    def rope_init_with_mscale(self, config):
-        rope_init(self, config)
-        rope = config.rope_parameters
-        if rope["rope_type"] == "yarn":  # change 2
-            factor = rope["factor"]
-            mscale, mscale_all_dim = rope.get("mscale", 1), rope.get("mscale_all_dim", 0)
-            self.attention_scaling = deepseek_v3.yarn_get_mscale(factor, mscale) / deepseek_v3.yarn_get_mscale(
-                factor, mscale_all_dim
-            )
-
-    deepseek_v3.DeepseekV3RotaryEmbedding.__init__ = rope_init_with_mscale
+    deepseek_yarn.patch(deepseek_v3.DeepseekV3Config, deepseek_v3.DeepseekV3RotaryEmbedding,
+                        deepseek_v3.yarn_get_mscale)  # change 2
 
     layer_init = deepseek_v3.DeepseekV3DecoderLayer.__init__
 

@@ -58,12 +58,12 @@ GLM4_GROUP = GLM4 | dict(
     rope_theta=10000.0,
     rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, mscale=0.8, mscale_all_dim=0.5),
 )
-# One expert of each token, which counts fully; no dense layer.
+# One expert of each token, which counts fully; no dense layer; 5 columns are to turn, and transformers turns 6.
 GLM4_ONE = GLM4 | dict(
     num_hidden_layers=2,
     num_experts_per_tok=1,
     first_k_dense_replace=0,
-    partial_rotary_factor=0.34,
+    partial_rotary_factor=0.42,
     max_position_embeddings=64,
     rope_scaling=dict(rope_type="linear", factor=3.0),
 )

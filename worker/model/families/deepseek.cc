@@ -6,7 +6,7 @@
 
 namespace conclave::worker {
 
-void ReadMla(Config& config, const FamilyOptions& options, ModelSpec& spec) {
+void ReadMla(Config& config, bool interleaved, const FamilyOptions& options, ModelSpec& spec) {
   const ModelLimits& limits = options.limits;
   AttentionSpec& attention = spec.attention;
   attention.kind = AttentionSpec::Kind::kMla;
@@ -19,13 +19,11 @@ void ReadMla(Config& config, const FamilyOptions& options, ModelSpec& spec) {
   attention.bias = config.BoolOr("attention_bias", false);
   // The authors make the two inner norms without passing rms_norm_eps on.
   attention.latent_norm_eps = 1e-6f;
-  const RopeSettings rope = ReadRope(config, {.mscales_alone = true});
+  const RopeSettings rope = ReadRope(config, {.deepseek = true});
   attention.scale = static_cast<float>(
       AttentionScaleFactor(rope) /
       std::sqrt(static_cast<double>(attention.qk_nope_dim + attention.qk_rope_dim)));
-  // Only transformers has a word for it; the authors always interleave.
-  const bool interleaved = config.BoolOr("rope_interleave", true);
-  SetRope(config, rope, attention.qk_rope_dim, interleaved, options, spec);
+  SetRope(config, rope, attention.qk_rope_dim, attention.qk_rope_dim, interleaved, options, spec);
 }
 
 void AddMla(const ModelSpec& spec, TensorTable& table) {
@@ -78,14 +76,15 @@ void ReadDeepSeekLayers(Config& config, const FamilyOptions& options, ModelSpec&
 void AddDeepSeekLayers(const ModelSpec& spec, TensorTable& table) {
   using In = TensorTable::In;
   table.AddNorms(spec.dim);
-  table.AddFfn("model.layers.{L}.mlp", spec.dense_ffn_dim, spec.dim, &LayerWeights::dense,
-               In::kDenseLayers);
+  const TensorTable::FfnShape dense = {spec.dense_ffn_dim, spec.dim, spec.ffn_bias};
+  table.AddFfn("model.layers.{L}.mlp", dense, &LayerWeights::dense, In::kDenseLayers);
   table.Add("model.layers.{L}.mlp.gate.weight", {spec.gate.slots, spec.dim}, &LayerWeights::gate,
             In::kMoeLayers);
   table.AddExperts("model.layers.{L}.mlp", spec.gate.slots, spec.expert_ffn_dim, spec.dim);
   if (spec.shared_ffn_dim > 0) {
-    table.AddFfn("model.layers.{L}.mlp.shared_experts", spec.shared_ffn_dim, spec.dim,
-                 &LayerWeights::shared, In::kMoeLayers);
+    const TensorTable::FfnShape shared = {spec.shared_ffn_dim, spec.dim, spec.ffn_bias};
+    table.AddFfn("model.layers.{L}.mlp.shared_experts", shared, &LayerWeights::shared,
+                 In::kMoeLayers);
   }
 }
 
@@ -104,7 +103,7 @@ void ReadGroups(Config& config, GateShape::Select select, ModelSpec& spec) {
   }
 }
 
-void ReadSigmoidGate(Config& config, const FamilyOptions& options, ModelSpec& spec) {
+void ReadSigmoidGate(Config& config, double scale, const FamilyOptions& options, ModelSpec& spec) {
   GateShape& gate = spec.gate;
   ReadSlots(config, "n_routed_experts", options, spec);
   config.RequireOneOf("scoring_func", "sigmoid", {"sigmoid"});
@@ -119,7 +118,7 @@ void ReadSigmoidGate(Config& config, const FamilyOptions& options, ModelSpec& sp
         gate.groups, gate.slots));
   }
   gate.normalise = config.BoolOr("norm_topk_prob", true) && gate.top_k > 1;
-  gate.scale = static_cast<float>(config.FloatOr("routed_scaling_factor", 1.0, {1e-6, 1e6}));
+  gate.scale = static_cast<float>(config.FloatOr("routed_scaling_factor", scale, {1e-6, 1e6}));
 }
 
 void AddSelectionBias(const ModelSpec& spec, TensorTable& table) {

@@ -26,11 +26,12 @@ void ReadGate(Config& config, const FamilyOptions& options, ModelSpec& spec) {
 Family MakeDeepSeekV2(Config& config, const FamilyOptions& options) {
   Family family;
   ModelSpec& spec = family.spec;
-  spec = ReadCommonSpec(config, options);
+  // Biases are transformers' word; the authors' nets have none.
+  spec = ReadCommonSpec(config, options, /*may_have_bias=*/true);
   config.RequireAbsent("sliding_window");
   ReadDeepSeekLayers(config, options, spec);
   ReadGate(config, options, spec);
-  ReadMla(config, options, spec);
+  ReadMla(config, /*interleaved=*/true, options, spec);
   AddDeepSeekLayers(spec, family.tensors);
   AddMla(spec, family.tensors);
   return family;

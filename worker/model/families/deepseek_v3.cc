@@ -12,8 +12,9 @@ Family MakeDeepSeekV3(Config& config, const FamilyOptions& options) {
   spec = ReadCommonSpec(config, options);
   config.RequireAbsent("sliding_window");
   ReadDeepSeekLayers(config, options, spec);
-  ReadSigmoidGate(config, options, spec);
-  ReadMla(config, options, spec);
+  ReadSigmoidGate(config, /*scale=*/2.5, options, spec);
+  // Only transformers has a word for it; the authors always interleave.
+  ReadMla(config, config.BoolOr("rope_interleave", true), options, spec);
   AddDeepSeekLayers(spec, family.tensors);
   AddMla(spec, family.tensors);
   AddSelectionBias(spec, family.tensors);

@@ -11,9 +11,9 @@ Family MakeGlm4Moe(Config& config, const FamilyOptions& options) {
   ModelSpec& spec = family.spec;
   spec = ReadCommonSpec(config, options);
   config.RequireAbsent("sliding_window");
-  ReadLayerTypes(config, /*window=*/0, spec);
+  CheckLayerTypes(config, spec);
   ReadDeepSeekLayers(config, options, spec);
-  ReadSigmoidGate(config, options, spec);
+  ReadSigmoidGate(config, /*scale=*/1.0, options, spec);
   // The only expert of a token counts fully, which DeepSeek leaves at its score.
   spec.gate.normalise = config.BoolOr("norm_topk_prob", true);
   ReadGqa(config, {.partial = 0.5}, options, spec);

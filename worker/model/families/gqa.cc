@@ -8,6 +8,29 @@
 
 namespace conclave::worker {
 
+namespace {
+
+// Whether each layer slides; nothing if the config does not say, or says it wrongly.
+std::vector<bool> SlidingLayers(Config& config, size_t layers) {
+  const std::vector<std::string> types = config.StringsOr("layer_types", layers);
+  if (types.size() != layers) {
+    config.Refuse(absl::StrFormat("layer_types has %d entries, num_hidden_layers is %d",
+                                  types.size(), layers));
+    return {};
+  }
+  std::vector<bool> sliding;
+  for (const std::string& type : types) {
+    if (type != "sliding_attention" && type != "full_attention") {
+      config.Refuse(absl::StrFormat(
+          "layer_types has \"%s\", supported: full_attention, sliding_attention", Printable(type)));
+    }
+    sliding.push_back(type == "sliding_attention");
+  }
+  return sliding;
+}
+
+}  // namespace
+
 void ReadGqa(Config& config, const RopeDialect& dialect, const FamilyOptions& options,
              ModelSpec& spec) {
   AttentionSpec& attention = spec.attention;
@@ -28,7 +51,7 @@ void ReadGqa(Config& config, const RopeDialect& dialect, const FamilyOptions& op
   }
   attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(attention.head_dim)));
   const RopeSettings rope = ReadRope(config, dialect);
-  SetRope(config, rope, static_cast<int32_t>(attention.head_dim * rope.partial),
+  SetRope(config, rope, static_cast<int32_t>(attention.head_dim * rope.partial), attention.head_dim,
           /*interleaved=*/false, options, spec);
 }
 
@@ -59,23 +82,27 @@ void AddGqa(const ModelSpec& spec, TensorTable& table) {
 
 bool ReadLayerTypes(Config& config, int32_t window, ModelSpec& spec) {
   if (!config.Has("layer_types")) return false;
-  const std::vector<std::string> types = config.StringsOr("layer_types", spec.layers.size());
-  if (types.size() != spec.layers.size()) {
-    config.Refuse(absl::StrFormat("layer_types has %d entries, num_hidden_layers is %d",
-                                  types.size(), spec.layers.size()));
-    return true;
-  }
-  for (size_t l = 0; l < types.size(); ++l) {
-    if (types[l] == "sliding_attention") {
-      spec.layers[l].window = window;
-      if (window == 0) config.Refuse("layer_types has sliding_attention without a sliding_window");
-    } else if (types[l] != "full_attention") {
-      config.Refuse(
-          absl::StrFormat("layer_types has \"%s\", supported: full_attention, sliding_attention",
-                          Printable(types[l])));
-    }
+  const std::vector<bool> sliding = SlidingLayers(config, spec.layers.size());
+  for (size_t l = 0; l < sliding.size(); ++l) {
+    if (!sliding[l]) continue;
+    spec.layers[l].window = window;
+    if (window == 0) config.Refuse("layer_types has sliding_attention without a sliding_window");
   }
   return true;
+}
+
+void CheckLayerTypes(Config& config, const ModelSpec& spec) {
+  if (!config.Has("layer_types")) return;
+  const std::vector<bool> sliding = SlidingLayers(config, spec.layers.size());
+  for (size_t l = 0; l < sliding.size(); ++l) {
+    const int32_t window = spec.layers[l].window;
+    if (sliding[l] && window == 0) {
+      config.Refuse("layer_types has sliding_attention without a sliding_window");
+    } else if (!sliding[l] && window > 0) {
+      config.Refuse(absl::StrFormat(
+          "layer_types has full_attention for layer %d, which has a window of %d", l, window));
+    }
+  }
 }
 
 void ReadSparseLayers(Config& config, const FamilyOptions& options, ModelSpec& spec) {

@@ -16,6 +16,8 @@ void AddGqa(const ModelSpec& spec, TensorTable& table);
 // The windows of layers by layer_types, a list of "full_attention" and "sliding_attention". False,
 // and nothing is set, if there is none.
 bool ReadLayerTypes(Config& config, int32_t window, ModelSpec& spec);
+// For families that do not go by layer_types: refuses those that say otherwise than spec.layers.
+void CheckLayerTypes(Config& config, const ModelSpec& spec);
 
 // Qwen: experts in every decoder_sparse_step-th layer but mlp_only_layers; the width of the dense
 // ones if there are any, and of experts.

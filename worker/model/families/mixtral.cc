@@ -31,7 +31,7 @@ Family MakeMixtral(Config& config, const FamilyOptions& options) {
   spec.gate.normalise = true;
   const int32_t window = config.IntOr("sliding_window", 0, {1, options.limits.context});
   for (LayerSpec& layer : spec.layers) layer = {.moe = true, .window = window};
-  ReadLayerTypes(config, window, spec);
+  CheckLayerTypes(config, spec);
   ReadGqa(config, {.theta = 1e6}, options, spec);
 
   family.tensors.AddNorms(spec.dim);

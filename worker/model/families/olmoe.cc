@@ -26,7 +26,7 @@ Family MakeOlmoe(Config& config, const FamilyOptions& options) {
   ModelSpec& spec = family.spec;
   spec = ReadCommonSpec(config, options);
   config.RequireAbsent("sliding_window");
-  ReadLayerTypes(config, /*window=*/0, spec);
+  CheckLayerTypes(config, spec);
   ReadSlots(config, "num_experts", options, spec);
   spec.expert_ffn_dim = config.Int("intermediate_size", {1, options.limits.dim});
   spec.gate.normalise = config.BoolOr("norm_topk_prob", false);

@@ -21,11 +21,13 @@ void ReadWindows(Config& config, const FamilyOptions& options, ModelSpec& spec) 
 void AddMoe(const ModelSpec& spec, TensorTable& table) {
   using In = TensorTable::In;
   const std::string mlp = "model.layers.{L}.mlp";
-  table.AddFfn(mlp, spec.dense_ffn_dim, spec.dim, &LayerWeights::dense, In::kDenseLayers);
+  table.AddFfn(mlp, {spec.dense_ffn_dim, spec.dim}, &LayerWeights::dense, In::kDenseLayers);
   table.Add(mlp + ".gate.weight", {spec.gate.slots, spec.dim}, &LayerWeights::gate, In::kMoeLayers);
   table.AddExperts(mlp, spec.gate.slots, spec.expert_ffn_dim, spec.dim);
-  table.AddFfn(mlp + ".shared_expert", spec.shared_ffn_dim, spec.dim, &LayerWeights::shared,
-               In::kMoeLayers);
+  if (spec.shared_ffn_dim > 0) {
+    table.AddFfn(mlp + ".shared_expert", {spec.shared_ffn_dim, spec.dim}, &LayerWeights::shared,
+                 In::kMoeLayers);
+  }
   table.Add(mlp + ".shared_expert_gate.weight", {1, spec.dim}, &LayerWeights::shared_gate,
             In::kMoeLayers);
 }
@@ -39,7 +41,7 @@ Family MakeQwen2Moe(Config& config, const FamilyOptions& options) {
   config.RequireFalse("attention_bias");  // its word for them is qkv_bias
   ReadSlots(config, "num_experts", options, spec);
   ReadSparseLayers(config, options, spec);
-  spec.shared_ffn_dim = config.Int("shared_expert_intermediate_size", {1, options.limits.dim});
+  spec.shared_ffn_dim = config.Int("shared_expert_intermediate_size", {0, options.limits.dim});
   spec.gate.normalise = config.BoolOr("norm_topk_prob", false);
   ReadWindows(config, options, spec);
   ReadGqa(config, {}, options, spec);

@@ -10,18 +10,20 @@ namespace {
 // a config.json of transformers 5 leaves the number out, and all of them do.
 void ReadWindows(Config& config, const FamilyOptions& options, ModelSpec& spec) {
   const bool sliding = config.BoolOr("use_sliding_window", false);
+  // null is no window, and no word of it is transformers' default.
+  const int32_t otherwise = config.Mentions("sliding_window") ? 0 : 4096;
   const int32_t window =
-      sliding ? config.IntOr("sliding_window", 0, {1, options.limits.context}) : 0;
-  if (ReadLayerTypes(config, window, spec)) return;
+      sliding ? config.IntOr("sliding_window", otherwise, {1, options.limits.context}) : 0;
   const auto first =
       static_cast<size_t>(config.IntOr("max_window_layers", 0, {0, options.limits.layers}));
   for (size_t l = first; l < spec.layers.size(); ++l) spec.layers[l].window = window;
+  CheckLayerTypes(config, spec);
 }
 
 void AddMoe(const ModelSpec& spec, TensorTable& table) {
   using In = TensorTable::In;
   const std::string mlp = "model.layers.{L}.mlp";
-  table.AddFfn(mlp, spec.dense_ffn_dim, spec.dim, &LayerWeights::dense, In::kDenseLayers);
+  table.AddFfn(mlp, {spec.dense_ffn_dim, spec.dim}, &LayerWeights::dense, In::kDenseLayers);
   table.Add(mlp + ".gate.weight", {spec.gate.slots, spec.dim}, &LayerWeights::gate, In::kMoeLayers);
   table.AddExperts(mlp, spec.gate.slots, spec.expert_ffn_dim, spec.dim);
 }
