@@ -1,10 +1,9 @@
 #include "router/tokenizer.h"
 
 #include <filesystem>
-#include <fstream>
-#include <system_error>
 #include <utility>
 
+#include "router/small_file.h"
 #include "router/utf8.h"
 
 namespace conclave::router {
@@ -12,25 +11,6 @@ namespace {
 
 // Bytes of an added token's content, normalized.
 constexpr size_t kNormalizedTokenMax = 4096;
-
-// False and *error: it cannot be read, or is larger than bytes_max.
-bool ReadFile(const std::filesystem::path& path, size_t bytes_max, std::string* content,
-              std::string* error) {
-  std::error_code failure;
-  const auto bytes = std::filesystem::file_size(path, failure);
-  if (!failure && bytes > bytes_max) {
-    *error = path.string() + " has " + std::to_string(bytes) + " bytes, the limit is " +
-             std::to_string(bytes_max);
-    return false;
-  }
-  std::ifstream file(path, std::ios::binary);
-  if (!failure) content->resize(bytes);
-  if (failure || !file.read(content->data(), static_cast<std::streamsize>(content->size()))) {
-    *error = path.string() + " cannot be read";
-    return false;
-  }
-  return true;
-}
 
 // Works out what to look for in normalized text. False and *error: a content cannot be normalized.
 bool NormalizeContents(const Normalizer& normalizer, std::vector<AddedToken>* tokens,
@@ -90,16 +70,14 @@ std::optional<Tokenizer> Tokenizer::Load(std::string_view tokenizer, std::string
 std::optional<Tokenizer> Tokenizer::LoadDirectory(const std::string& directory, std::string* error,
                                                   const TokenizerLimits& limits) {
   const std::filesystem::path folder(directory);
-  std::string tokenizer, config;
-  if (!ReadFile(folder / "tokenizer.json", limits.file_bytes_max, &tokenizer, error)) {
+  const auto tokenizer = ReadSmallFile(folder / "tokenizer.json", limits.file_bytes_max, error);
+  if (!tokenizer) {
+    if (error->empty()) *error = "there is no tokenizer.json";
     return std::nullopt;
   }
-  std::error_code ignored;
-  if (std::filesystem::exists(folder / "tokenizer_config.json", ignored) &&
-      !ReadFile(folder / "tokenizer_config.json", limits.file_bytes_max, &config, error)) {
-    return std::nullopt;
-  }
-  return Load(tokenizer, config, error, limits);
+  const auto config = ReadSmallFile(folder / "tokenizer_config.json", limits.file_bytes_max, error);
+  if (!error->empty()) return std::nullopt;
+  return Load(*tokenizer, config.value_or(""), error, limits);
 }
 
 Tokenizer::Tokenizer(TokenizerFile file, Normalizer normalizer, Decoder decoder)

@@ -28,7 +28,9 @@ absl::StatusOr<MaybeTokenizer> LoadTokenizer(const RouterNode::Options& options)
   const std::string& directory = options.tokenizer.empty() ? options.model : options.tokenizer;
   if (directory.empty())
     return absl::InvalidArgumentError("--model: name the checkpoint directory");
-  if (options.tokenizer.empty() && !std::filesystem::exists(directory + "/tokenizer.json")) {
+  std::error_code failure;  // and a link that leads nowhere: the tokenizer will say so
+  const auto there = std::filesystem::symlink_status(directory + "/tokenizer.json", failure);
+  if (options.tokenizer.empty() && there.type() == std::filesystem::file_type::not_found) {
     LogWarning("%s has no tokenizer.json: only requests of token ids are served", directory);
     return MaybeTokenizer();
   }

@@ -3,14 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
 
 #include "router/chat/characters.h"
 #include "router/chat/json.h"
+#include "router/json_node.h"
+#include "router/small_file.h"
+#include "router/utf8.h"
 
 namespace conclave::router::chat {
 namespace {
@@ -19,48 +20,37 @@ using Json = nlohmann::json;
 using Sources = ChatTemplates::Sources;
 namespace fs = std::filesystem;
 
-constexpr size_t kConfigBytesMax = size_t{40} << 20;
+// People edit these by hand: a key that is there twice is no reason to refuse.
+constexpr JsonLimits kConfigLimits{
+    .bytes_max = size_t{40} << 20, .depth_max = 32, .keys_twice = true};
 constexpr std::array kSpecialTokens = {"bos_token", "eos_token", "unk_token", "sep_token",
                                        "pad_token", "cls_token", "mask_token"};
 
-// The file's bytes; nullopt: there is none. One too large, or unreadable, is a problem.
-std::optional<std::string> ReadFile(const fs::path& path, size_t bytes_max, std::string* problem) {
-  std::error_code failure;
-  if (!fs::exists(path, failure)) return std::nullopt;
-  const auto bytes = fs::file_size(path, failure);
-  std::ifstream file(path, std::ios::binary);
-  if (failure || !file) {
-    *problem = path.filename().string() + " cannot be read";
-    return std::nullopt;
-  }
-  if (bytes > bytes_max) {
-    *problem = path.filename().string() + " has " + std::to_string(bytes) +
-               " bytes, the limit is " + std::to_string(bytes_max);
-    return std::nullopt;
-  }
-  return std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-}
-
 // chat_template.jinja and additional_chat_templates/NAME.jinja
 void ReadTemplateFiles(const fs::path& folder, const ChatLimits& limits, Sources* sources) {
-  if (auto text =
-          ReadFile(folder / "chat_template.jinja", limits.template_bytes, &sources->problem)) {
+  std::string* const problem = &sources->problem;
+  if (auto text = ReadSmallFile(folder / "chat_template.jinja", limits.template_bytes, problem)) {
     sources->templates["default"] = *std::move(text);
   }
   std::error_code failure;
-  for (const auto& entry : fs::directory_iterator(folder / "additional_chat_templates", failure)) {
-    if (entry.path().extension() != ".jinja") continue;
-    if (sources->templates.size() > limits.templates) return;
-    if (auto text = ReadFile(entry.path(), limits.template_bytes, &sources->problem)) {
-      sources->templates[entry.path().stem().string()] = *std::move(text);
+  fs::directory_iterator entry(folder / "additional_chat_templates", failure);
+  for (; !failure && entry != fs::directory_iterator(); entry.increment(failure)) {
+    const fs::path& path = entry->path();
+    if (path.extension() != ".jinja") continue;
+    if (!problem->empty() || sources->templates.size() > limits.templates) return;
+    const std::string name = path.stem().string();
+    if (!IsUtf8(name)) {
+      *problem = "additional_chat_templates: " + Quoted(name) + " is not a name in UTF-8";
+    } else if (auto text = ReadSmallFile(path, limits.template_bytes, problem)) {
+      sources->templates[name] = *std::move(text);
     }
   }
 }
 
 // "chat_template": one, or a list of {"name", "template"}.
 void TakeTemplates(const std::string& file, const Json& document, Sources* sources) {
-  const auto member = document.is_object() ? document.find("chat_template") : document.end();
-  if (!document.is_object() || member == document.end() || member->is_null()) return;
+  const auto member = document.find("chat_template");
+  if (member == document.end() || member->is_null()) return;
   if (member->is_string()) {
     sources->templates["default"] = member->get<std::string>();
     return;
@@ -80,7 +70,12 @@ void TakeTemplates(const std::string& file, const Json& document, Sources* sourc
   }
 }
 
-Json Parse(const std::string& text) { return Json::parse(text, nullptr, false); }
+// Of the tokenizer's config, whose errors the tokenizer has told; an empty object if there is one.
+Json ParseConfig(const std::string& text) {
+  std::string ignored;
+  return ParseJsonObject(text, "tokenizer_config.json", kConfigLimits, &ignored)
+      .value_or(Json::object());
+}
 
 // "<s>", or {"content": "<s>", ...}
 std::optional<std::string> ContentOf(const Json& token) {
@@ -95,8 +90,7 @@ Value Ours(const std::string& text) { return String{std::make_shared<const Text>
 
 Variables SpecialTokens(const std::string& tokenizer_config) {
   Variables tokens;
-  const Json config = Parse(tokenizer_config);
-  if (!config.is_object()) return tokens;
+  const Json config = ParseConfig(tokenizer_config);
   for (const char* const name : kSpecialTokens) {
     const auto token = config.contains(name) ? ContentOf(config[name]) : std::nullopt;
     if (token) tokens.emplace_back(name, Ours(*token));
@@ -126,19 +120,18 @@ Sources ChatTemplates::Read(const std::string& directory, const ChatLimits& limi
   const fs::path folder(directory);
   std::string ignored;  // the tokenizer has told
   sources.tokenizer_config =
-      ReadFile(folder / "tokenizer_config.json", kConfigBytesMax, &ignored).value_or("");
+      ReadSmallFile(folder / "tokenizer_config.json", kConfigLimits.bytes_max, &ignored)
+          .value_or("");
   ReadTemplateFiles(folder, limits, &sources);
   if (sources.templates.empty() && sources.problem.empty()) {
-    TakeTemplates("tokenizer_config.json", Parse(sources.tokenizer_config), &sources);
+    TakeTemplates("tokenizer_config.json", ParseConfig(sources.tokenizer_config), &sources);
   }
   if (sources.templates.empty() && sources.problem.empty()) {
-    const auto text = ReadFile(folder / "chat_template.json", kConfigBytesMax, &sources.problem);
-    const Json document = Parse(text.value_or(""));
-    if (text && !document.is_object()) {
-      sources.problem = "chat_template.json is no JSON object";
-    } else if (text) {
-      TakeTemplates("chat_template.json", document, &sources);
-    }
+    const std::string name = "chat_template.json";
+    const auto text = ReadSmallFile(folder / name, kConfigLimits.bytes_max, &sources.problem);
+    const auto document =
+        text ? ParseJsonObject(*text, name, kConfigLimits, &sources.problem) : std::nullopt;
+    if (document) TakeTemplates(name, *document, &sources);
   }
   return sources;
 }

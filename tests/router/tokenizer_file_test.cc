@@ -407,7 +407,7 @@ TEST(TokenizerFile, EndsAnExplosionOfReplacements) {
 TEST(TokenizerFile, SaysWhichFileCannotBeRead) {
   std::string error;
   EXPECT_FALSE(Tokenizer::LoadDirectory("/nonexistent", &error));
-  EXPECT_EQ(error, "/nonexistent/tokenizer.json cannot be read");
+  EXPECT_EQ(error, "there is no tokenizer.json");
 }
 
 TEST(TokenizerFile, SurvivesDamage) {

@@ -77,8 +77,9 @@ absl::StatusOr<Choice> ChooseFiles(const std::string& directory,
     return choice;
   }
   const std::string index_path = directory + "/" + kIndexName;
-  std::error_code ignored;
-  if (std::filesystem::exists(index_path, ignored)) {
+  std::error_code failure;  // and a link that leads nowhere: reading says so
+  if (std::filesystem::symlink_status(index_path, failure).type() !=
+      std::filesystem::file_type::not_found) {
     CONCLAVE_ASSIGN_OR_RETURN(choice.index, ReadIndex(index_path, max_index_bytes));
     for (const auto& [tensor, file] : choice.index) choice.files.insert(file);
     return choice;

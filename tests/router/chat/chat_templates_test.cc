@@ -108,7 +108,9 @@ TEST_F(Templates, SayWhatIsWrongWithTheirFile) {
             "tokenizer_config.json: chat_template has an entry without a name and a template");
   std::filesystem::remove(directory_ / "tokenizer_config.json");
   Write("chat_template.json", "[]");
-  EXPECT_EQ(Show(), "chat_template.json is no JSON object");
+  EXPECT_EQ(Show(), "chat_template.json is not a JSON object");
+  Write("chat_template.json", std::string(1 << 20, '['));
+  EXPECT_EQ(Show(), "chat_template.json is nested deeper than 32");
   Write("chat_template.jinja", std::string(101, 'a'));
   EXPECT_EQ(Show(Load({.template_bytes = 101}), kChat), std::string(101, 'a'));
   EXPECT_EQ(Show(Load({.template_bytes = 100}), kChat),
