@@ -4,9 +4,9 @@
 //
 // A file that shrinks while it is mapped cannot be defended against page by page: reading beyond
 // its new end raises SIGBUS. That is never silent. Unless the process has a SIGBUS handler of its
-// own, the first Open installs one that names the file on stderr and lets the process die of the
-// signal; the cluster sees a lost worker and resumes its sequences elsewhere. Replace a checkpoint
-// by renaming a new one over it, never by writing into it.
+// own, the first Open installs one that names the file on stderr and ends the process with status
+// 1; the cluster sees a lost worker and resumes its sequences elsewhere. Replace a checkpoint by
+// renaming a new one over it, never by writing into it.
 
 #include <cstddef>
 #include <cstdint>
