@@ -206,7 +206,18 @@ class Translation {
     return true;
   }
 
+  // Where a word begins or ends, or (\B) where none does; of a word is what \w matches.
+  bool CopyBoundary(bool wanted) {
+    const std::string word = "[" + WordMembers() + "]";
+    const std::string_view ahead = wanted ? "(?!" : "(?=", elsewhere = wanted ? "(?=" : "(?!";
+    result_.append("(?:(?<=").append(word).append(")").append(ahead).append(word);
+    result_.append(")|(?<!").append(word).append(")").append(elsewhere).append(word).append("))");
+    rest_.remove_prefix(2);
+    return true;
+  }
+
   bool CopyEscape() {
+    if (rest_.starts_with("\\b") || rest_.starts_with("\\B")) return CopyBoundary(rest_[1] == 'b');
     const Escape escape = EscapeAt(rest_);
     if (escape.members.empty()) {
       Copy(std::min(escape.length, rest_.size()));

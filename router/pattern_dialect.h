@@ -2,7 +2,7 @@
 // The patterns in a tokenizer.json are written for Oniguruma and a newer Unicode than PCRE2 of the
 // distribution knows. This rewrites one so that PCRE2, told that ^ and $ are those of a line,
 // matches the same text:
-// - \p{..} of a general category, \w, \d and \s mean what they mean there, newer characters
+// - \p{..} of a general category, \w, \b, \d and \s mean what they mean there, newer characters
 //   included;
 // - \h, \v, \uHHHH, {,n}, and a + or ? behind an interval mean what Oniguruma takes them for;
 // - a pattern that begins with a run (\s+$) is not tried again from inside a run on which it

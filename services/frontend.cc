@@ -269,12 +269,12 @@ absl::StatusOr<Frontend::LiveRequests> Frontend::Start(
   router::Prompt prompt = std::exchange(request.prompt, {});
   absl::StatusOr<LiveRequests> admitted = Admit(std::move(request), deadline, reader);
   if (!admitted.ok()) return admitted;
-  if (IsShort(prompt)) {
-    Prepare(*admitted, std::move(prompt), *stops, served);
+  if (const std::optional<Tokens> tokens = EncodeNow(prompt)) {
+    Prepare(*admitted, *tokens, *stops, served);
     return admitted;
   }
   auto work = [this, requests = *admitted, prompt = std::move(prompt), stops = *std::move(stops),
-               served]() mutable { Prepare(requests, std::move(prompt), stops, served); };
+               served] { Prepare(requests, Encode(prompt), stops, served); };
   if (pool_->Post(std::move(work))) return admitted;
   for (const auto& live : *admitted) Forget(*live);
   metrics_.Reject(Rejection::kTokenizer);
@@ -372,10 +372,10 @@ absl::Status Frontend::Refuse(const Admission::Refusal& refusal) {
   return absl::InternalError("unknown refusal");
 }
 
-void Frontend::Prepare(const LiveRequests& requests, router::Prompt prompt,
+void Frontend::Prepare(const LiveRequests& requests, const Tokens& tokens,
                        const router::StopStrings& stops,
                        const std::shared_ptr<const Served>& served) {
-  const absl::Status status = PrepareAll(requests, std::move(prompt), stops, *served);
+  const absl::Status status = PrepareAll(requests, tokens, stops, *served);
   if (!status.ok()) {
     for (const auto& request : requests) request->End(status);
     return;
@@ -384,9 +384,8 @@ void Frontend::Prepare(const LiveRequests& requests, router::Prompt prompt,
   MaybeFailWaiting();
 }
 
-absl::Status Frontend::PrepareAll(const LiveRequests& requests, router::Prompt prompt,
+absl::Status Frontend::PrepareAll(const LiveRequests& requests, const Tokens& tokens,
                                   const router::StopStrings& stops, const Served& served) {
-  const Tokens tokens = Encode(std::move(prompt));
   if (!tokens.ok()) return tokens.status();
   const auto vocab_size = static_cast<int32_t>(served.model.vocab_size());
   const bool foreign =
@@ -416,13 +415,23 @@ absl::Status Frontend::PrepareAll(const LiveRequests& requests, router::Prompt p
   return absl::OkStatus();
 }
 
-Frontend::Tokens Frontend::Encode(router::Prompt prompt) const {
+std::optional<Frontend::Tokens> Frontend::EncodeNow(const router::Prompt& prompt) const {
+  if (!IsShort(prompt)) return std::nullopt;
+  if (prompt.kind != router::Prompt::Kind::kChat || templates_ == nullptr) return Encode(prompt);
+  // However short a chat is, how much its template makes of it shows when it is rendered. What
+  // fails here, whatever the reason, is told by the pool, which may use up all of the limits.
+  Tokens tokens = EncodeChat(prompt, router::chat::BriefLimits(templates_->limits()));
+  if (!tokens.ok()) return std::nullopt;
+  return tokens;
+}
+
+Frontend::Tokens Frontend::Encode(const router::Prompt& prompt) const {
   if (prompt.kind == router::Prompt::Kind::kTokens) {
     return std::vector<scheduler::TokenId>(prompt.tokens.begin(), prompt.tokens.end());
   }
   if (tokenizer_ == nullptr)
     return std::vector<scheduler::TokenId>();  // only an empty text came so far
-  if (prompt.kind == router::Prompt::Kind::kChat) return EncodeChat(prompt);
+  if (prompt.kind == router::Prompt::Kind::kChat) return EncodeChat(prompt, templates_->limits());
   std::string error;
   auto tokens = tokenizer_->Encode(
       prompt.text, {.parse_special = prompt.parse_special, .add_special = prompt.add_special},
@@ -431,12 +440,13 @@ Frontend::Tokens Frontend::Encode(router::Prompt prompt) const {
   return *std::move(tokens);
 }
 
-Frontend::Tokens Frontend::EncodeChat(const router::Prompt& prompt) const {
+Frontend::Tokens Frontend::EncodeChat(const router::Prompt& prompt,
+                                      const router::chat::ChatLimits& limits) const {
   std::string error;
   const std::time_t now = std::time(nullptr);
   std::tm local = {};
   localtime_r(&now, &local);
-  const auto chat = templates_->Render(*prompt.chat, local, &error);
+  const auto chat = templates_->Render(*prompt.chat, limits, local, &error);
   if (!chat) return absl::InvalidArgumentError(error);
   router::EncodeOptions options{.parse_special = true};
   if (!prompt.parse_special) {
@@ -461,9 +471,9 @@ void Frontend::Tokenize(router::Prompt prompt, const std::function<void(Tokens)>
   if (const auto problem = router::CheckPrompt(prompt, options_.limits, vocab_size)) {
     return done(absl::InvalidArgumentError(*problem));
   }
-  if (IsShort(prompt)) return done(Encode(std::move(prompt)));
-  const bool posted = pool_->Post(
-      [this, prompt = std::move(prompt), done]() mutable { done(Encode(std::move(prompt))); });
+  if (const std::optional<Tokens> tokens = EncodeNow(prompt)) return done(*tokens);
+  const bool posted =
+      pool_->Post([this, prompt = std::move(prompt), done] { done(Encode(prompt)); });
   if (posted) return;
   metrics_.Reject(Rejection::kTokenizer);
   done(WithPushback(absl::ResourceExhaustedError("too many long texts wait to be tokenised"),

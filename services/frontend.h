@@ -37,6 +37,7 @@
 
 namespace conclave::router::chat {
 class ChatTemplates;
+struct ChatLimits;
 struct Conversation;
 }  // namespace conclave::router::chat
 
@@ -135,13 +136,15 @@ class Frontend : private LiveRequest::Owner {
   // Takes a place for each completion, or none.
   absl::StatusOr<LiveRequests> Admit(router::Request request, std::optional<Micros> deadline,
                                      const std::shared_ptr<LiveRequest::Reader>& reader);
-  // Tokenises and queues the completions of an admitted request, or ends them.
-  void Prepare(const LiveRequests& requests, router::Prompt prompt,
-               const router::StopStrings& stops, const std::shared_ptr<const Served>& served);
-  absl::Status PrepareAll(const LiveRequests& requests, router::Prompt prompt,
+  // Queues the completions of an admitted request, or ends them.
+  void Prepare(const LiveRequests& requests, const Tokens& tokens, const router::StopStrings& stops,
+               const std::shared_ptr<const Served>& served);
+  absl::Status PrepareAll(const LiveRequests& requests, const Tokens& tokens,
                           const router::StopStrings& stops, const Served& served);
-  Tokens Encode(router::Prompt prompt) const;
-  Tokens EncodeChat(const router::Prompt& prompt) const;
+  // What takes a network thread no more than some milliseconds; nullopt: it is work for the pool.
+  std::optional<Tokens> EncodeNow(const router::Prompt& prompt) const;
+  Tokens Encode(const router::Prompt& prompt) const;
+  Tokens EncodeChat(const router::Prompt& prompt, const router::chat::ChatLimits& limits) const;
   // OK unless the conversation needs a chat template that is not there.
   absl::Status JudgeChat(const router::chat::Conversation& conversation) const;
   bool IsShort(const router::Prompt& prompt) const;

@@ -37,12 +37,20 @@ bool Changes(const Value& value, std::string_view name) {
 // What Python's getattr finds; nullopt: nothing.
 std::optional<Value> OwnAttribute(Work& work, const Value& value, std::string_view name) {
   if (const Namespace* const ns = value.ns()) {
-    const Value* const found = ns->Find(name);
+    const Value* const found = ns->Find(work, name);
     return found == nullptr ? std::nullopt : std::optional<Value>(*found);
   }
   if (!name.empty() && name[0] == '_') return Unsafe(value, name);
   if (Changes(value, name)) return Unsafe(value, name);
   if (Loop* const loop = value.loop()) return LoopAttribute(work, *loop, name);
+  if (const Sequence* const pair = value.sequence(); pair != nullptr && pair->group) {
+    if (name == "grouper") return pair->items[0];
+    if (name == "list") return pair->items[1];
+  }
+  if (const Callable* const callable = value.callable();
+      callable != nullptr && callable->macro != nullptr) {
+    return MacroAttribute(work, *callable->macro, name);
+  }
   if (const Native method = FindMethod(value, name)) return MakeNative(work, name, method, value);
   return std::nullopt;
 }
@@ -69,10 +77,7 @@ std::optional<Value> Element(Work& work, const Value& value, int64_t index) {
 
 std::optional<Value> OwnItem(Work& work, const Value& value, const Value& key) {
   if (const Dict* const dict = value.dict()) {
-    if (const Text* const text = key.text(); text != nullptr && !work.Visit(text->size())) {
-      return std::nullopt;
-    }
-    const Value* const found = dict->Find(key);
+    const Value* const found = dict->Find(work, key);
     return found == nullptr ? std::nullopt : std::optional<Value>(*found);
   }
   const std::optional<int64_t> index = key.integer();
@@ -166,8 +171,8 @@ Value GetSlice(Work& work, const Value& value, const Value& start, const Value& 
   for (size_t i = 0; i < 3; ++i) {
     if (given[i]->Is<None>()) continue;
     const std::optional<int64_t> bound = given[i]->integer();
-    // As in Jinja, where the error of the slice only shows when its result is used.
-    if (!bound) return Value::Missing(TypeName(value) + " object has no such element");
+    if (!bound) work.Fail("a slice takes whole numbers, not a " + TypeName(*given[i]));
+    if (!bound) return {};
     bounds[i] = std::clamp(*bound, -kFar, kFar);
   }
   const int64_t stride = bounds[2].value_or(1);
@@ -182,7 +187,8 @@ Value GetSlice(Work& work, const Value& value, const Value& start, const Value& 
   }
   const Sequence* const sequence = value.sequence();
   if (sequence == nullptr || sequence->kind > Sequence::Kind::kRange) {
-    return Value::Missing(TypeName(value) + " object has no such element");
+    work.Fail("a " + TypeName(value) + " cannot be sliced");
+    return {};
   }
   const auto size = static_cast<int64_t>(sequence->items.size());
   const Indices indices = Resolve(size, bounds[0], bounds[1], stride);

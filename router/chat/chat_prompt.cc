@@ -29,6 +29,7 @@ class ConversationValues {
   Variables Of(const Variables& special_tokens, const Conversation& conversation) {
     Variables variables = special_tokens;
     const auto set = [&](std::string_view name, Value value) {
+      if (!work_.Scan(variables.size())) return;
       const auto found = std::find_if(variables.begin(), variables.end(),
                                       [&](const auto& entry) { return entry.first == name; });
       if (found != variables.end()) {
@@ -41,6 +42,7 @@ class ConversationValues {
     if (const Value arguments = Json("template_arguments", conversation.arguments);
         Need<const Dict>(arguments.dict(), conversation.arguments, "template_arguments",
                          "an object")) {
+      CheckCount("template_arguments", arguments.dict()->entries().size());
       for (const auto& [name, value] : arguments.dict()->entries()) {
         set(name.text()->bytes(), value);
       }
@@ -56,6 +58,12 @@ class ConversationValues {
  private:
   void Fail(const std::string& what) {
     if (error_->empty()) *error_ = what;
+  }
+  void CheckCount(const std::string& field, size_t names) {
+    const size_t limit = work_.limits().template_arguments;
+    if (names <= limit) return;
+    Fail(field + " has " + std::to_string(names) + " members, the limit is " +
+         std::to_string(limit));
   }
   Value Outside(std::string_view bytes) { return MakeString(work_, Text::FromOutside(bytes)); }
 
@@ -94,7 +102,7 @@ class ConversationValues {
   }
 
   void Set(Dict* dict, std::string_view name, Value value) {
-    dict->Set(MakeString(work_, name), std::move(value));
+    dict->Set(work_, MakeString(work_, name), std::move(value));
   }
 
   Value OneMessage(const std::string& field, const Message& from, bool continued) {
@@ -148,11 +156,11 @@ class ConversationValues {
     const Value fields = Json(field + ".fields", json);
     if (!Need(fields.dict(), json, field + ".fields", "an object")) return;
     for (const auto& [name, value] : fields.dict()->entries()) {
-      if (name.text()->bytes() == "role" || message->Find(name) != nullptr) {
+      if (name.text()->bytes() == "role" || message->Find(work_, name) != nullptr) {
         Fail(field + ".fields says '" + name.text()->bytes() + "', which the message has");
       }
       // None is as good as not there, and templates ask whether it is there.
-      if (!value.Is<None>()) message->Set(name, value);
+      if (!value.Is<None>()) message->Set(work_, name, value);
     }
   }
 
@@ -165,7 +173,7 @@ class ConversationValues {
     if (reasoning == nullptr) return message;
     Dict all;
     Set(&all, "thinking", *reasoning);
-    for (const auto& [name, value] : message.entries()) all.Set(name, value);
+    for (const auto& [name, value] : message.entries()) all.Set(work_, name, value);
     Set(&all, "reasoning_content", *reasoning);
     return all;
   }

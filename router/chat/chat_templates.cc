@@ -185,6 +185,7 @@ std::optional<std::string> ChatTemplates::Problem(const std::string& template_na
 }
 
 std::optional<ChatTemplates::Prompt> ChatTemplates::Render(const Conversation& conversation,
+                                                           const ChatLimits& limits,
                                                            const std::tm& now,
                                                            std::string* error) const {
   const Entry* const entry = Find(conversation.template_name, !conversation.tools.empty());
@@ -193,7 +194,7 @@ std::optional<ChatTemplates::Prompt> ChatTemplates::Render(const Conversation& c
     return std::nullopt;
   }
   const std::optional<Text> text =
-      RenderChat(*entry->chat_template, special_tokens_, conversation, limits_, now, error);
+      RenderChat(*entry->chat_template, special_tokens_, conversation, limits, now, error);
   if (!text) return std::nullopt;
   return Prompt{text->bytes(), text->outside(), &entry->control};
 }

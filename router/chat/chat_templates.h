@@ -40,8 +40,10 @@ class ChatTemplates {
     const std::vector<TokenId>* control;  // added tokens that the template writes
   };
   // nullopt and *error as RenderChat; there is no Problem with the template.
-  std::optional<Prompt> Render(const Conversation& conversation, const std::tm& now,
-                               std::string* error) const;
+  std::optional<Prompt> Render(const Conversation& conversation, const ChatLimits& limits,
+                               const std::tm& now, std::string* error) const;
+
+  const ChatLimits& limits() const { return limits_; }
 
  private:
   struct Entry {

@@ -279,13 +279,19 @@ class Fields {
     const auto read = std::from_chars(name.data(), name.data() + name.size(), index);
     if (name.empty()) {
       index = next_++;
+      counts_ = true;
     } else if (read.ec != std::errc() || read.ptr != name.data() + name.size()) {
+      if (!work_.Scan(arguments_.keyword.size())) return {};
       for (const auto& [key, value] : arguments_.keyword) {
         if (key == name) return value;
       }
       work_.Fail("format has no argument '" + std::string(name) + "'");
       return {};
+    } else {
+      numbered_ = true;
     }
+    if (counts_ && numbered_)
+      work_.Fail("a format has both {} and {" + std::to_string(index) + "}");
     if (index < arguments_.positional.size()) return arguments_.positional[index];
     work_.Fail("format has no argument number " + std::to_string(index));
     return {};
@@ -294,6 +300,8 @@ class Fields {
   Work& work_;
   const Arguments& arguments_;
   size_t next_ = 0;
+  bool counts_ = false;    // there was {}
+  bool numbered_ = false;  // there was {0}
 };
 
 }  // namespace

@@ -177,13 +177,13 @@ Dict Entries(Work& work, const char* function, const Arguments& arguments) {
     }
     for (const Value& pair : Items(work, given)) {
       const std::vector<Value> both = work.failed() ? std::vector<Value>() : Items(work, pair);
-      if (both.size() != 2 || !dict.Set(both[0], both[1])) {
+      if (both.size() != 2 || !dict.Set(work, both[0], both[1])) {
         work.Fail(std::string(function) + " takes pairs of a key and a value");
         return dict;
       }
     }
   }
-  for (const auto& [name, value] : arguments.keyword) dict.Set(MakeString(work, name), value);
+  for (const auto& [name, value] : arguments.keyword) dict.Set(work, MakeName(work, name), value);
   return dict;
 }
 
@@ -201,7 +201,7 @@ Value MakeNamespace(Work& work, const Value&, const Arguments& arguments) {
       work.Fail("a namespace takes names that do not begin with _");
       return {};
     }
-    ns->Set(name.text()->bytes(), value);
+    ns->Set(work, name.text()->bytes(), value);
   }
   return work.Keep(std::move(ns));
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -14,9 +13,9 @@ namespace conclave::router::chat {
 namespace {
 
 std::string Hexadecimal(char32_t c) {
-  char text[16];
-  std::snprintf(text, sizeof text, "\\u%04x", static_cast<unsigned>(c));
-  return text;
+  constexpr char kDigits[] = "0123456789abcdef";
+  return {'\\',           'u', kDigits[c >> 12 & 15], kDigits[c >> 8 & 15], kDigits[c >> 4 & 15],
+          kDigits[c & 15]};
 }
 
 std::string Escape(char32_t c) {
@@ -231,7 +230,7 @@ class Builder {
     if (open_.empty()) {
       value_ = std::move(value);
     } else if (open_.back().object) {
-      open_.back().dict.Set(open_.back().key, std::move(value));
+      open_.back().dict.Set(work_, open_.back().key, std::move(value));
     } else {
       open_.back().items.push_back(std::move(value));
     }

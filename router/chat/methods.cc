@@ -8,6 +8,7 @@
 
 #include "router/chat/access.h"
 #include "router/chat/arguments.h"
+#include "router/chat/syntax.h"
 
 namespace conclave::router::chat {
 namespace {
@@ -48,8 +49,7 @@ Value ItemPairs(Work& work, const Value& self, const Arguments& arguments) {
 Value Get(Work& work, const Value& self, const Arguments& arguments) {
   const Parameters parameters(work, "get", arguments, {"key", "default"});
   const Value& key = parameters.Need(0);
-  if (key.text() != nullptr && !work.Visit(key.text()->size())) return {};
-  if (const Value* const found = self.dict()->Find(key)) return *found;
+  if (const Value* const found = self.dict()->Find(work, key)) return *found;
   return parameters[1] == nullptr ? Value(None()) : *parameters[1];
 }
 
@@ -140,6 +140,17 @@ std::optional<Value> LoopAttribute(Work& work, Loop& loop, std::string_view name
   if (name == "cycle") return MakeNative(work, name, Cycle, Value(&loop));
   if (name == "changed") return MakeNative(work, name, Changed, Value(&loop));
   return std::nullopt;
+}
+
+std::optional<Value> MacroAttribute(Work& work, const Macro& macro, std::string_view name) {
+  if (name == "name") return MakeString(work, macro.name);
+  if (name == "catch_varargs") return macro.takes_varargs;
+  if (name == "catch_kwargs") return macro.takes_kwargs;
+  if (name == "caller") return macro.takes_caller;
+  if (name != "arguments") return std::nullopt;
+  std::vector<Value> names;
+  for (const Parameter& one : macro.parameters) names.push_back(MakeString(work, one.name));
+  return MakeSequence(work, std::move(names), Sequence::Kind::kTuple);
 }
 
 }  // namespace conclave::router::chat

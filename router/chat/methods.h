@@ -1,5 +1,5 @@
 #pragma once
-// The methods of strings, lists and mappings, and the attributes of a loop. One thread.
+// The methods of strings, lists and mappings, and the attributes of loops and macros. One thread.
 
 #include <optional>
 #include <string_view>
@@ -13,5 +13,6 @@ Native FindMethod(const Value& value, std::string_view name);
 Native FindStringMethod(std::string_view name);
 
 std::optional<Value> LoopAttribute(Work& work, Loop& loop, std::string_view name);
+std::optional<Value> MacroAttribute(Work& work, const Macro& macro, std::string_view name);
 
 }  // namespace conclave::router::chat

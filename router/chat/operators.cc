@@ -111,7 +111,7 @@ Value JoinTexts(Work& work, const Value& left, const Value& right) {
   const bool markup = left.markup() || right.markup();
   Text joined;
   for (const Value* const part : {&left, &right}) {
-    if (!work.Make(part->text()->size())) return {};
+    if (!work.Make(part->text()->held_bytes())) return {};
     joined.Append(markup && !part->markup() ? Escape(work, *part->text()) : *part->text());
   }
   return MakeString(work, std::move(joined), markup);
@@ -214,8 +214,7 @@ bool In(Work& work, const Value& item, const Value& container) {
     return false;
   }
   if (const Dict* const dict = container.dict()) {
-    if (item.text() != nullptr && !work.Visit(item.text()->size())) return false;
-    return dict->Find(item) != nullptr;
+    return dict->Find(work, item) != nullptr;
   }
   if (const Sequence* const sequence = container.sequence()) {
     return std::any_of(sequence->items.begin(), sequence->items.end(),

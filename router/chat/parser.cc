@@ -12,6 +12,12 @@
 namespace conclave::router::chat {
 namespace {
 
+bool Assigns(const Target& target, std::string_view name) {
+  if (!target.tuple) return target.name == name;
+  return std::any_of(target.items.begin(), target.items.end(),
+                     [&](const Target& one) { return Assigns(one, name); });
+}
+
 // The statements.
 class Parser {
  public:
@@ -74,6 +80,13 @@ class Parser {
     stream_.ExpectName(end);
     return body;
   }
+  // One that no jump leads out of.
+  Body OwnBlock(std::string_view end) {
+    const int32_t loops = std::exchange(loops_, 0);
+    Body body = WholeBlock(end);
+    loops_ = loops;
+    return body;
+  }
 
   void Add(Body* body, int32_t line, Statement::Kind kind) {
     if (!stream_.CountNode(line)) return;
@@ -98,7 +111,7 @@ class Parser {
       return Add(body, line, FilterBlock{std::move(filter), WholeBlock("endfilter")});
     }
     if (name == "with") return Add(body, line, ParseWith());
-    if (name == "generation") return Add(body, line, Generation{WholeBlock("endgeneration")});
+    if (name == "generation") return Add(body, line, Generation{OwnBlock("endgeneration")});
     if (name == "print") {
       while (!stream_.failed() && stream_.current().kind != Token::Kind::kBlockEnd) {
         Add(body, line, Output{ParseExpression(stream_)});
@@ -122,9 +135,7 @@ class Parser {
       return Add(body, line, Set{std::move(target), ParseTuple(stream_)});
     }
     ExpressionPtr filter = ParseFilters(stream_, nullptr, false);
-    const int32_t loops = std::exchange(loops_, 0);
-    Body content = WholeBlock("endset");
-    loops_ = loops;
+    Body content = OwnBlock("endset");
     Add(body, line, SetBlock{std::move(target), std::move(filter), std::move(content)});
   }
 
@@ -141,11 +152,13 @@ class Parser {
 
   For ParseFor() {
     For node;
+    const int32_t line = stream_.current().line;
     node.target = ParseTarget(stream_, false);
+    if (Assigns(node.target, "loop")) stream_.FailAt(line, "a for cannot assign to 'loop'");
     stream_.ExpectName("in");
     node.items = ParseTuple(stream_, false);
     if (stream_.TakeName("if")) node.condition = ParseExpression(stream_);
-    if (stream_.current().IsName("recursive")) stream_.Fail("'recursive' is not supported");
+    node.recursive = stream_.TakeName("recursive");
     ++loops_;
     node.body = Block({"endfor", "else"});
     --loops_;
@@ -183,10 +196,8 @@ class Parser {
     Macro macro;
     macro.name = std::move(name);
     if (with_signature) macro.parameters = Signature();
-    const int32_t loops = std::exchange(loops_, 0);
     const size_t begin = stream_.position();
-    macro.body = WholeBlock(end);
-    loops_ = loops;
+    macro.body = OwnBlock(end);
     macro.takes_varargs = stream_.Named("varargs", begin);
     macro.takes_kwargs = stream_.Named("kwargs", begin);
     macro.takes_caller = stream_.Named("caller", begin);

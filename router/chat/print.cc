@@ -117,7 +117,7 @@ void AppendRepr(Work& work, const Value& value, Text* to) {
 
 Text Str(Work& work, const Value& value) {
   if (const Text* const text = value.text()) {
-    return work.Make(text->size()) ? *text : Text();
+    return work.Make(text->held_bytes()) ? *text : Text();
   }
   if (value.IsUndefined()) return Text();
   if (value.Is<None>()) return Text("None");

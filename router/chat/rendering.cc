@@ -78,7 +78,7 @@ Rendering::Flow Rendering::Execute(const Statement& statement, Scope* scope, Tex
 
 void Rendering::Write(const Value& value, Text* out) {
   if (const Text* const text = value.text()) {
-    if (!work_.Make(text->size())) return;
+    if (!work_.Make(text->held_bytes())) return;
     out->Append(*text);
   } else {
     out->Append(Str(work_, value));
@@ -128,7 +128,9 @@ Rendering::Flow Rendering::Do(const FilterBlock& node, Scope* scope, Text* out) 
   const Value* const outer = std::exchange(block_, &text);
   const Value filtered = Evaluate(*node.filter, scope);
   block_ = outer;
-  if (!work_.failed()) Write(filtered, out);
+  if (work_.failed()) return Flow::kOn;
+  if (!filtered.IsString()) work_.Fail("the filter of a block makes a " + TypeName(filtered));
+  Write(filtered, out);
   return Flow::kOn;
 }
 
@@ -141,9 +143,7 @@ Rendering::Flow Rendering::Do(const If& node, Scope* scope, Text* out) {
   return Execute(node.otherwise, scope, out);
 }
 
-std::vector<Value> Rendering::ItemsOf(const For& node, Scope* scope) {
-  const Value iterable = Evaluate(*node.items, scope);
-  if (work_.failed()) return {};
+std::vector<Value> Rendering::ItemsOf(const For& node, const Value& iterable, Scope* scope) {
   std::vector<Value> items = Items(work_, iterable);
   if (node.condition == nullptr) return items;
   std::vector<Value> chosen;
@@ -158,8 +158,30 @@ std::vector<Value> Rendering::ItemsOf(const For& node, Scope* scope) {
 }
 
 Rendering::Flow Rendering::Do(const For& node, Scope* scope, Text* out) {
+  const Value iterable = Evaluate(*node.items, scope);
+  return work_.failed() ? Flow::kOn : RunLoop(node, iterable, 0, scope, out);
+}
+
+Value Rendering::CallLoop(const Loop& loop, const Arguments& arguments) {
+  const Level level(*this);
+  if (loop.recursive == nullptr) work_.Fail("loop(...) is for a loop that says 'recursive'");
+  if (arguments.positional.size() != 1 || !arguments.keyword.empty()) {
+    work_.Fail("loop(...) takes one argument");
+  }
+  Text text;
+  if (!work_.failed()) {
+    RunLoop(*loop.recursive, arguments.positional[0], loop.depth0 + 1, loop.scope, &text);
+  }
+  return MakeString(work_, std::move(text));
+}
+
+Rendering::Flow Rendering::RunLoop(const For& node, const Value& iterable, int32_t depth0,
+                                   Scope* scope, Text* out) {
   auto loop = std::make_shared<Loop>();
-  loop->items = ItemsOf(node, scope);
+  loop->items = ItemsOf(node, iterable, scope);
+  loop->depth0 = depth0;
+  loop->recursive = node.recursive ? &node : nullptr;
+  loop->scope = scope;
   if (work_.failed()) return Flow::kOn;
   if (loop->items.empty()) return Execute(node.otherwise, NewScope(scope), out);
   Loop* const kept = work_.Keep(std::move(loop));
@@ -227,7 +249,7 @@ void Rendering::Assign(const Target& target, const Value& value, Scope* scope) {
   Namespace* const ns = holder.ns();
   if (ns == nullptr) return work_.Fail("cannot assign an attribute on what is no namespace");
   if (target.attribute[0] == '_') return work_.Fail("a namespace takes no name that begins with _");
-  if (work_.Make(sizeof(Value))) ns->Set(target.attribute, value);
+  if (work_.Make(sizeof(Value))) ns->Set(work_, target.attribute, value);
 }
 
 Value Rendering::CallMacro(const Macro& macro, Scope* defined_in, Arguments arguments) {
@@ -269,7 +291,8 @@ void Rendering::BindParameters(const Macro& macro, Arguments* arguments, Scope* 
   }
   if (macro.takes_kwargs) {
     Dict rest;
-    for (const auto& [key, value] : arguments->keyword) rest.Set(MakeString(work_, key), value);
+    for (const auto& [key, value] : arguments->keyword)
+      rest.Set(work_, MakeName(work_, key), value);
     scope->Set("kwargs", MakeDict(work_, std::move(rest)));
   } else if (!arguments->keyword.empty()) {
     work_.Fail(name + "takes no keyword argument '" + arguments->keyword[0].first + "'");

@@ -56,7 +56,9 @@ class Rendering {
   Flow Do(const Generation& node, Scope* scope, Text* out);
   Flow Do(const Break& node, Scope* scope, Text* out);
   Flow Do(const Continue& node, Scope* scope, Text* out);
-  std::vector<Value> ItemsOf(const For& node, Scope* scope);
+  Flow RunLoop(const For& node, const Value& iterable, int32_t depth0, Scope* scope, Text* out);
+  std::vector<Value> ItemsOf(const For& node, const Value& iterable, Scope* scope);
+  Value CallLoop(const Loop& loop, const Arguments& arguments);
   Value TextOf(const Body& body, Scope* scope);
   void Write(const Value& value, Text* out);
   void Assign(const Target& target, const Value& value, Scope* scope);

@@ -27,6 +27,7 @@ Value Rendering::Get(const Constant& node, Scope*) { return node.value; }
 
 Value Rendering::Get(const Name& node, Scope* scope) {
   for (const Scope* inner = scope; inner != nullptr; inner = inner->parent) {
+    if (!work_.Scan(inner->names.size())) return {};
     if (const Value* const found = inner->Find(node.name)) return *found;
   }
   if (const Native global = FindGlobal(node.name)) {
@@ -45,7 +46,7 @@ Value Rendering::Get(const DictLiteral& node, Scope* scope) {
   Dict dict;
   for (const auto& [key, value] : node.entries) {
     const Value name = Evaluate(*key, scope);
-    if (!dict.Set(name, Evaluate(*value, scope))) {
+    if (!dict.Set(work_, name, Evaluate(*value, scope))) {
       work_.Fail("a " + TypeName(name) + " cannot be the key of a mapping");
     }
     if (work_.failed()) return {};
@@ -105,10 +106,10 @@ Value Rendering::CallValue(const Value& callee, Arguments arguments) {
     FailUndefined(work_, callee);
     return {};
   }
+  if (const Loop* const loop = callee.loop()) return CallLoop(*loop, arguments);
   const Callable* const callable = callee.callable();
   if (callable == nullptr) {
-    work_.Fail(callee.loop() != nullptr ? "loop(...) is not supported"
-                                        : "a " + TypeName(callee) + " cannot be called");
+    work_.Fail("a " + TypeName(callee) + " cannot be called");
     return {};
   }
   if (callable->native != nullptr) return callable->native(work_, callable->self, arguments);

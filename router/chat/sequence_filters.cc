@@ -71,7 +71,7 @@ Value Join(Work& work, const Value& self, const Arguments& arguments) {
   Text joined;
   bool first = true;
   for (const Value& item : Items(work, self)) {
-    if (work.failed() || !work.Make(between.size())) return {};
+    if (work.failed() || !work.Make(between.held_bytes())) return {};
     if (!std::exchange(first, false)) joined.Append(between);
     joined.Append(Str(work, parameters[1] == nullptr ? item : GetPath(work, item, *parameters[1])));
   }
@@ -256,9 +256,9 @@ Value Unique(Work& work, const Value& self, const Arguments& arguments) {
     if (work.failed()) return {};
     Value key = parameters[1] == nullptr ? item : GetPath(work, item, *parameters[1]);
     if (fold) key = IgnoreCase(work, key);
-    const std::optional<std::string> name = KeyOf(key);
+    const std::optional<std::string> name = KeyOf(work, key);
     if (!name) work.Fail("unique: a " + TypeName(key) + " cannot be compared here");
-    if (name && work.Make(name->size()) && seen.insert(*name).second) items.push_back(item);
+    if (name && seen.insert(*name).second) items.push_back(item);
   }
   return MakeIterator(work, std::move(items));
 }
@@ -339,6 +339,14 @@ Value SliceInto(Work& work, const Value& self, const Arguments& arguments) {
   return MakeIterator(work, std::move(result));
 }
 
+Value MakeGroup(Work& work, const Value& key, const Value& list) {
+  const Value pair = MakeSequence(work, {key, list}, Sequence::Kind::kTuple);
+  if (work.failed()) return {};
+  Sequence group = *pair.sequence();
+  group.group = true;
+  return std::make_shared<const Sequence>(std::move(group));
+}
+
 Value GroupBy(Work& work, const Value& self, const Arguments& arguments) {
   const Parameters parameters(work, "groupby", arguments,
                               {"attribute", "default", "case_sensitive"});
@@ -364,7 +372,7 @@ Value GroupBy(Work& work, const Value& self, const Arguments& arguments) {
     if (work.failed()) return {};
     const Value key = key_of(members[0]);
     const Value list = MakeSequence(work, std::move(members));
-    groups.push_back(MakeSequence(work, {key, list}, Sequence::Kind::kTuple));
+    groups.push_back(MakeGroup(work, key, list));
     begin = end;
   }
   return MakeSequence(work, std::move(groups));

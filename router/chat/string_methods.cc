@@ -42,21 +42,48 @@ Value SplitLinesMethod(Work& work, const Value& self, const Arguments& arguments
   return MakeSequence(work, SplitLines(work, *self.text(), parameters.Truth(0, false)));
 }
 
+// What the start and end of a method's arguments, numbers `first` and the next, leave of the text.
+struct Window {
+  Text text;
+  int64_t skipped = 0;   // characters before it
+  bool outside = false;  // it begins behind the end
+};
+
+Window TakeWindow(Work& work, const Text& text, const Parameters& parameters, size_t first) {
+  if (parameters[first] == nullptr && parameters[first + 1] == nullptr) return {text};
+  if (!work.Make(text.held_bytes())) return {};
+  const auto size = static_cast<int64_t>(CharacterCount(text.bytes()));
+  const auto bound = [&](size_t index, int64_t otherwise) {
+    const Value* const given = parameters[index];
+    const int64_t at =
+        given == nullptr || given->Is<None>() ? otherwise : parameters.Integer(index, otherwise);
+    return at < 0 ? std::max<int64_t>(at + size, 0) : at;
+  };
+  const int64_t start = bound(first, 0), end = std::min(bound(first + 1, size), size);
+  if (start > end) return {.skipped = start, .outside = true};
+  const size_t begin = CharacterOffset(text.bytes(), static_cast<size_t>(start));
+  return {text.Part(begin, CharacterOffset(text.bytes(), static_cast<size_t>(end))), start};
+}
+
 bool HasAffix(const Text& text, const Text& affix, bool front) {
   return front ? text.bytes().starts_with(affix.bytes()) : text.bytes().ends_with(affix.bytes());
 }
 
 template <bool kFront>
 Value AffixTest(Work& work, const Value& self, const Arguments& arguments) {
-  const Parameters parameters(work, kFront ? "startswith" : "endswith", arguments, {"prefix"});
+  const Parameters parameters(work, kFront ? "startswith" : "endswith", arguments,
+                              {"prefix", "start", "end"});
   const Value& affix = parameters.Need(0);
-  if (work.failed() || !work.Visit(self.text()->size())) return {};
-  if (affix.text() != nullptr) return HasAffix(*self.text(), *affix.text(), kFront);
+  const Window window = TakeWindow(work, *self.text(), parameters, 1);
+  if (work.failed() || !work.Visit(window.text.size())) return {};
+  const auto has = [&](const Text& one) {
+    return !window.outside && HasAffix(window.text, one, kFront);
+  };
+  if (affix.text() != nullptr) return has(*affix.text());
   const Sequence* const several = affix.sequence();
   if (several != nullptr && several->kind == Sequence::Kind::kTuple) {
-    return std::any_of(several->items.begin(), several->items.end(), [&](const Value& one) {
-      return one.text() != nullptr && HasAffix(*self.text(), *one.text(), kFront);
-    });
+    return std::any_of(several->items.begin(), several->items.end(),
+                       [&](const Value& one) { return one.text() != nullptr && has(*one.text()); });
   }
   work.Fail("startswith and endswith take a string or a tuple of strings, not " + TypeName(affix));
   return {};
@@ -95,39 +122,42 @@ Value JoinMethod(Work& work, const Value& self, const Arguments& arguments) {
   bool first = true;
   for (const Value& item : Items(work, parameters.Need(0))) {
     if (item.text() == nullptr) work.Fail("join takes strings, not " + TypeName(item));
-    if (work.failed() || !work.Make(item.text()->size() + self.text()->size())) return {};
+    if (work.failed() || !work.Make(item.text()->held_bytes() + self.text()->held_bytes()))
+      return {};
     if (!std::exchange(first, false)) joined.Append(*self.text());
     joined.Append(*item.text());
   }
   return MakeString(work, std::move(joined));
 }
 
-// Of a byte in the text: its number as a character; -1 for none.
-Value Place(const Text& text, std::optional<size_t> at) {
-  if (!at) return int64_t{-1};
-  return static_cast<int64_t>(CharacterCount(std::string_view(text.bytes()).substr(0, *at)));
+int64_t CharactersBefore(const Text& text, size_t at) {
+  return static_cast<int64_t>(CharacterCount(std::string_view(text.bytes()).substr(0, at)));
 }
 
 using Finder = std::optional<size_t> (*)(Work&, const Text&, const Text&);
 
 template <Finder kFind, bool kMust>
 Value FindMethodOf(Work& work, const Value& self, const Arguments& arguments) {
-  const Parameters parameters(work, kMust ? "index" : "find", arguments, {"sub"});
+  const Parameters parameters(work, kMust ? "index" : "find", arguments, {"sub", "start", "end"});
   parameters.Need(0);
   const Text* const what = parameters.String(0);
   if (what == nullptr) work.Fail("find and index take a string");
+  const Window window = TakeWindow(work, *self.text(), parameters, 1);
   if (work.failed()) return {};
-  const std::optional<size_t> found = kFind(work, *self.text(), *what);
+  const std::optional<size_t> found =
+      window.outside ? std::nullopt : kFind(work, window.text, *what);
   if (kMust && !found) work.Fail("substring not found");
-  return Place(*self.text(), found);
+  return found ? Value(window.skipped + CharactersBefore(window.text, *found)) : Value(int64_t{-1});
 }
 
 Value CountMethod(Work& work, const Value& self, const Arguments& arguments) {
-  const Parameters parameters(work, "count", arguments, {"sub"});
+  const Parameters parameters(work, "count", arguments, {"sub", "start", "end"});
   parameters.Need(0);
   const Text* const what = parameters.String(0);
   if (what == nullptr) work.Fail("count takes a string");
-  return work.failed() ? Value() : Value(CountOf(work, *self.text(), *what));
+  const Window window = TakeWindow(work, *self.text(), parameters, 1);
+  if (work.failed()) return {};
+  return window.outside ? int64_t{0} : CountOf(work, window.text, *what);
 }
 
 template <Finder kFind>
@@ -203,6 +233,14 @@ Value AllAre(Work& work, const Value& self, const Arguments& arguments) {
   return !text.empty();
 }
 
+Value IsAscii(Work& work, const Value& self, const Arguments& arguments) {
+  Parameters(work, "isascii", arguments, {});
+  const std::string& bytes = self.text()->bytes();
+  if (!work.Visit(bytes.size())) return {};
+  return std::all_of(bytes.begin(), bytes.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+}
+
 // Letters of one case and none of the other.
 template <Predicate kWanted, Predicate kOther>
 Value CaseIs(Work& work, const Value& self, const Arguments& arguments) {
@@ -239,6 +277,7 @@ constexpr std::array kMethods = {
     Method{"index", FindMethodOf<Find, true>},
     Method{"isalnum", AllAre<IsAlphanumeric>},
     Method{"isalpha", AllAre<IsAlpha>},
+    Method{"isascii", IsAscii},
     Method{"isdigit", AllAre<IsDigit>},
     Method{"islower", CaseIs<IsLower, IsUpper>},
     Method{"isspace", AllAre<IsSpace>},

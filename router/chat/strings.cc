@@ -75,6 +75,11 @@ std::vector<Value> SplitAtSpace(Work& work, const Text& text, int64_t limit) {
   return parts;
 }
 
+// Counts one search.
+bool Search(Work& work, const Text& text, const Text& what) {
+  return work.Visit(text.size() * (1 + std::min<size_t>(what.size(), 256) / 64));
+}
+
 bool NeedSeparator(Work& work, const Text& separator) {
   if (separator.empty()) work.Fail("empty separator");
   return !work.failed();
@@ -110,7 +115,8 @@ Text SwapCase(Work& work, const Text& text) {
 Text Strip(Work& work, const Text& text, const Text* chars, Side side) {
   if (!work.Make(text.size())) return {};
   std::unordered_set<char32_t> stripped;
-  if (chars != nullptr && work.Make(chars->size() * 16)) {
+  // A look-up for every character costs more than a look at it.
+  if (chars != nullptr && work.Make(chars->size() * 16) && work.Visit(text.size() * 8)) {
     for (size_t at = 0; at < chars->size();) {
       const Character c = CharacterAt(chars->bytes(), at);
       stripped.insert(c.code_point);
@@ -135,10 +141,11 @@ Text Strip(Work& work, const Text& text, const Text* chars, Side side) {
 }
 
 std::vector<Value> Split(Work& work, const Text& text, const Text* separator, int64_t limit) {
-  if (!work.Visit(text.size())) return {};
-  if (separator == nullptr) return SplitAtSpace(work, text, limit);
   std::vector<Value> parts;
-  if (!NeedSeparator(work, *separator)) return parts;
+  if (separator == nullptr) {
+    return work.Visit(text.size()) ? SplitAtSpace(work, text, limit) : parts;
+  }
+  if (!NeedSeparator(work, *separator) || !Search(work, text, *separator)) return parts;
   size_t begin = 0;
   while (!work.failed() && (limit < 0 || static_cast<int64_t>(parts.size()) < limit)) {
     const size_t found = FindBytes(text.bytes(), separator->bytes(), begin);
@@ -191,7 +198,7 @@ std::vector<Value> SplitLines(Work& work, const Text& text, bool keep_ends) {
 
 Text Replace(Work& work, const Text& text, const Text& old, const Text& by, int64_t limit) {
   Text replaced;
-  if (!work.Make(text.size())) return replaced;
+  if (!work.Make(text.size()) || !Search(work, text, old)) return replaced;
   size_t done = 0;
   for (int64_t count = 0; (limit < 0 || count < limit) && !work.failed(); ++count) {
     size_t found = done;
@@ -205,7 +212,7 @@ Text Replace(Work& work, const Text& text, const Text& old, const Text& by, int6
       found = done + CharacterAt(text.bytes(), done).bytes;
       replaced.AppendPart(text, done, found);
     }
-    if (!work.Make(by.size())) break;
+    if (!work.Make(by.held_bytes())) break;
     replaced.Append(by);
     done = found + old.size();
   }
@@ -214,7 +221,7 @@ Text Replace(Work& work, const Text& text, const Text& old, const Text& by, int6
 }
 
 int64_t CountOf(Work& work, const Text& text, const Text& what) {
-  if (!work.Visit(text.size())) return 0;
+  if (!Search(work, text, what)) return 0;
   if (what.empty()) return static_cast<int64_t>(CharacterCount(text.bytes())) + 1;
   int64_t count = 0;
   for (size_t at = 0; work.Step(); ++count) {
@@ -227,14 +234,14 @@ int64_t CountOf(Work& work, const Text& text, const Text& what) {
 
 std::optional<size_t> Find(Work& work, const Text& text, const Text& what) {
   if (what.empty()) return 0;
-  if (!work.Visit(text.size() + what.size())) return std::nullopt;
+  if (!Search(work, text, what)) return std::nullopt;
   const size_t found = FindBytes(text.bytes(), what.bytes());
   return found == std::string::npos ? std::nullopt : std::optional<size_t>(found);
 }
 
 std::optional<size_t> FindLast(Work& work, const Text& text, const Text& what) {
   if (what.empty()) return text.size();
-  if (!work.Visit(text.size() + what.size())) return std::nullopt;
+  if (!Search(work, text, what)) return std::nullopt;
   // From the end both read backwards, so that the search stays linear.
   const std::string reversed(text.bytes().rbegin(), text.bytes().rend());
   const std::string wanted(what.bytes().rbegin(), what.bytes().rend());
@@ -251,7 +258,8 @@ Text Repeat(Work& work, const Text& text, int64_t times) {
   Text repeated;
   if (times <= 0 || text.empty()) return repeated;
   size_t bytes = 0;
-  const bool endless = __builtin_mul_overflow(text.size(), static_cast<size_t>(times), &bytes);
+  const bool endless =
+      __builtin_mul_overflow(text.held_bytes(), static_cast<size_t>(times), &bytes);
   if (!work.Make(endless ? SIZE_MAX / 2 : bytes)) return repeated;
   for (int64_t i = 0; i < times; ++i) repeated.Append(text);
   return repeated;

@@ -153,7 +153,8 @@ struct For {
   ExpressionPtr items;
   ExpressionPtr condition;  // null: all items
   Body body;
-  Body otherwise;  // of no items
+  Body otherwise;          // of no items
+  bool recursive = false;  // loop(items) renders it of others
 };
 struct Parameter {
   std::string name;

@@ -22,6 +22,8 @@ class Text {
 
   const std::string& bytes() const { return bytes_; }
   size_t size() const { return bytes_.size(); }
+  // With what it remembers of them.
+  size_t held_bytes() const { return bytes_.size() + outside_.size() * sizeof(ByteRange); }
   bool empty() const { return bytes_.empty(); }
   // What a request brought: sorted, disjoint, none empty.
   const std::vector<ByteRange>& outside() const { return outside_; }
@@ -46,8 +48,8 @@ size_t CharacterCount(std::string_view bytes);
 // Where the character number `index` begins; size() if there are no more than that.
 size_t CharacterOffset(std::string_view bytes, size_t index);
 
-// Where `what` (not empty) first is in `in` at or after `from`, or npos. Linear in both, whatever
-// they are.
+// Where `what` (not empty) first is in `in` at or after `from`, or npos. Every byte of `in` is
+// compared with at most 256 of `what`.
 size_t FindBytes(std::string_view in, std::string_view what, size_t from = 0);
 
 }  // namespace conclave::router::chat

@@ -71,7 +71,8 @@ Value Format(Work& work, const Value& self, const Arguments& arguments) {
   if (!arguments.keyword.empty()) {
     if (!arguments.positional.empty()) work.Fail("format takes positions or names, not both");
     Dict named;
-    for (const auto& [name, value] : arguments.keyword) named.Set(MakeString(work, name), value);
+    for (const auto& [name, value] : arguments.keyword)
+      named.Set(work, MakeName(work, name), value);
     const Value values = MakeDict(work, std::move(named));
     return MakeString(work, FormatPercent(work, Str(work, self), values));
   }

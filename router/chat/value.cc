@@ -44,7 +44,7 @@ bool EqualItems(Work& work, const std::vector<Value>& left, const std::vector<Va
 bool EqualDicts(Work& work, const Dict& left, const Dict& right) {
   if (left.entries().size() != right.entries().size()) return false;
   return std::all_of(left.entries().begin(), left.entries().end(), [&](const Dict::Entry& entry) {
-    const Value* const other = right.Find(entry.first);
+    const Value* const other = right.Find(work, entry.first);
     return other != nullptr && Equal(work, entry.second, *other);
   });
 }
@@ -88,8 +88,8 @@ bool Value::markup() const {
   return held != nullptr && held->markup;
 }
 
-bool Dict::Set(const Value& key, Value value) {
-  std::optional<std::string> name = KeyOf(key);
+bool Dict::Set(Work& work, const Value& key, Value value) {
+  std::optional<std::string> name = KeyOf(work, key);
   if (!name) return false;
   depth_ = std::max({depth_, 1 + DepthOf(key), 1 + DepthOf(value)});
   const auto [place, added] = places_.emplace(*std::move(name), entries_.size());
@@ -101,8 +101,8 @@ bool Dict::Set(const Value& key, Value value) {
   return true;
 }
 
-const Value* Dict::Find(const Value& key) const {
-  const std::optional<std::string> name = KeyOf(key);
+const Value* Dict::Find(Work& work, const Value& key) const {
+  const std::optional<std::string> name = KeyOf(work, key);
   if (!name) return nullptr;
   const auto place = places_.find(*name);
   return place == places_.end() ? nullptr : &entries_[place->second].second;
@@ -113,14 +113,16 @@ const Value* Dict::Find(std::string_view key) const {
   return place == places_.end() ? nullptr : &entries_[place->second].second;
 }
 
-const Value* Namespace::Find(std::string_view name) const {
+const Value* Namespace::Find(Work& work, std::string_view name) const {
+  if (!work.Scan(attributes.size())) return nullptr;
   for (const auto& [key, value] : attributes) {
     if (key == name) return &value;
   }
   return nullptr;
 }
 
-void Namespace::Set(std::string_view name, Value value) {
+void Namespace::Set(Work& work, std::string_view name, Value value) {
+  if (!work.Scan(attributes.size())) return;
   for (auto& [key, old] : attributes) {
     if (key == name) {
       old = std::move(value);
@@ -152,8 +154,11 @@ std::string TypeName(const Value& value) {
   return std::visit(Name(), value.data());
 }
 
-std::optional<std::string> KeyOf(const Value& value) {
-  if (const Text* const text = value.text()) return "s" + text->bytes();
+std::optional<std::string> KeyOf(Work& work, const Value& value) {
+  if (const Text* const text = value.text()) {
+    if (!work.Make(text->size())) return std::nullopt;
+    return "s" + text->bytes();
+  }
   if (value.IsNumber()) return NumberKey(value);
   if (value.Is<None>()) return "none";
   const Sequence* const sequence = value.sequence();
@@ -161,8 +166,9 @@ std::optional<std::string> KeyOf(const Value& value) {
   std::string key = "t";
   for (const Value& item : sequence->items) {
     // No tuple in a tuple: a few that share their items would make a key without end.
-    const std::optional<std::string> part = item.sequence() != nullptr ? std::nullopt : KeyOf(item);
-    if (!part) return std::nullopt;
+    if (item.sequence() != nullptr) return std::nullopt;
+    const std::optional<std::string> part = KeyOf(work, item);
+    if (!part || !work.Make(part->size())) return std::nullopt;
     key += std::to_string(part->size()) + ":" + *part;
   }
   return key;
@@ -207,11 +213,18 @@ bool Equal(Work& work, const Value& left, const Value& right) {
 }
 
 Value MakeString(Work& work, Text text, bool markup) {
-  if (!work.Make(kTextBytes + text.size())) return {};
+  if (!work.Make(kTextBytes + text.held_bytes())) return {};
   return String{std::make_shared<const Text>(std::move(text)), markup};
 }
 
 Value MakeString(Work& work, std::string_view ours) { return MakeString(work, Text(ours)); }
+
+Value MakeName(Work& work, std::string_view name) {
+  const bool word = std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  });
+  return MakeString(work, word ? Text(name) : Text::FromOutside(name));
+}
 
 namespace {
 

@@ -20,9 +20,11 @@ namespace conclave::router::chat {
 
 class Dict;
 struct Callable;
+struct For;
 struct Iterator;
 struct Loop;
 struct Namespace;
+struct Scope;
 struct Sequence;
 
 // What a name or an attribute that is not there evaluates to. It prints as nothing, is false and
@@ -94,7 +96,8 @@ struct Sequence {
   enum class Kind : uint8_t { kList, kTuple, kRange, kKeys, kValues, kItems };
   Kind kind = Kind::kList;
   std::vector<Value> items;
-  int32_t depth = 1;  // of containers in one another, this one counted
+  int32_t depth = 1;   // of containers in one another, this one counted
+  bool group = false;  // of groupby: a tuple whose items are also its `grouper` and its `list`
 };
 
 // In the order of insertion; a key that comes again keeps its place and takes the new value.
@@ -102,9 +105,9 @@ class Dict {
  public:
   using Entry = std::pair<Value, Value>;
 
-  // False: the key can be none (a list, say).
-  bool Set(const Value& key, Value value);
-  const Value* Find(const Value& key) const;
+  // False: the key can be none (a list, say), or work has failed.
+  bool Set(Work& work, const Value& key, Value value);
+  const Value* Find(Work& work, const Value& key) const;
   const Value* Find(std::string_view key) const;
   const std::vector<Entry>& entries() const { return entries_; }
   int32_t depth() const { return depth_; }
@@ -126,8 +129,9 @@ struct Iterator {
 struct Namespace {
   std::vector<std::pair<std::string, Value>> attributes;
 
-  const Value* Find(std::string_view name) const;
-  void Set(std::string_view name, Value value);
+  // Both count the attributes they look at.
+  const Value* Find(Work& work, std::string_view name) const;
+  void Set(Work& work, std::string_view name, Value value);
 };
 
 // The `loop` of a for statement.
@@ -136,6 +140,8 @@ struct Loop {
   size_t index0 = 0;
   int32_t depth0 = 0;
   std::optional<std::vector<Value>> last_changed;  // of loop.changed()
+  const For* recursive = nullptr;                  // what loop(items) renders; null: nothing
+  Scope* scope = nullptr;                          // around the statement
 };
 
 struct Arguments {
@@ -147,7 +153,6 @@ struct Arguments {
 using Native = Value (*)(Work& work, const Value& self, const Arguments& arguments);
 
 struct Macro;
-struct Scope;
 
 struct Callable {
   std::string name;
@@ -159,8 +164,9 @@ struct Callable {
 
 // What a value is called in messages, by Python's names.
 std::string TypeName(const Value& value);
-// The text two keys share if and only if they are the same key; nullopt for what cannot be one.
-std::optional<std::string> KeyOf(const Value& value);
+// The text two keys share if and only if they are the same key; nullopt for what cannot be one, or
+// after a failure: it is as long as the key, and counted.
+std::optional<std::string> KeyOf(Work& work, const Value& value);
 int32_t DepthOf(const Value& value);
 
 bool Truth(const Value& value);
@@ -170,6 +176,9 @@ bool Equal(Work& work, const Value& left, const Value& right);
 // Each counts what it makes; after a failure what they return does not matter.
 Value MakeString(Work& work, Text text, bool markup = false);
 Value MakeString(Work& work, std::string_view ours);
+// Of a keyword argument. A plain word may be the template's own; anything else came by ** from a
+// mapping of the request.
+Value MakeName(Work& work, std::string_view name);
 Value MakeSequence(Work& work, std::vector<Value> items,
                    Sequence::Kind kind = Sequence::Kind::kList);
 Value MakeIterator(Work& work, std::vector<Value> items);

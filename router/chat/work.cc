@@ -1,6 +1,15 @@
 #include "router/chat/work.h"
 
+#include <algorithm>
+
 namespace conclave::router::chat {
+
+ChatLimits BriefLimits(ChatLimits limits) {
+  limits.steps = std::min<int64_t>(limits.steps, 50'000);
+  limits.made_bytes = std::min(limits.made_bytes, int64_t{4} << 20);
+  limits.output_bytes = std::min(limits.output_bytes, size_t{32} << 10);
+  return limits;
+}
 
 bool Work::Step(int64_t steps) {
   if (failed()) return false;

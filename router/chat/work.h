@@ -19,13 +19,17 @@ struct ChatLimits {
   int32_t syntax_nodes = 50'000;
   int32_t syntax_depth = 120;  // of expressions and statements in one another
   // Of one rendering.
-  int64_t steps = 4'000'000;                // nodes evaluated, items and 256 bytes visited
-  int64_t made_bytes = int64_t{256} << 20;  // of all values made on the way
+  int64_t steps = 4'000'000;                // nodes evaluated, items and 64 bytes visited
+  int64_t made_bytes = int64_t{128} << 20;  // of all values made on the way
   size_t output_bytes = size_t{4} << 20;
-  int32_t evaluation_depth = 500;  // expressions, statements and macros in one another
-  int32_t value_depth = 100;       // lists and mappings in one another
-  int64_t range_items = 100'000;   // as Jinja's sandbox
+  int32_t evaluation_depth = 500;   // expressions, statements and macros in one another
+  int32_t value_depth = 100;        // lists and mappings in one another
+  int64_t range_items = 100'000;    // as Jinja's sandbox
+  size_t template_arguments = 256;  // names that a request gives a template
 };
+
+// What of them may be used up where others wait: some milliseconds.
+ChatLimits BriefLimits(ChatLimits limits);
 
 class Work {
  public:
@@ -35,7 +39,9 @@ class Work {
   // False once something failed, this included.
   bool Step(int64_t steps = 1);
   // Looking at so many bytes.
-  bool Visit(size_t bytes) { return Step(1 + static_cast<int64_t>(bytes / 256)); }
+  bool Visit(size_t bytes) { return Step(1 + static_cast<int64_t>(bytes / 64)); }
+  // Going through so many names for one of them.
+  bool Scan(size_t names) { return Step(1 + static_cast<int64_t>(names / 16)); }
   bool Make(size_t bytes);
   // The first failure is kept.
   void Fail(const std::string& what);

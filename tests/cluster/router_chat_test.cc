@@ -104,6 +104,25 @@ class RouterWithUnsupportedTemplate : public RouterChats {
   RouterWithUnsupportedTemplate() : RouterChats("a\n{% include 'b' %}") {}
 };
 
+// Takes many steps for each message, however short.
+class RouterWithATemplateThatTakesLong : public RouterChats {
+ protected:
+  RouterWithATemplateThatTakesLong()
+      : RouterChats(
+            "{% for i in range(90000) %}{% endfor %}"
+            "{% if messages[0].content == 'refuse' %}{{ raise_exception('not this') }}"
+            "{% endif %}{{ messages[0].content }}") {}
+};
+
+TEST_F(RouterWithATemplateThatTakesLong, AnswersAndRefusesOffTheNetworksThreads) {
+  const Stream stream = Chat(Saying({{"user", "hi"}}));
+  EXPECT_EQ(stream.text, "ok") << stream.status.error_message();
+  EXPECT_EQ(Prompted(), "hi");
+  const auto [code, message] = Refused(Saying({{"user", "refuse"}}));
+  EXPECT_EQ(code, grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(message, HasSubstr("not this"));
+}
+
 TEST_F(RouterChats, PromptsTheWorkerWithTheRenderedConversation) {
   const Stream stream = Chat(Saying({{"system", "be brief"}, {"user", "hé"}}));
   ASSERT_TRUE(stream.status.ok()) << stream.status.error_message();

@@ -56,6 +56,14 @@ class Chats:
         text = "".join(word + r.choice([" ", " ", " ", "\n", "\n\n", "\t"]) for word in words)
         return text if r.random() < 0.2 else text.strip()
 
+    def content(self):
+        """What a user says: mostly a string, else parts, of which not all are text."""
+        r = self.random
+        if r.random() < 0.94:
+            return self.text()
+        parts = [{"type": "text", "text": self.text(5)} for _ in range(r.randint(1, 3))]
+        return parts + [{"type": "image"}] if r.random() < 0.3 else parts
+
     def value(self, depth=0):
         r = self.random
         kind = r.randrange(8 if depth < 2 else 6)
@@ -104,6 +112,8 @@ class Chats:
     def call(self):
         r = self.random
         arguments = {name: self.value() for name in r.sample(["city", "unit", "zahl", "opts"], r.randint(0, 3))}
+        if r.random() < 0.1:
+            arguments = json.dumps(arguments, ensure_ascii=False)
         call = {"type": "function", "function": {"name": r.choice(["get_weather_0", "search_1"]), "arguments": arguments}}
         if r.random() < 0.9:
             call["id"] = "".join(r.choice("abc123") for _ in range(9 if r.random() < 0.9 else 8))
@@ -113,8 +123,8 @@ class Chats:
         r = self.random
         message = {"role": "assistant"}
         if not calls or r.random() < 0.6:
-            message["content"] = self.text()
-        if r.random() < 0.2 and "content" in message:
+            message["content"] = self.text() if r.random() < 0.97 else None
+        if r.random() < 0.2 and message.get("content"):
             message["content"] = f"<think>\n{self.text(5)}\n</think>\n\n{message['content']}"
         if r.random() < 0.25 and not (calls and message.get("content")):
             message[r.choice(["reasoning_content", "thinking", "reasoning"])] = self.text(6)
@@ -128,7 +138,7 @@ class Chats:
         if r.random() < 0.5:
             messages.append({"role": "system", "content": self.text()})
         for _ in range(r.randint(1, 4)):
-            messages.append({"role": "user", "content": self.text()})
+            messages.append({"role": "user", "content": self.content()})
             if with_tools and r.random() < 0.6:
                 call = self.answer(True)
                 messages.append(call)

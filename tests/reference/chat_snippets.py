@@ -103,6 +103,21 @@ SNIPPETS = r'''
 {{ messages[0].content | replace('\n', '\\n') | trim }}{{ messages[1].tool_calls[0].arguments | tojson | safe }}
 {{ messages[1].tool_calls[0]['arguments'].items() | list }}{{ (messages[1].tool_calls | length) > 0 }}
 {{ "%.3f" | format(3.14159) }}{{ "%s, %s!" | format("Hello", "W") }}{{ "%(a)s %(b)d" | format(a=1, b=2) }}{{ "%(A)s" % d }}
+{% for i in [{'n':1,'c':[{'n':2,'c':[]},{'n':3,'c':[{'n':4,'c':[]}]}]}] recursive %}<{{ i.n }}{{ loop.depth }}{{ loop.index }}{% if i.c %}{{ loop(i.c) }}{% endif %}>{% endfor %}
+{% for i in [3, 1] recursive %}{{ i }}{{ loop([]) }}{% else %}none{% endfor %}{% for k in l if k > 1 recursive %}{{ k }}{{ loop([0, k - 1]) if k > 2 }}{% endfor %}
+{% for g in [{'a':1,'b':2},{'a':1,'b':3},{'a':0,'b':4}]|groupby('a') %}{{ g.grouper }}:{{ g.list|map(attribute='b')|join(',') }}{{ g[0] }};{% endfor %}
+{% macro m(a, b=1) %}{{ varargs }}{% endmacro %}{{ m.name }}{{ m.arguments }}{{ m.catch_varargs }}{{ m.catch_kwargs }}{{ m.caller }}{{ m.nope is defined }}
+{{ 'abcabc'.find('b', 2) }}{{ 'abcabc'.find('b', 1, 2) }}{{ 'abcabc'.rfind('b', 0, -2) }}{{ 'aéb'.index('b', -2) }}{{ 'abc'.find('', 4) }}{{ 'abc'.find('', 3) }}{{ 'abc'.find('c', none, 2) }}
+{{ 'abcabc'.count('b', 2) }}{{ 'abc'.startswith('b', 1) }}{{ 'abc'.endswith('b', 0, 2) }}{{ 'abc'.endswith(('x', 'c'), -1) }}{{ 'abc'.startswith('', 4) }}{{ 'abc'.isascii() }}{{ 'é'.isascii() }}{{ ''.isascii() }}
+{{ d[1:] }}
+{{ z[:1] }}
+{{ l['a':] }}
+{% filter length %}abc{% endfilter %}
+{% set c | length %}abc{% endset %}{{ c + 1 }}
+{{ '{} {0}'.format(1) }}
+{{ '{0} {}'.format(1) }}
+{% for loop in l %}{% endfor %}
+{% for i in l %}{% generation %}{% break %}{% endgeneration %}{% endfor %}
 '''.strip("\n").split("\n")
 
 # White space and line breaks around tags.

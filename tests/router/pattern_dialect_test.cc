@@ -58,6 +58,12 @@ TEST(PatternDialect, KnowsTheCharactersThatUnicodeHasGotSince) {
             "[\u24B6\u00B2]\u09F4[\u203F\U00010D40]");
 }
 
+TEST(PatternDialect, EndsWordsWhereTheirCharactersEnd) {
+  EXPECT_EQ(Cut(R"(\b\w+\b)", "a e\u0301 \u00B2b"), "[a] [e\u0301] [\u00B2b]");
+  EXPECT_EQ(Cut(R"(\Ba)", "aa a"), "a[a] a");
+  EXPECT_EQ(Cut(R"(e\b)", "e\u0301 e"), "e\u0301 [e]");
+}
+
 TEST(PatternDialect, TakesLineAnchorsAndQuantifiersForOnigurumas) {
   EXPECT_EQ(Cut("a$", "a\nba"), "[a]\nb[a]");
   EXPECT_EQ(Cut("^a", "a\na"), "[a]\n[a]");

@@ -147,6 +147,14 @@ TEST(ChatPrompt, NamesTheFieldThatIsNotWhatItHasToBe) {
             "messages[0].fields says 'content', which the message has");
   EXPECT_EQ(with([&](auto& c) { c.messages[0] = calls("f(x)"); }),
             "messages[0].tool_calls[0].arguments: it is no JSON at byte 2");
+  const auto members = [](int count) {
+    std::string json = "{";
+    for (int i = 0; i < count; ++i) json += (i == 0 ? "\"a" : ",\"a") + std::to_string(i) + "\":1";
+    return json + "}";
+  };
+  EXPECT_EQ(with([&](auto& c) { c.arguments = members(256); }), "");
+  EXPECT_EQ(with([&](auto& c) { c.arguments = members(257); }),
+            "template_arguments has 257 members, the limit is 256");
   const std::string deep = std::string(60, '[') + std::string(60, ']');
   EXPECT_EQ(with([&](auto& c) { c.tools = deep; }),
             "tools: it is nested more than 49 deep, the limit");

@@ -27,7 +27,10 @@ std::string Repeated(const std::string& text, int times) {
 }
 
 TEST(ChatTemplate, KnowsWhatCameFromOutsideWhateverIsDoneToIt) {
-  const Json variables = {{"c", "  ab,cd \"é\" "}, {"l", {"x", "y"}}, {"d", {{"k", "v\n"}}}};
+  const Json variables = {{"c", "  ab,cd \"é\" "},
+                          {"l", {"x", "y"}},
+                          {"d", {{"k", "v\n"}}},
+                          {"n", {{"<|x|>", 1}, {"word", 2}}}};
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"<{{ c }}>", "<[  ab,cd \"é\" ]>"},
       {"<{{ c | trim }}>", "<[ab,cd \"é\"]>"},
@@ -50,6 +53,9 @@ TEST(ChatTemplate, KnowsWhatCameFromOutsideWhateverIsDoneToIt) {
       {"{{ l | map('upper') | list | string }}", "['[X]', '[Y]']"},
       {"{{ (c | trim).splitlines()[0] | truncate(6, true, '..', 0) }}", "[ab,c].."},
       {"{{ l | length }}{{ c | length }}{{ strftime_now('%Y') }}", "2122025"},
+      // A plain word among names may be the template's own.
+      {"{{ dict(role=1, **n) }}", "{'role': 1, '[<|x|>]': 1, 'word': 2}"},
+      {"{% macro m() %}{{ kwargs }}{% endmacro %}{{ m(**n) }}", "{'[<|x|>]': 1, 'word': 2}"},
   };
   for (const auto& [source, marked] : cases) {
     SCOPED_TRACE(source);
@@ -93,7 +99,7 @@ INSTANTIATE_TEST_SUITE_P(
         {"{% autoescape true %}{% endautoescape %}", "the tag 'autoescape' is not supported"},
         {"{% trans %}{% endtrans %}", "line 1: the tag 'trans' is not supported"},
         {"{% do x %}", "line 1: the tag 'do' is not supported"},
-        {"{% for x in y recursive %}{% endfor %}", "line 1: 'recursive' is not supported"},
+        {"\n{% for a, (loop, b) in y %}{% endfor %}", "line 2: a for cannot assign to 'loop'"},
         {"x\n{{ y | frobnicate }}", "line 2: the filter 'frobnicate' is not supported"},
         {"{{ y | urlize }}", "line 1: the filter 'urlize' is not supported"},
         {"{% if y is strange %}{% endif %}", "line 1: the test 'strange' is not supported"},
@@ -124,6 +130,8 @@ INSTANTIATE_TEST_SUITE_P(
         {"{% break %}", "'break' stands in no loop"},
         {"{% for x in y %}{% macro m() %}{% continue %}{% endmacro %}{% endfor %}",
          "'continue' stands in no loop"},
+        {"{% for x in y %}{% generation %}{% break %}{% endgeneration %}{% endfor %}",
+         "'break' stands in no loop"},
         {"{{ a is string is mapping }}", "tests with 'is' cannot be chained"},
         {"\xff", "chat template: it is not UTF-8"},
     }));
@@ -173,7 +181,13 @@ INSTANTIATE_TEST_SUITE_P(
         {"{{ s | trim(x=1) }}", "trim takes no argument 'x'"},
         {"{{ l[::0] }}", "slice step cannot be zero"},
         {"{{ range(100001) | length }}", "a range has more than 100000 items, the limit"},
-        {"{% for x in l %}{{ loop(l) }}{% endfor %}", "loop(...) is not supported"},
+        {"{{ d[1:] }}", "a dict cannot be sliced"},
+        {"{{ z[:2] }}", "a NoneType cannot be sliced"},
+        {"{{ l[s:] }}", "a slice takes whole numbers, not a str"},
+        {"{% filter length %}abc{% endfilter %}", "the filter of a block makes a int"},
+        {"{{ '{} {0}'.format(1) }}", "a format has both {} and {0}"},
+        {"{% for x in l %}{{ loop(l) }}{% endfor %}", "is for a loop that says 'recursive'"},
+        {"{% for x in l recursive %}{{ loop(l, l) }}{% endfor %}", "loop(...) takes one argument"},
         {"{{ raise_exception('No: ' ~ s) }}", "chat template: No: text"},
     }));
 
@@ -234,6 +248,42 @@ TEST(ChatTemplate, EndsWhateverDoesNotEndByItself) {
     SCOPED_TRACE(source);
     EXPECT_THAT(Render(source).error, HasSubstr(message));
   }
+}
+
+TEST(ChatTemplate, CountsTheKeysOfMappingsAndWhatAStringRemembers) {
+  const Json variables = {{"m", std::string(100'000, 'x')}};
+  const ChatLimits limits{.made_bytes = 2'000'000};
+  const auto error = [&](const std::string& source) {
+    return Render(source, variables, limits).error;
+  };
+  // A key has the bytes of the strings in its tuple.
+  EXPECT_EQ(error("{% set z = {(m, m): 1} %}"), "");
+  EXPECT_THAT(error("{% for i in range(9) %}{% set z = {(m, m): 1} %}{% endfor %}"),
+              HasSubstr("its values have more than 2000000 bytes, the limit"));
+  // Of every second byte it is known whose it is.
+  EXPECT_EQ(error("{% set z = 'x' * 400000 %}"), "");
+  EXPECT_THAT(error("{% set z = (m[:100] | join('-')) * 2000 %}"),
+              HasSubstr("its values have more than 2000000 bytes, the limit"));
+}
+
+TEST(ChatTemplate, CountsTheNamesAmongWhichItLooks) {
+  std::string many;
+  for (int i = 0; i < 3000; ++i) many += "{% set v" + std::to_string(i) + " = 1 %}";
+  const ChatLimits limits{.steps = 300'000};
+  EXPECT_EQ(Render(many, {}, limits).error, "");
+  EXPECT_THAT(
+      Render(many + "{% for i in range(2000) %}{{ none }}{{ x }}{% endfor %}", {}, limits).error,
+      HasSubstr("steps, the limit"));
+}
+
+TEST(ChatTemplate, StopsWithinBriefLimits) {
+  const ChatLimits brief = BriefLimits({});
+  for (const char* const source : {"{% for i in range(50000) %}{% endfor %}",
+                                   "{% set z = 'a' * 3000000 %}", "{{ 'a' * 40000 }}"}) {
+    EXPECT_EQ(Render(source).error, "") << source;
+    EXPECT_THAT(Render(source, {}, brief).error, HasSubstr("the limit")) << source;
+  }
+  EXPECT_EQ(BriefLimits({.steps = 10, .made_bytes = 11, .output_bytes = 12}).steps, 10);
 }
 
 TEST(ChatTemplate, CountsStepsAndOutputToTheLast) {

@@ -39,7 +39,8 @@ class Templates : public ::testing::Test {
     const bool tools = !conversation.tools.empty();
     if (const auto problem = templates.Problem(conversation.template_name, tools)) return *problem;
     std::string error;
-    const auto prompt = templates.Render(conversation, conclave::testing::Day(), &error);
+    const auto prompt =
+        templates.Render(conversation, templates.limits(), conclave::testing::Day(), &error);
     return prompt ? prompt->text : error;
   }
   std::string Show(const Conversation& conversation = kChat) { return Show(Load(), conversation); }
@@ -136,7 +137,8 @@ TEST_F(Templates, NameSpecialTokensAsTheConfigSpellsThem) {
 TEST_F(Templates, KnowWhichAddedTokensTheyWrite) {
   Write("chat_template.jinja", "{{ messages[0].content }}<eos>");
   std::string error;
-  const auto prompt = Load().Render(kChat, conclave::testing::Day(), &error);
+  const ChatTemplates templates = Load();
+  const auto prompt = templates.Render(kChat, templates.limits(), conclave::testing::Day(), &error);
   ASSERT_TRUE(prompt) << error;
   EXPECT_EQ(prompt->text, "hi<eos>");
   EXPECT_THAT(prompt->outside, ElementsAre(ByteRange{0, 2}));
