@@ -116,8 +116,15 @@ void Admission::Remove(uint64_t key, Micros now) {
     tokens_ -= entry.tokens;
     queue_.erase(std::find(queue_.begin(), queue_.end(), key));
   }
-  ids_.erase(entry.id);
+  ReleaseId(key);
   entries_.erase(found);
+}
+
+void Admission::ReleaseId(uint64_t key) {
+  auto found = entries_.find(key);
+  if (found == entries_.end() || !found->second.id) return;
+  ids_.erase(*found->second.id);
+  found->second.id.reset();
 }
 
 std::vector<uint64_t> Admission::Waiting() const { return {queue_.begin(), queue_.end()}; }
@@ -153,10 +160,12 @@ Admission::Stats Admission::stats() const {
 
 void Admission::CheckInvariants() const {
   int32_t preparing = 0, waiting = 0, running = 0;
+  size_t ids = 0;
   int64_t tokens = 0;
   std::unordered_map<uint64_t, Home> homes;
   for (const auto& [key, entry] : entries_) {
-    CONCLAVE_CHECK(ids_.count(entry.id) == 1);
+    if (entry.id) ++ids;
+    CONCLAVE_CHECK(!entry.id || ids_.count(*entry.id) == 1);
     if (entry.state == State::kPreparing) ++preparing;
     if (entry.state == State::kWaiting) ++waiting;
     if (entry.state == State::kHome) {
@@ -171,7 +180,7 @@ void Admission::CheckInvariants() const {
     }
     if (entry.state == State::kWaiting || entry.state == State::kHome) tokens += entry.tokens;
   }
-  CONCLAVE_CHECK(ids_.size() == entries_.size());
+  CONCLAVE_CHECK(ids_.size() == ids);
   CONCLAVE_CHECK(static_cast<int32_t>(entries_.size()) <= options_.max_requests);
   CONCLAVE_CHECK(preparing == preparing_ && running == running_ && tokens == tokens_);
   CONCLAVE_CHECK(waiting == static_cast<int32_t>(queue_.size()));

@@ -72,6 +72,10 @@ class Admission {
   // request must have no home.
   void Requeue(uint64_t key);
 
+  // Its client has been given its end: from now on another may have its id. The request stays until
+  // Remove. Unknown keys are ignored.
+  void ReleaseId(uint64_t key);
+
   // Forgets the request, wherever it is. Unknown keys are ignored.
   void Remove(uint64_t key, Micros now);
 
@@ -98,7 +102,7 @@ class Admission {
  private:
   enum class State : uint8_t { kPreparing, kWaiting, kHome, kFinished };
   struct Entry {
-    std::string id;
+    std::optional<std::string> id;  // until it is released
     State state = State::kPreparing;
     int64_t tokens = 0;
     uint64_t worker = 0;

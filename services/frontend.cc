@@ -589,6 +589,11 @@ void Frontend::Forget(LiveRequest& request) {
   Dispatch();
 }
 
+void Frontend::ReleaseId(const LiveRequests& completions) {
+  std::lock_guard lock(mutex_);
+  for (const auto& completion : completions) admission_.ReleaseId(completion->key());
+}
+
 void Frontend::Drain() {
   {
     std::lock_guard lock(mutex_);

@@ -85,10 +85,13 @@ class Frontend : private LiveRequest::Owner {
   // Admits a request, with a LiveRequest for each of its completions, or refuses it at once without
   // effect; the error may carry a Pushback. The reader hears of
   // output from another thread, or from this one before Start returns; when it is done with the
-  // request it calls Forget.
+  // request it calls ReleaseId if it gives the client its end, and then Forget.
   absl::StatusOr<LiveRequests> Start(router::Request request, std::optional<Micros> deadline,
                                      const std::shared_ptr<LiveRequest::Reader>& reader);
   void Forget(LiveRequest& request);
+  // The end of a request is about to be given to its client, which may send the next one with the
+  // same id as soon as it has it.
+  void ReleaseId(const LiveRequests& completions);
 
   using Tokens = absl::StatusOr<std::vector<scheduler::TokenId>>;
   // Calls `done` once, on this thread or another.

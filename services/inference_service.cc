@@ -95,6 +95,7 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       const std::shared_ptr<Completions> completions = completions_;
       lock.unlock();
       const std::optional<Completions::Part> part = completions->Take();
+      if (part && part->output.last) frontend_.ReleaseId(completions->all());
       lock.lock();
       asking_ = false;
       if (part) Write(*part);

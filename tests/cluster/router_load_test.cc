@@ -30,8 +30,24 @@ TEST(Router, RefusesALiveRequestIdWithTheSameBodyOrAnother) {
   EXPECT_EQ(router.Generate(other).status.error_code(), grpc::ALREADY_EXISTS);
   worker.SetManual(false);
   first.join();
-  EXPECT_TRUE(router.frontend().WaitIdle(10s));
   EXPECT_TRUE(router.Generate(request).status.ok());
+}
+
+TEST(Router, TakesARequestIdAgainAtOnceWhenItsClientHasTheEnd) {
+  FakeWorker worker;
+  TestRouter router({&worker});
+  v1::GenerateRequest alone = TextRequest("x", 2);
+  alone.set_request_id("same");
+  v1::GenerateRequest three = alone;
+  three.set_n(3);
+  v1::GenerateRequest bad = alone;
+  bad.mutable_prompt()->set_text("");
+  for (int i = 0; i < 100; ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_EQ(router.Generate(alone).status.error_message(), "");
+    EXPECT_EQ(router.Generate(three).status.error_message(), "");
+    EXPECT_EQ(router.Generate(bad).status.error_code(), grpc::INVALID_ARGUMENT);
+  }
 }
 
 TEST(Router, CancelsAtTheWorkerWhenTheClientLeaves) {

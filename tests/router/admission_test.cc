@@ -111,6 +111,20 @@ TEST(Admission, RefusesALiveIdAndTakesItOnceItIsFree) {
   EXPECT_FALSE(admission.Reserve(2, "same"));
 }
 
+TEST(Admission, FreesAnIdBeforeItsPlace) {
+  Admission admission({.max_requests = 2});
+  ASSERT_FALSE(admission.Reserve(1, "same"));
+  admission.ReleaseId(1);
+  admission.ReleaseId(1);
+  admission.ReleaseId(99);
+  EXPECT_EQ(admission.stats().requests, 1);
+  EXPECT_FALSE(admission.Reserve(2, "same"));
+  admission.CheckInvariants();
+  admission.Remove(1, seconds(1));
+  EXPECT_TRUE(admission.Reserve(3, "same")) << "the id is now the second one's";
+  admission.CheckInvariants();
+}
+
 TEST(Admission, LetsNobodyPassTheHeadOfTheQueue) {
   Admission admission({.home = {.requests = 8, .tokens = 100}});
   ASSERT_FALSE(Offer(admission, 1, 80));
@@ -195,6 +209,7 @@ TEST(Admission, KeepsItsPromisesThroughRandomTraffic) {
       while (!live.empty() && random() % 3 == 0) {
         const size_t index = random() % live.size();
         if (random() % 2 == 0) admission.LeaveHome(live[index], now);
+        if (random() % 2 == 0) admission.ReleaseId(live[index]);
         admission.Remove(live[index], now);
         live.erase(live.begin() + static_cast<std::ptrdiff_t>(index));
       }
