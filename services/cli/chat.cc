@@ -10,6 +10,7 @@
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/json.h"
+#include "services/cli/sampling_flags.h"
 #include "services/cli/text_printer.h"
 #include "worker/status.h"
 
@@ -21,41 +22,26 @@ constexpr char kName[] = "chat";
 struct Options {
   Client::Options client;
   std::string system, adapter, template_name, template_arguments;
-  uint32_t max_tokens = 0, top_k = 0;
-  double temperature = 0, top_p = 0;
-  uint64_t seed = 0;
+  SamplingFlags sampling;
 };
 
 void Bind(Flags& flags, Options& options) {
   Client::AddFlags(flags, options.client);
   flags.Add({"system", &options.system, "TEXT", "what the model is told before the first message"});
   flags.Add({"adapter", &options.adapter, "NAME", "instead of the base model"});
-  flags.Add({"max-tokens", &options.max_tokens, "N",
-             "of an answer; without it the server's default", 1, 1e9});
-  flags.Add({"temperature", &options.temperature, "X",
-             "0 is greedy; without it the model's generation_config.json"});
-  flags.Add({"top-p", &options.top_p, "P", "keep the likeliest tokens of this mass, (0, 1]"});
-  flags.Add({"top-k", &options.top_k, "K", "keep so many of the likeliest tokens; 0: off"});
-  flags.Add({"seed", &options.seed, "S", "of every answer; without it the router draws one"});
+  options.sampling.AddTo(flags);
   flags.Add({"template", &options.template_name, "NAME", "of a model with several chat templates"});
   flags.Add({"template-arguments", &options.template_arguments, "JSON",
              "further variables of the template, as {\"enable_thinking\": false}"});
 }
 
-v1::ChatRequest MakeRequest(const Flags& flags, const Options& options) {
+absl::StatusOr<v1::ChatRequest> MakeRequest(const Flags& flags, const Options& options) {
   v1::ChatRequest request;
   request.set_template_name(options.template_name);
   request.set_template_arguments(options.template_arguments);
   v1::GenerateRequest& generate = *request.mutable_generate();
   generate.set_adapter(options.adapter);
-  v1::Sampling& sampling = *generate.mutable_sampling();
-  if (flags.Given("temperature")) {
-    sampling.set_temperature(static_cast<float>(options.temperature));
-  }
-  if (flags.Given("top-p")) sampling.set_top_p(static_cast<float>(options.top_p));
-  if (flags.Given("top-k")) sampling.set_top_k(options.top_k);
-  if (flags.Given("seed")) sampling.set_seed(options.seed);
-  if (flags.Given("max-tokens")) generate.mutable_stopping()->set_max_tokens(options.max_tokens);
+  CONCLAVE_RETURN_IF_ERROR(options.sampling.SetIn(generate, flags));
   return request;
 }
 
@@ -123,7 +109,9 @@ int RunChat(const Arguments& arguments, Io& io) {
   if (const auto client = Client::Make(options.client); !client.ok()) {
     return UsageError(kName, client.status(), io);
   }
-  v1::ChatRequest request = MakeRequest(flags, options);
+  absl::StatusOr<v1::ChatRequest> made = MakeRequest(flags, options);
+  if (!made.ok()) return UsageError(kName, made.status(), io);
+  v1::ChatRequest& request = *made;
   if (!options.system.empty()) AddMessage(request, "system", options.system);
   for (std::string line;;) {
     if (io.interactive) io.err << "> " << std::flush;

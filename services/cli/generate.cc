@@ -8,13 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/input.h"
 #include "services/cli/json.h"
+#include "services/cli/sampling_flags.h"
 #include "services/cli/text_printer.h"
 #include "worker/status.h"
 
@@ -30,46 +30,18 @@ struct Options {
   Client::Options client;
   Input input;
   std::string adapter, request_id, cache_salt;
-  uint32_t max_tokens = 0, min_tokens = 0, top_k = 0, logprobs = 0, n = 1;
-  double temperature = 0, top_p = 0, min_p = 0;
-  double repetition_penalty = 0, presence_penalty = 0, frequency_penalty = 0;
-  uint64_t seed = 0;
-  std::vector<std::string> logit_bias, stop;
-  bool ignore_eos = false;
+  SamplingFlags sampling;
+  uint32_t logprobs = 0, n = 1;
 };
 
 void Bind(Flags& flags, Options& options) {
   Client::AddFlags(flags, options.client);
   options.input.AddFlags(flags, "prompt", "prompt-file");
   flags.Add({"adapter", &options.adapter, "NAME", "instead of the base model"});
-  flags.AddOptional(
-      {"max-tokens", &options.max_tokens, "N", "without it the server's default", 1, 1e9});
-  flags.AddOptional({"temperature", &options.temperature, "X",
-                     "0 is greedy; without it the model's generation_config.json"});
-  flags.AddOptional({"top-p", &options.top_p, "P",
-                     "keep the likeliest tokens of this mass, (0, 1]; without it the model's"});
-  flags.AddOptional({"top-k", &options.top_k, "K",
-                     "keep so many of the likeliest tokens; 0: off; without it the model's"});
-  flags.AddOptional(
-      {"min-p", &options.min_p, "P",
-       "keep tokens at least P times as likely as the likeliest, [0, 1]; 0: off; without it the "
-       "model's"});
-  flags.AddOptional(
-      {"repetition-penalty", &options.repetition_penalty, "X",
-       "of tokens in the prompt or the output, above 0; 1: off; without it the model's"});
-  flags.AddOptional(
-      {"presence-penalty", &options.presence_penalty, "X", "of tokens in the output, -2 to 2"});
-  flags.AddOptional({"frequency-penalty", &options.frequency_penalty, "X",
-                     "of tokens in the output, for each time they are there, -2 to 2"});
-  flags.Add({"logit-bias", &options.logit_bias, "ID=X",
-             "add X, -100 to 100, to the logit of a token; may be repeated"});
-  flags.AddOptional({"seed", &options.seed, "S", "without it the router draws one and reports it"});
-  flags.AddOptional({"min-tokens", &options.min_tokens, "N", "nothing ends the first N tokens"});
-  flags.Add({"stop", &options.stop, "TEXT", "end before this text; may be repeated"});
+  options.sampling.AddTo(flags);
   flags.AddOptional(
       {"logprobs", &options.logprobs, "N",
        "report log-probabilities of the tokens, and of the N likeliest; without it none", 0, 20});
-  flags.Add({"ignore-eos", &options.ignore_eos, "", "go on after an end-of-sequence token"});
   flags.Add({"n", &options.n, "N",
              "completions of the prompt; without --json each when it is complete", 1,
              kMaxCompletions});
@@ -78,51 +50,13 @@ void Bind(Flags& flags, Options& options) {
              "what the prompt begins with is shared with requests of this salt only"});
 }
 
-absl::Status ReadLogitBias(const std::vector<std::string>& flags, v1::Sampling& sampling) {
-  for (const std::string& flag : flags) {
-    const size_t equals = std::min(flag.find('='), flag.size());
-    uint32_t token = 0;
-    float bias = 0;
-    if (equals == flag.size() || !absl::SimpleAtoi(flag.substr(0, equals), &token) ||
-        !absl::SimpleAtof(flag.substr(equals + 1), &bias)) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("--logit-bias \"%s\" is not ID=X, a token id and a number", flag));
-    }
-    (*sampling.mutable_logit_bias())[token] = bias;
-  }
-  return absl::OkStatus();
-}
-
-// What a flag does not say is left to the server, and so is the judgement of values.
 absl::StatusOr<v1::GenerateRequest> MakeRequest(const Flags& flags, const Options& options) {
   v1::GenerateRequest request;
   CONCLAVE_ASSIGN_OR_RETURN(*request.mutable_prompt(), options.input.Read(flags));
   request.set_request_id(options.request_id);
   request.set_adapter(options.adapter);
   request.set_cache_salt(options.cache_salt);
-  v1::Sampling& sampling = *request.mutable_sampling();
-  if (flags.Given("temperature")) {
-    sampling.set_temperature(static_cast<float>(options.temperature));
-  }
-  if (flags.Given("top-p")) sampling.set_top_p(static_cast<float>(options.top_p));
-  if (flags.Given("top-k")) sampling.set_top_k(options.top_k);
-  if (flags.Given("seed")) sampling.set_seed(options.seed);
-  if (flags.Given("min-p")) sampling.set_min_p(static_cast<float>(options.min_p));
-  if (flags.Given("repetition-penalty")) {
-    sampling.set_repetition_penalty(static_cast<float>(options.repetition_penalty));
-  }
-  if (flags.Given("presence-penalty")) {
-    sampling.set_presence_penalty(static_cast<float>(options.presence_penalty));
-  }
-  if (flags.Given("frequency-penalty")) {
-    sampling.set_frequency_penalty(static_cast<float>(options.frequency_penalty));
-  }
-  CONCLAVE_RETURN_IF_ERROR(ReadLogitBias(options.logit_bias, sampling));
-  v1::Stopping& stopping = *request.mutable_stopping();
-  if (flags.Given("max-tokens")) stopping.set_max_tokens(options.max_tokens);
-  if (flags.Given("min-tokens")) stopping.set_min_tokens(options.min_tokens);
-  stopping.mutable_stop()->Add(options.stop.begin(), options.stop.end());
-  stopping.set_ignore_eos(options.ignore_eos);
+  CONCLAVE_RETURN_IF_ERROR(options.sampling.SetIn(request, flags));
   if (flags.Given("logprobs")) request.set_logprobs(options.logprobs);
   if (flags.Given("n")) request.set_n(options.n);
   return request;

@@ -115,7 +115,9 @@ Json ToJson(const v1::Model& model) {
           {"context_limit", model.context_limit()},
           {"vocab_size", model.vocab_size()},
           {"numerics", model.numerics()},
-          {"parent", model.parent().empty() ? Json(nullptr) : Json(model.parent())}};
+          {"parent", model.parent().empty() ? Json(nullptr) : Json(model.parent())},
+          {"chat", model.chat()},
+          {"chat_problem", model.chat() ? Json(nullptr) : Json(model.chat_problem())}};
 }
 
 absl::Status ShowModels(Client& client, bool json, Io& io) {
@@ -128,9 +130,10 @@ absl::Status ShowModels(Client& client, bool json, Io& io) {
     models.push_back(ToJson(model));
     if (json) continue;
     io.out << Printable(
-        absl::StrFormat("%s  %s, context %d, vocabulary %d, numerics %s%s\n", model.name(),
+        absl::StrFormat("%s  %s, context %d, vocabulary %d, numerics %s%s%s\n", model.name(),
                         model.family(), model.context_limit(), model.vocab_size(), model.numerics(),
-                        model.parent().empty() ? "" : ", adapter of " + model.parent()));
+                        model.parent().empty() ? "" : ", adapter of " + model.parent(),
+                        model.chat() ? ", chats" : ", does not chat: " + model.chat_problem()));
   }
   if (json) Print({{"models", std::move(models)}}, io);
   return absl::OkStatus();

@@ -82,6 +82,20 @@ TEST_F(ChatCommand, HandsItsFlagsOn) {
   EXPECT_EQ(request.template_arguments(), "{\"a\": 1}");
 }
 
+TEST_F(ChatCommand, TakesTheOptionsOfGenerate) {
+  EXPECT_EQ(Chat("x\n", {"--min-p", "0.5", "--repetition-penalty", "1.5", "--logit-bias", "5=1",
+                         "--stop", "END", "--stop-token-ids", "8,9", "--ignore-eos"}),
+            kDone);
+  const v1::GenerateRequest& generate = requests_.at(0).generate();
+  EXPECT_EQ(generate.sampling().min_p(), 0.5F);
+  EXPECT_EQ(generate.sampling().repetition_penalty(), 1.5F);
+  EXPECT_EQ(generate.sampling().logit_bias().at(5), 1.0F);
+  EXPECT_THAT(generate.stopping().stop(), ElementsAre("END"));
+  EXPECT_THAT(generate.stopping().stop_token_ids(), ElementsAre(8U, 9U));
+  EXPECT_TRUE(generate.stopping().ignore_eos());
+  EXPECT_EQ(Chat("x\n", {"--logit-bias", "5"}), kUsage);
+}
+
 TEST_F(ChatCommand, PrintsTheConversationAsJson) {
   EXPECT_EQ(Chat("hi\n", {"--json"}), kDone);
   EXPECT_EQ(json::parse(out_.str()), json::parse(R"({"messages": [{"role": "user", "content": "hi"},

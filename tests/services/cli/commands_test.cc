@@ -133,6 +133,12 @@ TEST_F(Commands, GenerateRefusesABiasThatIsNone) {
   EXPECT_EQ(router_.calls(), 0);
 }
 
+TEST_F(Commands, GenerateRefusesStopTokensThatAreNone) {
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--stop-token-ids=1,x"}), kUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--stop-token-ids: token ids: \"x\""));
+  EXPECT_EQ(router_.calls(), 0);
+}
+
 TEST_F(Commands, GenerateSendsWhatItWasToldAndLeavesTheRestToTheServer) {
   v1::GenerateRequest seen;
   router_.generate = [&](grpc::ServerContext& context, const v1::GenerateRequest& request,
@@ -185,6 +191,8 @@ TEST_F(Commands, GenerateSendsWhatItWasToldAndLeavesTheRestToTheServer) {
                   "\n",
                   "--stop",
                   "END",
+                  "--stop-token-ids",
+                  "7,9",
                   "--logprobs",
                   "2",
                   "--ignore-eos",
@@ -205,6 +213,8 @@ TEST_F(Commands, GenerateSendsWhatItWasToldAndLeavesTheRestToTheServer) {
   EXPECT_EQ(seen.sampling().logit_bias().at(17), 100.0F);
   EXPECT_EQ(seen.stopping().min_tokens(), 3U);
   EXPECT_EQ(seen.stopping().stop_size(), 2);
+  ASSERT_EQ(seen.stopping().stop_token_ids_size(), 2);
+  EXPECT_EQ(seen.stopping().stop_token_ids(1), 9U);
   EXPECT_TRUE(seen.stopping().ignore_eos());
   EXPECT_EQ(seen.logprobs(), 2U);
   EXPECT_TRUE(seen.prompt().parse_special());
@@ -444,6 +454,9 @@ TEST_F(Commands, ModelsListsThem) {
   EXPECT_TRUE(model["parent"].is_null());
   EXPECT_EQ(Call({"models"}), kDone);
   EXPECT_THAT(out_.str(), HasSubstr("fake  bytes, context 64"));
+  EXPECT_THAT(out_.str(), HasSubstr(", does not chat: no template"));
+  EXPECT_EQ(model["chat"], false);
+  EXPECT_EQ(model["chat_problem"], "no template");
 }
 
 }  // namespace

@@ -82,6 +82,7 @@ class FakeRouter::Inference : public v1::Inference::Service {
     model.set_context_limit(kFakeContext);
     model.set_vocab_size(256);
     model.set_numerics("fake-v1");
+    model.set_chat_problem("no template");
     return grpc::Status::OK;
   }
 
