@@ -1,6 +1,9 @@
 #include "worker/experts/frame.h"
 
 #include <xxhash.h>
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h>  // same hash, by the CPU's widest vectors: a fifth of the time and less
+#endif
 
 #include <bit>
 #include <cstring>
