@@ -5,6 +5,7 @@
 // Samples of the two alternate, so that whatever else the machine does meets both alike. Prints one
 // line per carrier and way to wait: medians, and the ratio's median with its 95 % interval.
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -282,6 +283,14 @@ void Compare(Bench& bench, const char* name, What ours, What bare, Wait wait, in
   std::fflush(stdout);
 }
 
+// Who spins has a core of its own, or else it waits for the other one's time slice to end.
+void TakeCore(int core) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(static_cast<size_t>(core), &cores);
+  sched_setaffinity(0, sizeof cores, &cores);  // where there is only one, both share it
+}
+
 int Run(int pairs, int trips) {
   int ends[2];
   CONCLAVE_CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
@@ -291,6 +300,7 @@ int Run(int pairs, int trips) {
   const pid_t owner = fork();
   CONCLAVE_CHECK(owner >= 0);
   Wire wire(ends[owner == 0 ? 1 : 0]);
+  TakeCore(owner == 0 ? 1 : 0);
   if (owner == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     tcp.BeOwner();
