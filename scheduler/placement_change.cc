@@ -1,0 +1,217 @@
+#include "scheduler/placement_change.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "scheduler/check.h"
+
+namespace conclave::scheduler {
+namespace {
+
+using Member = PlacementChange::Member;
+
+const Member* Find(std::span<const Member> members, const std::string& id) {
+  const auto found = std::find_if(members.begin(), members.end(),
+                                  [&](const Member& member) { return member.id == id; });
+  return found == members.end() ? nullptr : &*found;
+}
+
+bool Alive(std::span<const Member> members, const std::string& id) {
+  const Member* const member = Find(members, id);
+  return member != nullptr && member->alive;
+}
+
+std::vector<std::string> AliveOf(std::span<const Member> members) {
+  std::vector<std::string> ids;
+  for (const Member& member : members) {
+    if (member.alive) ids.push_back(member.id);
+  }
+  return ids;
+}
+
+// The first worker that a placement names and that is not alive; null: all are.
+const std::string* LostOf(const Placement& placement, std::span<const Member> members) {
+  for (const std::string& worker : placement.workers) {
+    if (!Alive(members, worker)) return &worker;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+PlacementChange::PlacementChange(const Options& options, const Stored& stored, Micros now)
+    : options_(options), stored_(stored), since_(now) {
+  CONCLAVE_CHECK(options.prepare_timeout > Micros::zero());
+  CONCLAVE_CHECK(options.adopt_timeout > Micros::zero());
+  CONCLAVE_CHECK(options.settle >= options.regroup && options.regroup >= Micros::zero());
+}
+
+PlacementChange::Phase PlacementChange::phase() const {
+  if (stored_.next) return Phase::kPrepared;
+  if (!stored_.current) return Phase::kNone;
+  return stored_.floor < stored_.current->epoch ? Phase::kCommitted : Phase::kStable;
+}
+
+PlacementChange::Proposal PlacementChange::Propose(Placement target,
+                                                   std::span<const Member> members, Micros now) {
+  using Verdict = Proposal::Verdict;
+  if (phase() == Phase::kPrepared) {
+    return {Verdict::kBusy, 0, "plan " + std::to_string(stored_.next->plan) + " is being prepared"};
+  }
+  if (phase() == Phase::kCommitted) {
+    return {Verdict::kBusy, 0, "not all workers have adopted epoch " + std::to_string(epoch())};
+  }
+  std::string problem = ProblemOf(target, options_.limits);
+  if (!problem.empty()) return {Verdict::kInvalid, 0, std::move(problem)};
+  if (const std::string* const lost = LostOf(target, members)) {
+    return {Verdict::kInvalid, 0, "worker " + *lost + " is not alive"};
+  }
+  target.plan = ++stored_.last_plan;
+  target.epoch = epoch() + 1;
+  stored_.next = std::move(target);
+  since_ = now;
+  outcome_.reset();
+  ++stats_.proposed;
+  return {Verdict::kPrepared, stored_.last_plan, ""};
+}
+
+bool PlacementChange::Step(std::span<const Member> members, Micros now) {
+  bool changed = UpdateFences(members);
+  if (phase() == Phase::kPrepared) changed |= StepPrepared(members, now);
+  changed |= StepEmergency(members, now);
+  if (phase() == Phase::kCommitted) changed |= StepCommitted(members, now);
+  return changed;
+}
+
+// The next committed epoch is one of after every death that is known now. Who was dead before the
+// scheduler started has had its emergency epoch: a death and what follows from it are saved as one.
+bool PlacementChange::UpdateFences(std::span<const Member> members) {
+  bool changed = false;
+  for (const Member& member : members) {
+    const auto fence = fences_.find(member.id);
+    const bool fenced = fence != fences_.end();
+    if (!member.alive && !(fenced && fence->second.dead)) {
+      fences_[member.id] = {.epoch = first_ ? epoch() : epoch() + 1};
+      bereaved_ |= !first_ && stored_.current;
+      changed = true;
+    } else if (member.alive && fenced) {
+      fence->second.dead = false;
+      if (member.adopted < fence->second.epoch) continue;
+      fences_.erase(fence);
+      changed = true;
+    }
+  }
+  std::erase_if(fences_, [&](const auto& fence) { return Find(members, fence.first) == nullptr; });
+  first_ = false;
+  return changed;
+}
+
+bool PlacementChange::StepPrepared(std::span<const Member> members, Micros now) {
+  const Placement& next = *stored_.next;
+  if (bereaved_) {
+    Abort("a worker died");
+    return true;
+  }
+  if (const std::string* const lost = LostOf(next, members)) {
+    Abort("worker " + *lost + " was lost before it acknowledged");
+    return true;
+  }
+  const Member* waits = nullptr;
+  for (const std::string& worker : next.workers) {
+    const Member& member = *Find(members, worker);
+    if (member.refused == next.plan) {
+      Abort("worker " + worker + " cannot: " + member.why);
+      return true;
+    }
+    if (member.acknowledged != next.plan) waits = &member;
+  }
+  if (waits == nullptr) {
+    outcome_ = {.plan = next.plan, .committed = true, .epoch = next.epoch};
+    ++stats_.committed;
+    Commit(*std::exchange(stored_.next, std::nullopt), now);
+    return true;
+  }
+  if (now - since_ < options_.prepare_timeout) return false;
+  Abort("worker " + waits->id + " did not acknowledge it in time");
+  return true;
+}
+
+// Two reasons: a worker of the placement is gone; or one that may still send by it was declared
+// dead, and a new epoch is what tells its frames from those of the living.
+bool PlacementChange::StepEmergency(std::span<const Member> members, Micros now) {
+  if (!Gathered(members, now) || !stored_.current) return false;
+  if (!bereaved_ && LostOf(*stored_.current, members) == nullptr) return false;
+  if (stored_.next) Abort("a worker died");
+  Placement recovered = *Recovered(*stored_.current, AliveOf(members));
+  recovered.plan = ++stored_.last_plan;
+  recovered.epoch = epoch() + 1;
+  ++stats_.emergencies;
+  Commit(std::move(recovered), now);
+  return true;
+}
+
+// Whether those that are there are likely to be all that are left.
+bool PlacementChange::Gathered(std::span<const Member> members, Micros now) {
+  const auto alive = [](const Member& member) { return member.alive; };
+  if (std::none_of(members.begin(), members.end(), alive)) {
+    gathering_ = true;
+    gathered_since_.reset();
+    return false;
+  }
+  if (!gathering_) return true;
+  if (!gathered_since_) gathered_since_ = now;
+  const bool runs = std::any_of(members.begin(), members.end(),
+                                [](const Member& member) { return member.alive && member.warm; });
+  return now - *gathered_since_ >= (runs ? options_.regroup : options_.settle);
+}
+
+// Who has not adopted any placement sends by none; who is fenced is refused whatever it sends.
+bool PlacementChange::StepCommitted(std::span<const Member> members, Micros now) {
+  const bool waits = std::any_of(members.begin(), members.end(), [&](const Member& member) {
+    return member.alive && !Fenced(member.id) && member.adopted > 0 && member.adopted < epoch();
+  });
+  if (waits && now - since_ < options_.adopt_timeout) return false;
+  // At least one home steps by it, so it is one that works.
+  const bool used = std::any_of(members.begin(), members.end(), [&](const Member& member) {
+    return member.alive && member.adopted >= epoch();
+  });
+  if (!used) return false;
+  if (waits) ++stats_.released_late;
+  stored_.floor = epoch();
+  since_ = now;
+  return true;
+}
+
+void PlacementChange::Abort(const std::string& why) {
+  outcome_ = {.plan = stored_.next->plan, .committed = false, .why = why};
+  stored_.next.reset();
+  ++stats_.aborted;
+}
+
+void PlacementChange::Commit(Placement placement, Micros now) {
+  CONCLAVE_CHECK(placement.epoch == epoch() + 1);
+  stored_.current = std::move(placement);
+  since_ = now;
+  bereaved_ = false;
+  gathering_ = false;
+}
+
+bool PlacementChange::Serves(const Member& member) const {
+  return member.alive && !Fenced(member.id) && member.adopted > 0 && member.adopted >= floor();
+}
+
+const char* NameOf(PlacementChange::Phase phase) {
+  switch (phase) {
+    case PlacementChange::Phase::kNone:
+      return "none";
+    case PlacementChange::Phase::kStable:
+      return "stable";
+    case PlacementChange::Phase::kPrepared:
+      return "prepared";
+    case PlacementChange::Phase::kCommitted:
+      return "committed";
+  }
+  return "unknown";
+}
+
+}  // namespace conclave::scheduler

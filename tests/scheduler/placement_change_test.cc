@@ -1,0 +1,332 @@
+#include "scheduler/placement_change.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+namespace conclave::scheduler {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::HasSubstr;
+using Phase = PlacementChange::Phase;
+using Verdict = PlacementChange::Proposal::Verdict;
+using Member = PlacementChange::Member;
+using Owners = std::vector<std::vector<int32_t>>;
+
+constexpr Micros kStart = std::chrono::hours(1);
+
+// A scheduler's change among workers "a", "b", "c", each doing at once what it is told, unless a
+// test says otherwise.
+class PlacementChangeTest : public testing::Test {
+ protected:
+  PlacementChangeTest() {
+    for (const char* id : {"a", "b", "c"}) members_[id] = {.id = id};
+  }
+
+  std::vector<Member> members() const {
+    std::vector<Member> all;
+    for (const auto& [id, member] : members_) all.push_back(member);
+    return all;
+  }
+  bool Step(Micros after = milliseconds(1)) { return change_.Step(members(), now_ += after); }
+  PlacementChange::Proposal Propose(const Owners& owners = {{0}, {1}, {2}}) {
+    return change_.Propose({.workers = {"a", "b", "c"}, .owners = owners}, members(), now_);
+  }
+  void Acknowledge(const std::string& id) {
+    members_[id].acknowledged = change_.next().has_value() ? change_.next()->plan : 0;
+  }
+  void Adopt(const std::string& id) { members_[id].adopted = change_.epoch(); }
+
+  // STABLE(1): a has expert 0, b 1, c 2.
+  void Settle() {
+    Step();
+    ASSERT_EQ(Propose().verdict, Verdict::kPrepared);
+    for (const char* id : {"a", "b", "c"}) Acknowledge(id);
+    Step();
+    for (const char* id : {"a", "b", "c"}) Adopt(id);
+    Step();
+    ASSERT_EQ(change_.phase(), Phase::kStable);
+    ASSERT_EQ(change_.epoch(), 1u);
+  }
+  PlacementChange::Options options_;
+  Micros now_ = kStart;
+  std::map<std::string, Member> members_;
+  PlacementChange change_{options_, {}, kStart};
+};
+
+TEST_F(PlacementChangeTest, CommitsOnceEveryOwnerHasAcknowledgedThisPlan) {
+  EXPECT_EQ(change_.phase(), Phase::kNone);
+  const PlacementChange::Proposal proposal = Propose();
+  EXPECT_EQ(proposal.verdict, Verdict::kPrepared);
+  EXPECT_EQ(proposal.plan, 1u);
+  EXPECT_EQ(change_.phase(), Phase::kPrepared);
+  Acknowledge("a");
+  Acknowledge("b");
+  EXPECT_FALSE(Step());
+  members_["c"].acknowledged = 77;  // of another plan
+  EXPECT_FALSE(Step());
+  Acknowledge("c");
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.phase(), Phase::kCommitted);
+  EXPECT_EQ(change_.epoch(), 1u);
+  EXPECT_EQ(change_.current()->plan, 1u);
+  EXPECT_EQ(change_.floor(), 0u);
+  EXPECT_TRUE(change_.outcome()->committed);
+}
+
+TEST_F(PlacementChangeTest, ReleasesOnlyWhenAllHaveAdopted) {
+  Settle();
+  Propose({{2}, {1}, {0}});
+  for (const char* id : {"a", "b", "c"}) Acknowledge(id);
+  Step();
+  EXPECT_EQ(change_.epoch(), 2u);
+  Adopt("a");
+  Adopt("b");
+  EXPECT_FALSE(Step());
+  EXPECT_EQ(change_.floor(), 1u);
+  EXPECT_EQ(Propose().verdict, Verdict::kBusy);
+  Adopt("c");
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.floor(), 2u);
+  EXPECT_EQ(change_.phase(), Phase::kStable);
+}
+
+TEST_F(PlacementChangeTest, ReleasesWithoutOneThatNeverAdopts) {
+  Settle();
+  Propose({{2}, {1}, {0}});
+  for (const char* id : {"a", "b", "c"}) Acknowledge(id);
+  Step();
+  Adopt("a");
+  EXPECT_FALSE(Step(options_.adopt_timeout - milliseconds(1)));
+  EXPECT_TRUE(Step(milliseconds(1)));
+  EXPECT_EQ(change_.floor(), 2u);
+  EXPECT_EQ(change_.stats().released_late, 1u);
+  EXPECT_FALSE(change_.Serves(members_["b"]));
+  EXPECT_TRUE(change_.Serves(members_["a"]));
+}
+
+TEST_F(PlacementChangeTest, ReleasesNothingThatNobodyHasAdopted) {
+  Step();
+  Propose();
+  for (const char* id : {"a", "b", "c"}) Acknowledge(id);
+  Step();
+  EXPECT_FALSE(Step(options_.adopt_timeout * 2));
+  EXPECT_EQ(change_.floor(), 0u);
+}
+
+TEST_F(PlacementChangeTest, GoesBackWhenAnOwnerRefuses) {
+  Settle();
+  const PlacementChange::Stored before = change_.Save();
+  Propose({{2}, {1}, {0}});
+  members_["b"].refused = change_.next()->plan;
+  members_["b"].why = "no memory";
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.phase(), Phase::kStable);
+  EXPECT_EQ(change_.current(), before.current);
+  EXPECT_FALSE(change_.outcome()->committed);
+  EXPECT_THAT(change_.outcome()->why, HasSubstr("worker b cannot: no memory"));
+}
+
+TEST_F(PlacementChangeTest, GoesBackWhenAnOwnerTakesTooLong) {
+  Settle();
+  Propose();
+  Acknowledge("a");
+  Acknowledge("b");
+  EXPECT_FALSE(Step(options_.prepare_timeout - milliseconds(1)));
+  EXPECT_TRUE(Step(milliseconds(1)));
+  EXPECT_EQ(change_.phase(), Phase::kStable);
+  EXPECT_THAT(change_.outcome()->why, HasSubstr("worker c did not acknowledge"));
+}
+
+TEST_F(PlacementChangeTest, NeverUsesAPlansNumberTwice) {
+  Settle();
+  EXPECT_EQ(Propose().plan, 2u);
+  Step(options_.prepare_timeout);
+  EXPECT_EQ(Propose().plan, 3u);
+  EXPECT_EQ(change_.next()->epoch, 2u) << "the epoch of the aborted plan was used by nobody";
+}
+
+TEST_F(PlacementChangeTest, HasOnePlanAtATime) {
+  Settle();
+  Propose();
+  const PlacementChange::Proposal second = Propose();
+  EXPECT_EQ(second.verdict, Verdict::kBusy);
+  EXPECT_THAT(second.problem, HasSubstr("plan 2"));
+}
+
+TEST_F(PlacementChangeTest, RefusesWhatCannotBe) {
+  EXPECT_THAT(Propose({{0}, {}, {1}}).problem, HasSubstr("expert 1 has no owner"));
+  members_["b"].alive = false;
+  EXPECT_THAT(Propose().problem, HasSubstr("worker b is not alive"));
+  members_.erase("b");
+  EXPECT_THAT(Propose().problem, HasSubstr("worker b is not alive"));
+  EXPECT_EQ(change_.Save(), PlacementChange::Stored());
+}
+
+TEST_F(PlacementChangeTest, ADeathGivesWhatIsLostToTheLivingUnderANewEpoch) {
+  Settle();
+  members_["b"].alive = false;
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.phase(), Phase::kCommitted);
+  EXPECT_EQ(change_.epoch(), 2u);
+  EXPECT_EQ(change_.current()->workers, (std::vector<std::string>{"a", "c"}));
+  EXPECT_EQ(change_.current()->owners, (Owners{{0}, {0}, {1}}));
+  EXPECT_EQ(change_.stats().emergencies, 1u);
+  EXPECT_FALSE(Step()) << "once";
+  Adopt("a");
+  Adopt("c");
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.floor(), 2u);
+}
+
+TEST_F(PlacementChangeTest, ADeathEndsAnOpenPlan) {
+  Settle();
+  Propose({{2}, {1}, {0}});
+  Acknowledge("a");
+  members_["b"].alive = false;
+  EXPECT_TRUE(Step());
+  EXPECT_FALSE(change_.next().has_value());
+  EXPECT_FALSE(change_.outcome()->committed);
+  EXPECT_EQ(change_.current()->plan, 3u);
+  EXPECT_EQ(change_.current()->owners, (Owners{{0}, {0}, {1}})) << "of the old one";
+}
+
+TEST_F(PlacementChangeTest, ADeathAfterTheCommitGoesForward) {
+  Settle();
+  Propose({{2}, {1}, {0}});
+  for (const char* id : {"a", "b", "c"}) Acknowledge(id);
+  Step();
+  members_["b"].alive = false;
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.epoch(), 3u);
+  EXPECT_EQ(change_.current()->owners, (Owners{{1}, {0}, {0}})) << "of the new one";
+  EXPECT_EQ(change_.floor(), 1u) << "some may still step by epoch 1";
+  Adopt("a");
+  Adopt("c");
+  Step();
+  EXPECT_EQ(change_.floor(), 3u);
+}
+
+TEST_F(PlacementChangeTest, OneThatComesBackIsFencedUntilItHasAdopted) {
+  Settle();
+  members_["b"].alive = false;
+  Step();
+  EXPECT_TRUE(change_.Fenced("b"));
+  Adopt("a");
+  Adopt("c");
+  Step();
+  members_["b"].alive = true;  // with epoch 1
+  Step();
+  EXPECT_TRUE(change_.Fenced("b"));
+  EXPECT_FALSE(change_.Serves(members_["b"]));
+  EXPECT_EQ(change_.epoch(), 2u) << "it brings no experts, so nothing changes";
+  Adopt("b");
+  EXPECT_TRUE(Step());
+  EXPECT_FALSE(change_.Fenced("b"));
+  EXPECT_TRUE(change_.Serves(members_["b"]));
+}
+
+TEST_F(PlacementChangeTest, OneThatIsFencedHoldsUpNobody) {
+  Settle();
+  members_["b"].alive = false;
+  Step();
+  members_["b"].alive = true;
+  Adopt("a");
+  Adopt("c");
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.floor(), 2u);
+}
+
+TEST_F(PlacementChangeTest, EveryDeathOfOneThatMaySendIsANewEpoch) {
+  Settle();
+  members_["b"].alive = false;
+  Step();
+  members_["b"].alive = true;
+  Step();
+  Adopt("b");  // it sends by epoch 2, though its beat is not heard
+  members_["b"].alive = false;
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.epoch(), 3u);
+  EXPECT_TRUE(change_.Fenced("b"));
+}
+
+TEST_F(PlacementChangeTest, ANewcomerChangesNothingAndTakesUpWhatIsLostLater) {
+  Settle();
+  members_["d"] = {.id = "d"};
+  EXPECT_FALSE(Step());
+  EXPECT_FALSE(change_.Serves(members_["d"]));
+  Adopt("d");
+  EXPECT_TRUE(change_.Serves(members_["d"]));
+  members_["a"].alive = false;
+  Step();
+  EXPECT_EQ(change_.current()->workers, (std::vector<std::string>{"b", "c", "d"}));
+  EXPECT_EQ(change_.current()->owners[0], std::vector<int32_t>{2});
+}
+
+TEST_F(PlacementChangeTest, WithoutAnybodyAliveNothingIsDecided) {
+  Settle();
+  for (auto& [id, member] : members_) member.alive = false;
+  Step();
+  EXPECT_EQ(change_.epoch(), 1u);
+  // The scheduler was cut off: the first that is heard again must not get everything.
+  members_["a"].alive = members_["a"].warm = true;
+  EXPECT_FALSE(Step());
+  EXPECT_EQ(change_.epoch(), 1u);
+  members_["b"].alive = members_["c"].alive = true;
+  Step(options_.regroup);
+  EXPECT_EQ(change_.epoch(), 2u) << "they died, so they need another epoch";
+  EXPECT_EQ(change_.current()->owners, (Owners{{0}, {1}, {2}})) << "and have what they had";
+}
+
+TEST_F(PlacementChangeTest, WhileAllAreStartedItWaitsLongerForTheLate) {
+  Settle();
+  for (auto& [id, member] : members_) member = {.id = id, .alive = false};
+  PlacementChange restarted(options_, change_.Save(), now_);
+  members_["a"].alive = true;
+  EXPECT_FALSE(restarted.Step(members(), now_) && restarted.epoch() > 1);
+  restarted.Step(members(), now_ + options_.settle - milliseconds(1));
+  EXPECT_EQ(restarted.epoch(), 1u);
+  restarted.Step(members(), now_ + options_.settle);
+  EXPECT_EQ(restarted.epoch(), 2u);
+  EXPECT_EQ(restarted.current()->owners, (Owners{{0}, {0}, {0}}));
+}
+
+TEST_F(PlacementChangeTest, ASchedulerThatRestartsGoesOnWhereItWas) {
+  Settle();
+  Propose({{2}, {1}, {0}});
+  PlacementChange prepared(options_, change_.Save(), now_);
+  EXPECT_EQ(prepared.phase(), Phase::kPrepared);
+  EXPECT_FALSE(prepared.Step(members(), now_)) << "acknowledgements are collected again";
+  for (auto& [id, member] : members_) member.acknowledged = 2;
+  EXPECT_TRUE(prepared.Step(members(), now_));
+  EXPECT_EQ(prepared.epoch(), 2u);
+
+  PlacementChange committed(options_, prepared.Save(), now_);
+  EXPECT_EQ(committed.phase(), Phase::kCommitted);
+  for (auto& [id, member] : members_) member.adopted = 2;
+  EXPECT_TRUE(committed.Step(members(), now_));
+  EXPECT_EQ(committed.floor(), 2u);
+  EXPECT_EQ(committed.Propose(*committed.current(), members(), now_).plan, 3u);
+}
+
+TEST_F(PlacementChangeTest, ASchedulerThatRestartsFencesTheDeadItHasSaved) {
+  Settle();
+  members_["b"].alive = false;
+  Step();
+  PlacementChange restarted(options_, change_.Save(), now_);
+  restarted.Step(members(), now_);
+  EXPECT_EQ(restarted.epoch(), 2u) << "its death has had its epoch";
+  EXPECT_TRUE(restarted.Fenced("b"));
+  members_["b"].alive = true;
+  restarted.Step(members(), now_);
+  EXPECT_TRUE(restarted.Fenced("b"));
+  members_["b"].adopted = 2;
+  restarted.Step(members(), now_);
+  EXPECT_FALSE(restarted.Fenced("b"));
+}
+
+}  // namespace
+}  // namespace conclave::scheduler
