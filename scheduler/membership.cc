@@ -10,6 +10,8 @@ Membership::Membership(const Options& options, const Stored& stored, Micros now)
     : options_(options), epoch_(stored.epoch), version_(stored.version) {
   CONCLAVE_CHECK(options.suspect_after > Micros::zero());
   CONCLAVE_CHECK(options.dead_after > options.suspect_after);
+  CONCLAVE_CHECK(options.broken_after > Micros::zero());
+  CONCLAVE_CHECK(options.broken_after <= options.dead_after);
   CONCLAVE_CHECK(options.forget_after > options.dead_after);
   CONCLAVE_CHECK(options.max_workers >= 1);
   for (const Worker& worker : stored.workers) {
@@ -30,8 +32,24 @@ Membership::Heard Membership::Heartbeat(const Beat& beat, Micros now) {
                        known.worker.address != beat.address || known.worker.state != state;
   known.worker = {beat.id, beat.incarnation, beat.address, state, /*heard=*/true};
   known.heard = joins ? now : std::max(known.heard, now);
+  known.broken = false;
   if (changed) ++version_;
   return Heard::kAccepted;
+}
+
+void Membership::ReportBroken(const std::string& id, uint64_t incarnation) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end() || found->second.worker.incarnation != incarnation) return;
+  found->second.broken = true;
+}
+
+void Membership::Excuse(Micros deaf, Micros now) {
+  for (auto& [id, known] : workers_)
+    known.heard = std::max(known.heard, std::min(known.heard + deaf, now));
+}
+
+Micros Membership::DeadAfter(const Known& known) const {
+  return known.broken ? options_.broken_after : options_.dead_after;
 }
 
 bool Membership::Tick(Micros now) {
@@ -40,7 +58,7 @@ bool Membership::Tick(Micros now) {
     Known& known = it->second;
     const Micros silent = now - known.heard;
     WorkerState state = known.worker.state;
-    if (silent >= options_.dead_after) {
+    if (silent >= DeadAfter(known)) {
       state = WorkerState::kDead;
     } else if (silent >= options_.suspect_after && state == WorkerState::kReady) {
       state = WorkerState::kSuspect;
@@ -57,10 +75,10 @@ bool Membership::Tick(Micros now) {
 Micros Membership::ChangeDue(const Known& known) const {
   switch (known.worker.state) {
     case WorkerState::kReady:
-      return known.heard + options_.suspect_after;
+      return known.heard + std::min(options_.suspect_after, DeadAfter(known));
     case WorkerState::kDraining:
     case WorkerState::kSuspect:
-      return known.heard + options_.dead_after;
+      return known.heard + DeadAfter(known);
     case WorkerState::kDead:
       break;
   }
@@ -76,11 +94,10 @@ std::optional<Micros> Membership::NextChange() const {
   return next;
 }
 
-bool Membership::AdvanceEpoch(Epoch from) {
-  if (from != epoch_) return false;
-  ++epoch_;
+void Membership::SetEpoch(Epoch epoch) {
+  CONCLAVE_CHECK(epoch >= epoch_);
+  epoch_ = epoch;
   ++version_;
-  return true;
 }
 
 std::vector<Membership::Worker> Membership::Workers() const {

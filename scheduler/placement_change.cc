@@ -165,10 +165,12 @@ bool PlacementChange::Gathered(std::span<const Member> members, Micros now) {
   return now - *gathered_since_ >= (runs ? options_.regroup : options_.settle);
 }
 
-// Who has not adopted any placement sends by none; who is fenced is refused whatever it sends.
+// Who has not adopted any placement sends by none, and is waited for only where it is the first
+// one. Who is fenced is refused whatever it sends.
 bool PlacementChange::StepCommitted(std::span<const Member> members, Micros now) {
   const bool waits = std::any_of(members.begin(), members.end(), [&](const Member& member) {
-    return member.alive && !Fenced(member.id) && member.adopted > 0 && member.adopted < epoch();
+    return member.alive && !Fenced(member.id) && member.adopted < epoch() &&
+           (member.adopted > 0 || floor() == 0);
   });
   if (waits && now - since_ < options_.adopt_timeout) return false;
   // At least one home steps by it, so it is one that works.

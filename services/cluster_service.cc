@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "services/address.h"
+#include "services/convert_placement.h"
 #include "services/grpc_status.h"
-#include "services/identity.h"
+#include "services/join_rules.h"
 #include "services/log.h"
 #include "worker/status.h"
 
@@ -19,7 +19,8 @@ using scheduler::WorkerState;
 constexpr char kHeartbeat[] = "/conclave.v1.Cluster/Heartbeat";
 constexpr char kWatch[] = "/conclave.v1.Cluster/Watch";
 constexpr char kStatus[] = "/conclave.v1.Cluster/Status";
-constexpr size_t kMaxInfoBytes = 64 << 10;
+constexpr char kApply[] = "/conclave.v1.Cluster/Apply";
+constexpr char kResidency[] = "/conclave.v1.Cluster/Residency";
 
 v1::WorkerState ToProto(WorkerState state) {
   switch (state) {
@@ -47,50 +48,6 @@ const char* NameOf(WorkerState state) {
       return "dead";
   }
   return "unknown";
-}
-
-absl::Status Validate(const v1::WorkerInfo& info) {
-  if (info.ByteSizeLong() > kMaxInfoBytes)
-    return absl::InvalidArgumentError("worker: its description is too long");
-  CONCLAVE_RETURN_IF_ERROR(ValidateId(info.id()));
-  CONCLAVE_ASSIGN_OR_RETURN(const Address address, Address::Parse(info.address()));
-  if (address.port == 0 || address.wildcard()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("worker.address: nobody can connect to %s", info.address()));
-  }
-  if (info.incarnation() == 0)
-    return absl::InvalidArgumentError("worker.incarnation: must not be 0");
-  return absl::OkStatus();
-}
-
-// Why the two cannot be of one cluster; empty if they can.
-std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) {
-  const v1::ModelInfo &ours = joins.model(), &theirs = member.model();
-  if (ours.digest() != theirs.digest()) {
-    return absl::StrFormat("worker %s serves %s (%s), worker %s serves %s (%s)", joins.id(),
-                           ours.name(), ours.digest(), member.id(), theirs.name(), theirs.digest());
-  }
-  if (ours.numerics() != theirs.numerics()) {
-    return absl::StrFormat("worker %s computes as %s, worker %s as %s; see --numerics", joins.id(),
-                           ours.numerics(), member.id(), theirs.numerics());
-  }
-  return "";
-}
-
-// What a worker's say on who may join is worth.
-enum class Standing : uint8_t { kFirm, kUnsure, kNone };
-
-Standing StandingOf(const Membership::Worker& worker) {
-  switch (worker.state) {
-    case WorkerState::kReady:
-      return worker.heard ? Standing::kFirm : Standing::kUnsure;
-    case WorkerState::kSuspect:  // one not heard since the scheduler started has had its time
-      return worker.heard ? Standing::kUnsure : Standing::kNone;
-    case WorkerState::kDraining:
-    case WorkerState::kDead:
-      break;
-  }
-  return Standing::kNone;
 }
 
 // A stream that ends before it begins.
@@ -169,7 +126,8 @@ ClusterService::ClusterService(const Options& options, std::unique_ptr<StateStor
       authorize_(std::move(authorize)),
       failpoints_(failpoints),
       store_(std::move(store)),
-      membership_(options.membership, state.membership, now) {
+      membership_(options.membership, state.membership, now),
+      placement_(options.placement, state.placement, now) {
   for (const auto& [id, bytes] : state.infos) {
     if (!infos_[id].ParseFromString(bytes)) infos_.erase(id);  // its next beat says it again
   }
@@ -200,7 +158,7 @@ grpc::ServerUnaryReactor* ClusterService::Heartbeat(grpc::CallbackServerContext*
                                                     v1::HeartbeatResponse*) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   absl::Status status = authorize_(kHeartbeat, PeerOf(*context)).status();
-  if (status.ok()) status = Hear(request->worker(), Now());
+  if (status.ok()) status = Hear(*request, Now());
   reactor->Finish(ToGrpc(status));
   return reactor;
 }
@@ -237,17 +195,87 @@ grpc::ServerUnaryReactor* ClusterService::Status(grpc::CallbackServerContext* co
   return reactor;
 }
 
-absl::Status ClusterService::Hear(const v1::WorkerInfo& info, Micros now) {
-  absl::Status status = Validate(info);
+grpc::ServerUnaryReactor* ClusterService::Apply(grpc::CallbackServerContext* context,
+                                                const v1::ApplyRequest* request,
+                                                v1::ApplyResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const auto apply = [&]() -> absl::Status {
+    CONCLAVE_RETURN_IF_ERROR(authorize_(kApply, PeerOf(*context)).status());
+    CONCLAVE_ASSIGN_OR_RETURN(const Plan plan,
+                              FromProto(*request, options_.placement.change.limits));
+    const auto done = [reactor, response](const absl::StatusOr<scheduler::Epoch>& end) {
+      if (end.ok()) response->set_epoch(*end);
+      reactor->Finish(ToGrpc(end.status()));
+    };
+    const std::lock_guard lock(mutex_);  // done comes after the plan is in the response
+    CONCLAVE_ASSIGN_OR_RETURN(const uint64_t opened, ApplyLocked(plan, done, Now()));
+    response->set_plan(opened);
+    return absl::OkStatus();
+  };
+  const absl::Status status = apply();
+  if (!status.ok()) reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+absl::StatusOr<uint64_t> ClusterService::Apply(const Plan& plan, OnApplied done, Micros now) {
   const std::lock_guard lock(mutex_);
-  if (status.ok()) status = MayJoin(info);
+  return ApplyLocked(plan, std::move(done), now);
+}
+
+absl::StatusOr<uint64_t> ClusterService::ApplyLocked(const Plan& plan, OnApplied done, Micros now) {
+  if (closing_) return absl::UnavailableError("the scheduler is going away");
+  CONCLAVE_ASSIGN_OR_RETURN(const uint64_t opened,
+                            placement_.Apply(plan, membership_.Workers(), Model(), now));
+  applying_[opened] = std::move(done);
+  membership_.SetEpoch(placement_.change().epoch());
+  StepSoon();
+  return opened;
+}
+
+grpc::ServerUnaryReactor* ClusterService::Residency(grpc::CallbackServerContext* context,
+                                                    const v1::ResidencyRequest* request,
+                                                    v1::ResidencyResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  absl::Status status = authorize_(kResidency, PeerOf(*context)).status();
+  if (status.ok()) status = FillResidency(*view(), *request, response);
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+absl::Status ClusterService::Hear(const v1::HeartbeatRequest& beat, Micros now) {
+  const v1::WorkerInfo& info = beat.worker();
+  absl::Status status = ValidateBeat(beat);
+  const std::lock_guard lock(mutex_);
+  if (status.ok()) status = MayJoin(info, membership_.Workers(), infos_);
   if (status.ok()) status = Note(info, now);
   ++(status.ok() ? stats_.heartbeats : stats_.heartbeats_refused);
-  if (membership_.version() != view_->version()) {
-    step_soon_ = true;
-    wake_.notify_all();
+  bool news = status.ok() && placement_.Hear(beat);
+  if (status.ok() && beat.lost_size() > 0) {
+    for (const v1::LostPeer& peer : beat.lost())
+      membership_.ReportBroken(peer.id(), peer.incarnation());
+    news = true;
   }
+  if (news || membership_.version() != view_->version()) StepSoon();
   return status;
+}
+
+void ClusterService::StepSoon() {
+  step_soon_ = true;
+  wake_.notify_all();
+}
+
+void ClusterService::Excuse(Micros deaf, Micros now) {
+  const std::lock_guard lock(mutex_);
+  membership_.Excuse(deaf, now);
+}
+
+// What a worker that counts says that it serves; all that count say the same.
+const v1::ModelInfo* ClusterService::Model() const {
+  for (const Membership::Worker& worker : membership_.Workers()) {
+    const auto info = infos_.find(worker.id);
+    if (worker.state != WorkerState::kDead && info != infos_.end()) return &info->second.model();
+  }
+  return nullptr;
 }
 
 absl::Status ClusterService::Note(const v1::WorkerInfo& info, Micros now) {
@@ -271,38 +299,15 @@ absl::Status ClusterService::Note(const v1::WorkerInfo& info, Micros now) {
   return absl::InternalError("unknown verdict");
 }
 
-// A cluster computes one model in one numerics, or its answers would depend on who gives them. What
-// that model is, the workers say that are heard. One that is silent, or that was there before this
-// scheduler started, may be gone for good or come back at any moment: it keeps another model out,
-// but only until it is heard or its time is over.
-absl::Status ClusterService::MayJoin(const v1::WorkerInfo& info) const {
-  absl::Status wait;
-  for (const Membership::Worker& worker : membership_.Workers()) {
-    if (worker.id == info.id()) continue;
-    const auto found = infos_.find(worker.id);
-    if (found == infos_.end()) continue;
-    const std::string conflict = Conflict(info, found->second);
-    if (conflict.empty()) continue;
-    switch (StandingOf(worker)) {
-      case Standing::kFirm:
-        return absl::FailedPreconditionError(conflict);
-      case Standing::kUnsure:
-        wait = absl::UnavailableError(absl::StrFormat(
-            "%s; that one is silent: wait until it is heard or given up", conflict));
-        break;
-      case Standing::kNone:
-        break;
-    }
-  }
-  return wait;
-}
-
 void ClusterService::Step(Micros now) {
   std::optional<Draft> draft;
   {
     const std::lock_guard lock(mutex_);
     membership_.Tick(now);
+    if (placement_.Step(membership_.Workers(), Model(), now))
+      membership_.SetEpoch(placement_.change().epoch());
     draft = Unsaved(now);
+    if (!draft) AnswerApplied();
   }
   if (!draft) return;
   const absl::Status saved = Save(*draft);
@@ -317,12 +322,24 @@ void ClusterService::Step(Micros now) {
   view_ = draft->view;
   LogInfo("view %d: epoch %d, %d workers", view_->version(), view_->epoch(), view_->workers_size());
   for (const std::shared_ptr<Watcher>& watcher : watchers_) watcher->Tell(view_);
+  AnswerApplied();
+}
+
+// Of what is saved: nobody hears of an end that a crash could undo.
+void ClusterService::AnswerApplied() {
+  if (membership_.version() != view_->version()) return;
+  for (auto it = applying_.begin(); it != applying_.end();) {
+    const auto end = placement_.EndOf(it->first);
+    if (end) it->second(*end);
+    it = end ? applying_.erase(it) : std::next(it);
+  }
 }
 
 std::optional<ClusterService::Draft> ClusterService::Unsaved(Micros now) {
   if (membership_.version() == view_->version() || now < save_after_) return std::nullopt;
   ForgetInfos();
-  Draft draft{.state = {.membership = membership_.Save()}, .view = MakeView()};
+  Draft draft{.state = {.membership = membership_.Save(), .placement = placement_.change().Save()},
+              .view = MakeView()};
   for (const auto& [id, info] : infos_) draft.state.infos[id] = info.SerializeAsString();
   return draft;
 }
@@ -353,6 +370,7 @@ std::shared_ptr<const v1::ClusterView> ClusterService::MakeView() const {
     info.clear_load();  // links carry it
     info.clear_epoch();
   }
+  placement_.Fill(view.get());
   return view;
 }
 
@@ -362,7 +380,8 @@ v1::WorkerInfo ClusterService::Describe(const Membership::Worker& worker) const 
   info.set_id(worker.id);
   info.set_incarnation(worker.incarnation);
   info.set_address(worker.address);
-  info.set_state(ToProto(worker.state));
+  info.set_state(placement_.StateOf(worker, ToProto(worker.state)));
+  info.set_fenced(placement_.Fenced(worker.id));
   return info;
 }
 
@@ -375,6 +394,11 @@ void ClusterService::CloseWatches() {
   const std::lock_guard lock(mutex_);
   closing_ = true;
   for (const std::shared_ptr<Watcher>& watcher : watchers_) watcher->Close();
+  for (const auto& [plan, done] : applying_) {
+    done(absl::UnavailableError(absl::StrFormat(
+        "the scheduler is going away; what becomes of plan %d, the next one says", plan)));
+  }
+  applying_.clear();
 }
 
 void ClusterService::Forget(const std::shared_ptr<Watcher>& watcher) {
@@ -395,17 +419,28 @@ ClusterService::Stats ClusterService::stats() const {
   }
   for (const Membership::Worker& worker : membership_.Workers())
     ++stats.workers[NameOf(worker.state)];
+  stats.phase = placement_.change().phase();
+  stats.released = placement_.change().floor();
+  stats.placement = placement_.change().stats();
   return stats;
 }
 
 void ClusterService::TickThread() {
+  Micros last = Now();
   std::unique_lock lock(mutex_);
   while (true) {
     wake_.wait_for(lock, options_.tick, [this] { return stopping_ || step_soon_; });
     if (stopping_) return;
     step_soon_ = false;
+    const Micros now = Now();
+    if (now - last > options_.deaf_after) {
+      LogWarning("this process was stopped or starved for %d ms, in which nobody was heard",
+                 std::chrono::duration_cast<std::chrono::milliseconds>(now - last).count());
+      membership_.Excuse(now - last, now);
+    }
+    last = now;
     lock.unlock();
-    Step(Now());
+    Step(now);
     lock.lock();
   }
 }

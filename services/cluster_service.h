@@ -1,14 +1,15 @@
 #pragma once
-// The scheduler's face (cluster.proto): hears the workers' heartbeats, keeps membership and epoch
-// on disk, and tells every watcher the view. A view is told only once it is saved, so nobody ever
-// knows more than the scheduler will after a crash. Saving waits for the disk and is the ticking
-// thread's: a heartbeat is only noted. A slow watcher skips views and gets the latest; nothing
-// queues.
+// The scheduler's face (cluster.proto): hears the workers' heartbeats, keeps membership and
+// placement on disk, and tells every watcher the view. A view is told only once it is saved, so
+// nobody ever knows more than the scheduler will after a crash. Saving waits for the disk and is
+// the ticking thread's: a heartbeat is only noted. A slow watcher skips views and gets the latest;
+// nothing queues.
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -23,6 +24,7 @@
 #include "scheduler/membership.h"
 #include "services/authorize.h"
 #include "services/failpoint.h"
+#include "services/placement_driver.h"
 #include "services/state_store.h"
 
 namespace conclave::services {
@@ -31,9 +33,12 @@ class ClusterService : public v1::Cluster::CallbackService {
  public:
   struct Options {
     scheduler::Membership::Options membership;
+    PlacementDriver::Options placement;
     int32_t max_watchers = 2048;  // routers and workers
     // How often silence is looked for; 0: no thread, a test calls Step.
-    std::chrono::milliseconds tick{100};
+    std::chrono::milliseconds tick{50};
+    // A tick that comes later than this: the process was stopped, and heard nobody meanwhile.
+    std::chrono::milliseconds deaf_after{250};
     std::chrono::milliseconds save_retry{1000};  // after the state could not be written
   };
 
@@ -56,6 +61,12 @@ class ClusterService : public v1::Cluster::CallbackService {
   grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
                                    const v1::StatusRequest* request,
                                    v1::StatusResponse* response) override;
+  grpc::ServerUnaryReactor* Apply(grpc::CallbackServerContext* context,
+                                  const v1::ApplyRequest* request,
+                                  v1::ApplyResponse* response) override;
+  grpc::ServerUnaryReactor* Residency(grpc::CallbackServerContext* context,
+                                      const v1::ResidencyRequest* request,
+                                      v1::ResidencyResponse* response) override;
 
   // Draws what follows from silence up to `now`, then saves and tells the view if it changed since
   // it was last saved. Waits for the disk. One thread at a time.
@@ -63,11 +74,18 @@ class ClusterService : public v1::Cluster::CallbackService {
   // A heartbeat, as the RPC takes it; the view that follows is saved and told by the next Step.
   // FAILED_PRECONDITION: this worker cannot be one of this cluster. UNAVAILABLE: not as long as a
   // worker that is silent right now may come back; to be tried again.
-  absl::Status Hear(const v1::WorkerInfo& info, scheduler::Micros now);
+  absl::Status Hear(const v1::HeartbeatRequest& beat, scheduler::Micros now);
+  // Opens a change of the placement; the number of its plan. `done` is called once with its epoch
+  // when all workers serve by it, or with ABORTED if it was taken back; by Step, or when watches
+  // are closed, with a lock held.
+  using OnApplied = std::function<void(const absl::StatusOr<scheduler::Epoch>& end)>;
+  absl::StatusOr<uint64_t> Apply(const Plan& plan, OnApplied done, scheduler::Micros now);
+  // Nobody was listened to for so long.
+  void Excuse(scheduler::Micros deaf, scheduler::Micros now);
   // The saved view.
   std::shared_ptr<const v1::ClusterView> view() const;
-  // Ends every watch with UNAVAILABLE, so that watchers look for a scheduler again; refuses new
-  // ones.
+  // Ends every watch and whoever waits for a change with UNAVAILABLE, so that they look for a
+  // scheduler again; refuses new ones.
   void CloseWatches();
 
   struct Stats {
@@ -79,6 +97,9 @@ class ClusterService : public v1::Cluster::CallbackService {
     uint64_t heartbeats_refused = 0;
     uint64_t saves = 0;
     uint64_t saves_failed = 0;
+    scheduler::PlacementChange::Phase phase = scheduler::PlacementChange::Phase::kNone;
+    scheduler::Epoch released = 0;
+    scheduler::PlacementChange::Stats placement;
   };
   Stats stats() const;
 
@@ -99,7 +120,10 @@ class ClusterService : public v1::Cluster::CallbackService {
   absl::Status Save(const Draft& draft);  // without mutex_
   // Under mutex_.
   absl::Status Note(const v1::WorkerInfo& info, scheduler::Micros now);
-  absl::Status MayJoin(const v1::WorkerInfo& info) const;
+  absl::StatusOr<uint64_t> ApplyLocked(const Plan& plan, OnApplied done, scheduler::Micros now);
+  const v1::ModelInfo* Model() const;
+  void StepSoon();
+  void AnswerApplied();
   std::optional<Draft> Unsaved(scheduler::Micros now);
   void ForgetInfos();
   std::shared_ptr<const v1::ClusterView> MakeView() const;
@@ -115,6 +139,8 @@ class ClusterService : public v1::Cluster::CallbackService {
 
   mutable std::mutex mutex_;  // guards what follows
   scheduler::Membership membership_;
+  PlacementDriver placement_;
+  std::map<uint64_t, OnApplied> applying_;       // by plan
   std::map<std::string, v1::WorkerInfo> infos_;  // what each worker last said
   std::shared_ptr<const v1::ClusterView> view_;  // as saved
   scheduler::Micros save_after_{0};

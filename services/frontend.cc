@@ -167,7 +167,7 @@ void Frontend::RefreshLocked() {
     router::WorkerView view{
         .key = home.key, .id = hello->worker_id(), .model = ModelKey(hello->model())};
     view.suspect = !home.fixed && (!home.listed || home.state == v1::WORKER_STATE_SUSPECT);
-    view.ready = !draining && !home.quiet;
+    view.ready = !draining && !home.quiet && home.state != v1::WORKER_STATE_JOINING;
     still_served = still_served || (served_ && served_->key == view.model);
     if (first == nullptr) {
       const std::string& name =

@@ -38,8 +38,7 @@ absl::Status Heartbeat::Step() {
     if (stopping_) return absl::CancelledError("stopping");
     context_ = &context;
   }
-  v1::HeartbeatRequest request;
-  *request.mutable_worker() = describe_();
+  const v1::HeartbeatRequest request = describe_();
   v1::HeartbeatResponse response;
   status = FromGrpc(stub_->Heartbeat(&context, request, &response));
   {

@@ -23,11 +23,11 @@ namespace conclave::services {
 class Heartbeat {
  public:
   struct Options {
-    std::chrono::milliseconds period{500};    // 0: no thread, a test calls Step
+    std::chrono::milliseconds period{150};    // 0: no thread, a test calls Step
     std::chrono::milliseconds timeout{1000};  // of one beat
   };
   // What to say, asked before every beat.
-  using Describe = std::function<v1::WorkerInfo()>;
+  using Describe = std::function<v1::HeartbeatRequest()>;
   // Called once, on the beating thread, if the cluster will not have this worker: it is of another
   // model or numerics, or a later incarnation of it was heard. A scheduler that answers UNAVAILABLE
   // does not know yet; the worker goes on beating.

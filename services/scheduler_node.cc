@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "absl/strings/str_format.h"
+#include "services/convert_placement.h"
 #include "services/state_store.h"
 #include "worker/status.h"
 
@@ -15,16 +17,46 @@ void WriteMetrics(const ClusterService::Stats& stats, MetricsWriter& writer) {
     writer.Gauge("conclave_workers", "Workers known, by state.", {{"state", state}}, count);
   }
   writer.Gauge("conclave_epoch", "Number of the placement.", {}, static_cast<double>(stats.epoch));
+  writer.Gauge("conclave_epoch_released", "Frames of epochs below are refused.", {},
+               static_cast<double>(stats.released));
+  using Phase = scheduler::PlacementChange::Phase;
+  for (const Phase phase : {Phase::kNone, Phase::kStable, Phase::kPrepared, Phase::kCommitted}) {
+    writer.Gauge("conclave_placement_phase", "1 for where the change of the placement is.",
+                 {{"phase", NameOf(phase)}}, phase == stats.phase ? 1 : 0);
+  }
   writer.Gauge("conclave_view_version", "Version of the view of the cluster.", {},
                static_cast<double>(stats.version));
   writer.Gauge("conclave_watchers", "Processes that watch the view.", {}, stats.watchers);
   const auto counter = [&](const char* name, const char* help, uint64_t value) {
     writer.Counter(name, help, {}, static_cast<double>(value));
   };
+  counter("conclave_plans_total", "Changes of the placement begun.", stats.placement.proposed);
+  counter("conclave_plans_committed_total", "Of those, committed.", stats.placement.committed);
+  counter("conclave_plans_aborted_total", "Of those, taken back.", stats.placement.aborted);
+  counter("conclave_emergency_epochs_total", "Placements that a worker's death made necessary.",
+          stats.placement.emergencies);
+  counter("conclave_epochs_released_late_total",
+          "Epochs released though a worker had not left them in time.",
+          stats.placement.released_late);
   counter("conclave_heartbeats_total", "Heartbeats heard.", stats.heartbeats);
   counter("conclave_heartbeats_refused_total", "Heartbeats refused.", stats.heartbeats_refused);
   counter("conclave_state_saves_total", "Times the state was written.", stats.saves);
   counter("conclave_state_saves_failed_total", "Times it could not be.", stats.saves_failed);
+}
+
+absl::StatusOr<ClusterService::Options> ServiceOptions(const SchedulerNode::Options& options) {
+  ClusterService::Options service = options.service;
+  if (options.placement.empty()) return service;
+  CONCLAVE_ASSIGN_OR_RETURN(Plan plan, ReadPlan(options.placement));
+  int32_t& workers = service.placement.workers;
+  if (workers != 0 && workers != plan.workers) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--placement: \"%s\" is for %d workers, --workers is %d", options.placement,
+                        plan.workers, workers));
+  }
+  workers = plan.workers;
+  service.placement.first = std::move(plan);
+  return service;
 }
 
 }  // namespace
@@ -38,6 +70,13 @@ void SchedulerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"metrics", &options.metrics, "HOST:PORT", "where Prometheus scrapes; empty: nowhere"});
   flags.Add({"max-workers", &options.service.membership.max_workers, "N",
              "workers known, the dead included", 1, 1e6});
+  flags.Add(
+      {"workers", &options.service.placement.workers, "N",
+       "wait for so many workers, then spread the experts over them; 0: every worker computes "
+       "all experts",
+       0, 1024});
+  flags.Add({"placement", &options.placement, "PLAN.json",
+             "spread them as this plan says; worker i of it is the i-th by name"});
   flags.Add({"max-watchers", &options.service.max_watchers, "N", "processes that watch the view", 1,
              1e6});
   flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",
@@ -48,13 +87,14 @@ void SchedulerNode::AddFlags(Flags& flags, Options& options) {
 absl::StatusOr<std::unique_ptr<SchedulerNode>> SchedulerNode::Start(const Options& options) {
   if (options.state.empty())
     return absl::InvalidArgumentError("--state: name a directory for the durable state");
+  CONCLAVE_ASSIGN_OR_RETURN(const ClusterService::Options service, ServiceOptions(options));
   std::unique_ptr<SchedulerNode> node(new SchedulerNode());
   CONCLAVE_ASSIGN_OR_RETURN(node->failpoints_, Failpoints::Parse(options.failpoints));
   CONCLAVE_ASSIGN_OR_RETURN(node->credentials_, Credentials::Load(options.credentials));
   CONCLAVE_ASSIGN_OR_RETURN(std::unique_ptr<StateStore> store, StateStore::Open(options.state));
   CONCLAVE_ASSIGN_OR_RETURN(
       node->service_,
-      ClusterService::Create(options.service, std::move(store), SingleTenant(node->credentials_),
+      ClusterService::Create(service, std::move(store), SingleTenant(node->credentials_),
                              node->failpoints_, ClusterService::Now()));
   CONCLAVE_ASSIGN_OR_RETURN(
       node->server_, Server::Start(options.server, node->credentials_,

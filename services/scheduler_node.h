@@ -24,6 +24,7 @@ class SchedulerNode {
     std::string state;                    // directory of the durable state
     std::string advertise;                // HOST:PORT told to others; empty: where it listens
     std::string metrics = "127.0.0.1:0";  // empty: none
+    std::string placement;                // Plan JSON of the first placement; empty: contiguous
     Server::Options server;
     ClusterService::Options service;
     Credentials::Options credentials;

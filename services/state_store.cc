@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "services/convert_placement.h"
 #include "worker/status.h"
 
 namespace conclave::services {
@@ -15,13 +16,23 @@ using scheduler::Membership;
 using scheduler::WorkerState;
 
 constexpr int64_t kApplication = 0x434e434c;  // "CNCL", in the file's header
-constexpr int64_t kSchema = 1;
+constexpr int64_t kSchema = 2;
 
 constexpr char kTables[] =
     "CREATE TABLE placement(epoch INTEGER NOT NULL, version INTEGER NOT NULL);"
     "INSERT INTO placement VALUES(0, 0);"
     "CREATE TABLE workers(id TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, address TEXT NOT NULL,"
     " state INTEGER NOT NULL, info BLOB NOT NULL) WITHOUT ROWID;";
+// Since schema 2. current and next are serialized v1::Placements; null: there is none.
+constexpr char kAddPlacement[] =
+    "ALTER TABLE placement ADD COLUMN last_plan INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE placement ADD COLUMN released INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE placement ADD COLUMN current BLOB;"
+    "ALTER TABLE placement ADD COLUMN next BLOB;";
+
+std::string Serialize(const std::optional<scheduler::Placement>& placement) {
+  return placement ? ToProto(*placement).SerializeAsString() : "";
+}
 
 }  // namespace
 
@@ -90,7 +101,7 @@ absl::Status StateStore::Check() {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s is a database of another program", path_));
   }
-  if (!empty && schema != kSchema) {
+  if (!empty && (schema < 1 || schema > kSchema)) {
     return absl::FailedPreconditionError(
         absl::StrFormat("%s has schema version %d, this build knows %d", path_, schema, kSchema));
   }
@@ -108,21 +119,24 @@ absl::Status StateStore::Prepare() {
   CONCLAVE_RETURN_IF_ERROR(
       Execute("BEGIN EXCLUSIVE"));  // the lock is then held until the file is closed
   CONCLAVE_ASSIGN_OR_RETURN(const int64_t schema, Number("PRAGMA user_version"));
+  if (schema < kSchema) CONCLAVE_RETURN_IF_ERROR(Migrate(schema));
+  return Execute("COMMIT");
+}
+
+// From an older schema, 0 being an empty file, within the caller's transaction.
+absl::Status StateStore::Migrate(int64_t schema) {
   if (schema == 0) {
     CONCLAVE_RETURN_IF_ERROR(Execute(kTables));
     CONCLAVE_RETURN_IF_ERROR(
         Execute(absl::StrFormat("PRAGMA application_id=%d", kApplication).c_str()));
-    CONCLAVE_RETURN_IF_ERROR(Execute(absl::StrFormat("PRAGMA user_version=%d", kSchema).c_str()));
   }
-  return Execute("COMMIT");
+  CONCLAVE_RETURN_IF_ERROR(Execute(kAddPlacement));
+  return Execute(absl::StrFormat("PRAGMA user_version=%d", kSchema).c_str());
 }
 
 absl::StatusOr<StateStore::State> StateStore::Load() {
   State state;
-  Statement placement(database_, "SELECT epoch, version FROM placement");
-  if (placement.Step() != SQLITE_ROW) return Error();
-  state.membership.epoch = placement.Number(0);
-  state.membership.version = placement.Number(1);
+  CONCLAVE_RETURN_IF_ERROR(LoadPlacement(&state));
   Statement workers(database_,
                     "SELECT id, incarnation, address, state, info FROM workers ORDER BY id");
   int result;
@@ -143,28 +157,82 @@ absl::StatusOr<StateStore::State> StateStore::Load() {
   return state;
 }
 
+absl::Status StateStore::LoadPlacement(State* state) {
+  Statement row(database_,
+                "SELECT epoch, version, last_plan, released, current, next FROM placement");
+  if (row.Step() != SQLITE_ROW) return Error();
+  epoch_ = row.Number(0);
+  last_plan_ = row.Number(2);
+  state->membership.version = row.Number(1);
+  state->placement.last_plan = last_plan_;
+  state->placement.floor = row.Number(3);
+  std::optional<scheduler::Placement>* const targets[] = {&state->placement.current,
+                                                          &state->placement.next};
+  for (int i = 0; i < 2; ++i) {
+    const std::string bytes = row.Bytes(4 + i);
+    if (bytes.empty()) continue;
+    v1::Placement message;
+    if (!message.ParseFromString(bytes))
+      return absl::DataLossError(absl::StrFormat("%s: a placement cannot be read", path_));
+    absl::StatusOr<scheduler::Placement> placement = FromProto(message);
+    if (!placement.ok()) {
+      return absl::DataLossError(
+          absl::StrFormat("%s: %s", path_, std::string(placement.status().message())));
+    }
+    *targets[i] = *std::move(placement);
+  }
+  // An epoch without a placement, as schema 1 has it, is nobody's.
+  state->membership.epoch = state->placement.current ? state->placement.current->epoch : 0;
+  return absl::OkStatus();
+}
+
 absl::Status StateStore::Save(const State& state) {
   CONCLAVE_RETURN_IF_ERROR(Execute("BEGIN"));
   const absl::Status written = [&]() -> absl::Status {
-    Statement placement(database_, "UPDATE placement SET epoch = ?, version = ?");
-    placement.Bind(1, state.membership.epoch);
-    placement.Bind(2, state.membership.version);
-    if (placement.Step() != SQLITE_DONE) return Error();
-    CONCLAVE_RETURN_IF_ERROR(Execute("DELETE FROM workers"));
-    for (const Membership::Worker& worker : state.membership.workers) {
-      Statement insert(database_, "INSERT INTO workers VALUES(?, ?, ?, ?, ?)");
-      insert.BindText(1, worker.id);
-      insert.Bind(2, worker.incarnation);
-      insert.BindText(3, worker.address);
-      insert.Bind(4, static_cast<uint64_t>(worker.state));
-      const auto info = state.infos.find(worker.id);
-      insert.BindBlob(5, info == state.infos.end() ? "" : info->second);
-      if (insert.Step() != SQLITE_DONE) return Error();
-    }
+    CONCLAVE_RETURN_IF_ERROR(SavePlacement(state));
+    CONCLAVE_RETURN_IF_ERROR(SaveWorkers(state));
     return Execute("COMMIT");
   }();
-  if (!written.ok()) Execute("ROLLBACK").IgnoreError();  // some errors have rolled back already
-  return written;
+  if (!written.ok()) {
+    Execute("ROLLBACK").IgnoreError();  // some errors have rolled back already
+    return written;
+  }
+  epoch_ = state.membership.epoch;
+  last_plan_ = state.placement.last_plan;
+  return absl::OkStatus();
+}
+
+absl::Status StateStore::SavePlacement(const State& state) {
+  Statement row(database_,
+                "UPDATE placement SET epoch = ?, version = ?, last_plan = ?, released = ?, "
+                "current = ?, next = ? WHERE epoch = ? AND last_plan = ?");
+  row.Bind(1, state.membership.epoch);
+  row.Bind(2, state.membership.version);
+  row.Bind(3, state.placement.last_plan);
+  row.Bind(4, state.placement.floor);
+  row.BindBlob(5, Serialize(state.placement.current));
+  row.BindBlob(6, Serialize(state.placement.next));
+  row.Bind(7, epoch_);
+  row.Bind(8, last_plan_);
+  if (row.Step() != SQLITE_DONE) return Error();
+  if (sqlite3_changes(database_) == 1) return absl::OkStatus();
+  return absl::AbortedError(absl::StrFormat("%s holds another placement than epoch %d of plan %d",
+                                            path_, epoch_, last_plan_));
+}
+
+absl::Status StateStore::SaveWorkers(const State& state) {
+  CONCLAVE_RETURN_IF_ERROR(Execute("DELETE FROM workers"));
+  for (const Membership::Worker& worker : state.membership.workers) {
+    Statement insert(database_, "INSERT INTO workers VALUES(?, ?, ?, ?, ?)");
+    insert.BindText(1, worker.id);
+    insert.Bind(2, worker.incarnation);
+    insert.BindText(3, worker.address);
+    insert.Bind(4, static_cast<uint64_t>(worker.state));
+    const auto info = state.infos.find(worker.id);
+    insert.BindBlob(5, info == state.infos.end() ? "" : info->second);
+    if (insert.Step() != SQLITE_DONE) return Error();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status StateStore::Execute(const char* sql) {

@@ -1,7 +1,7 @@
 #pragma once
-// What a scheduler must not forget: the placement's epoch and the workers it knows, in one SQLite
-// file. A save is on disk when it returns (write-ahead log, synchronous FULL) and whole or not
-// there at all. One scheduler at a time has the file. One thread at a time.
+// What a scheduler must not forget: the placement, how far a change of it has come, and the workers
+// it knows, in one SQLite file. A save is on disk when it returns (write-ahead log, synchronous
+// FULL) and whole or not there at all. One scheduler at a time has the file. One thread at a time.
 
 #include <map>
 #include <memory>
@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "scheduler/membership.h"
+#include "scheduler/placement_change.h"
 
 struct sqlite3;
 
@@ -19,6 +20,7 @@ class StateStore {
  public:
   struct State {
     scheduler::Membership::Stored membership;
+    scheduler::PlacementChange::Stored placement;
     // By worker id: what it said of itself, a serialized v1::WorkerInfo.
     std::map<std::string, std::string> infos;
   };
@@ -30,7 +32,8 @@ class StateStore {
   ~StateStore();
 
   absl::StatusOr<State> Load();
-  // UNAVAILABLE: nothing was changed (a full disk, say).
+  // Compares and swaps: ABORTED if the file does not hold the placement that was loaded or saved
+  // here last. UNAVAILABLE: nothing was changed (a full disk, say).
   absl::Status Save(const State& state);
 
  private:
@@ -39,12 +42,19 @@ class StateStore {
 
   absl::Status Check();
   absl::Status Prepare();
+  absl::Status Migrate(int64_t schema);
+  absl::Status LoadPlacement(State* state);
+  absl::Status SavePlacement(const State& state);
+  absl::Status SaveWorkers(const State& state);
   absl::Status Execute(const char* sql);
   absl::StatusOr<int64_t> Number(const char* sql);
   absl::Status Error() const;
 
   sqlite3* const database_;
   const std::string path_;
+  // As the file holds it.
+  scheduler::Epoch epoch_ = 0;
+  uint64_t last_plan_ = 0;
 };
 
 }  // namespace conclave::services

@@ -2,12 +2,14 @@
 
 #include <unistd.h>
 
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "router/utf8.h"
+#include "scheduler/epoch_keeper.h"
 #include "services/channel.h"
 #include "services/convert_worker.h"
 #include "services/identity.h"
@@ -66,6 +68,44 @@ void LogLimits(const worker::Engine::Options& asked, const worker::Engine& engin
   LogInfo("the KV pool has %d bytes (--kv-bytes is %d): %d blocks of %d positions", stats.kv_bytes,
           asked.kv_bytes, engine.options().planner.kv_blocks, stats.kv_block_size);
 }
+
+// Of an engine that computes every expert itself, whatever the placement: it only has to know the
+// number.
+class LoneHolder final : public PlacementHolder {
+ public:
+  explicit LoneHolder(const std::string& id) : epochs_({}, id) {}
+
+  absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement) override {
+    const std::lock_guard lock(mutex_);
+    if (epochs_.Prepare(std::move(placement)) == scheduler::EpochKeeper::Prepared::kReady)
+      return absl::OkStatus();
+    return absl::FailedPreconditionError("its time is over");
+  }
+  absl::Status Commit(uint64_t plan, scheduler::Epoch epoch) override {
+    const std::lock_guard lock(mutex_);
+    if (epochs_.Commit(plan, epoch) != scheduler::EpochKeeper::Committed::kCommitted)
+      return absl::NotFoundError("it is not prepared here");
+    epochs_.AdoptAtStep();
+    return absl::OkStatus();
+  }
+  void Abort(uint64_t plan) override {
+    const std::lock_guard lock(mutex_);
+    epochs_.Abort(plan);
+  }
+  void Release(scheduler::Epoch below) override {
+    const std::lock_guard lock(mutex_);
+    epochs_.Release(below);
+  }
+  void SetPeers(const std::vector<worker::Peer>&) override {}
+  scheduler::Epoch adopted() const override {
+    const std::lock_guard lock(mutex_);
+    return epochs_.adopted_epoch();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  scheduler::EpochKeeper epochs_;
+};
 
 }  // namespace
 
@@ -167,38 +207,41 @@ absl::Status WorkerNode::StartMetrics() {
 }
 
 absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
+  holder_ = std::make_unique<LoneHolder>(options_.id);
+  follower_ = std::make_unique<PlacementFollower>(options_.id, *holder_);
   CONCLAVE_RETURN_IF_ERROR(StartMetrics());
   if (!options_.scheduler.empty()) {
     CONCLAVE_RETURN_IF_ERROR(Address::Parse(options_.scheduler).status());
     const std::shared_ptr<grpc::Channel> scheduler = MakeChannel(options_.scheduler, credentials_);
     heartbeat_ = std::make_unique<Heartbeat>(
-        options_.heartbeat, scheduler, [this] { return Describe(); }, std::move(on_refused),
+        options_.heartbeat, scheduler, [this] { return Beat(); }, std::move(on_refused),
         failpoints_);
     watch_ =
         std::make_unique<ClusterWatch>(ClusterWatch::Options{.watcher = options_.id}, scheduler,
-                                       [this](const v1::ClusterView& view) { Adopt(view); });
+                                       [this](const v1::ClusterView& view) { Follow(view); });
   }
   if (metrics_) {
     metrics_->AddSource([this](MetricsWriter& writer) {
       WriteWorkerMetrics(*engine_, service_->stats(), writer);
-      if (heartbeat_) WriteClusterMetrics(heartbeat_->stats(), watch_->connected(), epoch_, writer);
+      if (heartbeat_)
+        WriteClusterMetrics(heartbeat_->stats(), watch_->connected(), epoch(), writer);
     });
   }
   return absl::OkStatus();
 }
 
-// Epochs only grow. A scheduler that lost its state counts anew; what it says of the placement is
-// older than what is served here.
-void WorkerNode::Adopt(const v1::ClusterView& view) {
-  const uint64_t old = epoch_;
-  if (view.epoch() < old) {
-    LogWarning("the scheduler tells epoch %d after %d: not adopted", view.epoch(), old);
-    return;
-  }
-  if (view.epoch() == old) return;
-  epoch_ = view.epoch();
-  LogInfo("epoch %d", view.epoch());
-  heartbeat_->BeatSoon();  // whoever waits for all to have adopted it
+void WorkerNode::Follow(const v1::ClusterView& view) {
+  // Whoever waits for all to have prepared it.
+  const scheduler::Epoch before = holder_->adopted();
+  const bool news = follower_->Follow(view);
+  if (news || holder_->adopted() != before) heartbeat_->BeatSoon();
+}
+
+v1::HeartbeatRequest WorkerNode::Beat() const {
+  v1::HeartbeatRequest beat;
+  *beat.mutable_worker() = Describe();
+  *beat.mutable_placement() = follower_->Report();
+  return beat;
 }
 
 v1::WorkerInfo WorkerNode::Describe() const {
@@ -212,7 +255,7 @@ v1::WorkerInfo WorkerNode::Describe() const {
   *info.mutable_model() = ToProto(*engine_);
   *info.mutable_load() = ToProto(engine_->stats());
   info.set_experts(info.model().moe_layers() * info.model().experts());
-  info.set_epoch(epoch_);
+  info.set_epoch(epoch());
   return info;
 }
 

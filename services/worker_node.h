@@ -16,6 +16,7 @@
 #include "services/flags.h"
 #include "services/heartbeat.h"
 #include "services/metrics.h"
+#include "services/placement_follower.h"
 #include "services/server.h"
 #include "services/worker_service.h"
 #include "worker/engine.h"
@@ -61,8 +62,8 @@ class WorkerNode {
   WorkerService& service() { return *service_; }
   Heartbeat* heartbeat() { return heartbeat_.get(); }  // null without a scheduler
   ClusterWatch* watch() { return watch_.get(); }       // likewise
-  // Of the placement this worker has adopted; any thread.
-  uint64_t epoch() const { return epoch_; }
+  // Of the placement this worker steps by; any thread.
+  uint64_t epoch() const { return holder_->adopted(); }
 
  private:
   explicit WorkerNode(const Options& options) : options_(options) {}
@@ -70,8 +71,9 @@ class WorkerNode {
   absl::Status StartService();
   absl::Status StartMetrics();
   absl::Status StartReporting(Heartbeat::OnRefused on_refused);
-  void Adopt(const v1::ClusterView& view);
+  void Follow(const v1::ClusterView& view);
   v1::WorkerInfo Describe() const;
+  v1::HeartbeatRequest Beat() const;
 
   Options options_;
   Failpoints failpoints_;
@@ -79,9 +81,10 @@ class WorkerNode {
   std::string address_;
   std::string metrics_address_ = "-";
   std::atomic<bool> draining_{false};
-  std::atomic<uint64_t> epoch_{0};
   // Each uses those before it, and ends before them.
   std::unique_ptr<worker::Engine> engine_;
+  std::unique_ptr<PlacementHolder> holder_;
+  std::unique_ptr<PlacementFollower> follower_;
   std::unique_ptr<WorkerService> service_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<Heartbeat> heartbeat_;

@@ -178,6 +178,9 @@ void SetEpoch(FakeCluster& cluster, uint64_t epoch) {
   ASSERT_TRUE(state.ok()) << state.status();
   state->membership.epoch = epoch;
   ++state->membership.version;
+  scheduler::Placement placement = scheduler::Everywhere({"worker-0"}, 16);
+  placement.epoch = placement.plan = epoch;
+  state->placement = {.last_plan = epoch, .floor = epoch, .current = std::move(placement)};
   ASSERT_TRUE((*store)->Save(*state).ok());
 }
 

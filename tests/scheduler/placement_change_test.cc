@@ -108,6 +108,18 @@ TEST_F(PlacementChangeTest, ReleasesWithoutOneThatNeverAdopts) {
   EXPECT_TRUE(change_.Serves(members_["a"]));
 }
 
+TEST_F(PlacementChangeTest, WaitsForAllToAdoptTheFirstPlacement) {
+  Propose();
+  for (const char* id : {"a", "b", "c"}) Acknowledge(id);
+  Step();
+  Adopt("a");
+  EXPECT_FALSE(Step());
+  Adopt("b");
+  Adopt("c");
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.floor(), 1u);
+}
+
 TEST_F(PlacementChangeTest, ReleasesNothingThatNobodyHasAdopted) {
   Step();
   Propose();

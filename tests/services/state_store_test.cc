@@ -20,6 +20,14 @@ using worker::testing::WriteFileOrDie;
 StateStore::State Example() {
   StateStore::State state;
   state.membership.epoch = 7;
+  state.placement = {
+      .last_plan = 12,
+      .floor = 6,
+      .current =
+          scheduler::Placement{
+              .epoch = 7, .plan = 11, .workers = {"a", "b"}, .owners = {{0}, {0, 1}, {1}}},
+      .next = scheduler::Placement{
+          .epoch = 8, .plan = 12, .workers = {"a"}, .owners = {{0}, {0}, {0}}}};
   state.membership.version = ~uint64_t{0} - 1;  // beyond SQLite's signed numbers
   state.membership.workers = {{"a", 3, "127.0.0.1:1", WorkerState::kReady},
                               {"b", ~uint64_t{0}, "[::1]:2", WorkerState::kDead}};
@@ -29,6 +37,7 @@ StateStore::State Example() {
 
 void ExpectEqual(const StateStore::State& got, const StateStore::State& wanted) {
   EXPECT_EQ(got.membership.epoch, wanted.membership.epoch);
+  EXPECT_EQ(got.placement, wanted.placement);
   EXPECT_EQ(got.membership.version, wanted.membership.version);
   ASSERT_EQ(got.membership.workers.size(), wanted.membership.workers.size());
   for (size_t i = 0; i < wanted.membership.workers.size(); ++i) {
@@ -97,6 +106,7 @@ TEST_F(StateStoreTest, ForgetsTheWholeOfASaveThatWasCutShort) {
   const std::string before = ReadFileOrDie(directory_.File("scheduler.db-wal"));
   StateStore::State next = Example();
   next.membership.epoch = 8;
+  next.placement.current = std::exchange(next.placement.next, std::nullopt);
   next.membership.workers.clear();
   next.infos.clear();
   ASSERT_TRUE(store->Save(next).ok());
@@ -130,8 +140,52 @@ TEST_F(StateStoreTest, RefusesADatabaseOfSomebodyElse) {
 
 TEST_F(StateStoreTest, RefusesALaterSchema) {
   OpenOrDie().reset();
-  Sql("PRAGMA user_version=2");
-  ExpectRefused(absl::StatusCode::kFailedPrecondition, "schema version 2");
+  Sql("PRAGMA user_version=3");
+  ExpectRefused(absl::StatusCode::kFailedPrecondition, "schema version 3");
+}
+
+TEST_F(StateStoreTest, BringsAFileOfTheFirstSchemaUpToDate) {
+  Sql("CREATE TABLE placement(epoch INTEGER NOT NULL, version INTEGER NOT NULL);"
+      "INSERT INTO placement VALUES(0, 5);"
+      "CREATE TABLE workers(id TEXT PRIMARY KEY, incarnation INTEGER NOT NULL,"
+      " address TEXT NOT NULL, state INTEGER NOT NULL, info BLOB NOT NULL) WITHOUT ROWID;"
+      "INSERT INTO workers VALUES('a', 3, '127.0.0.1:1', 0, x'6279');"
+      "PRAGMA application_id=1129202508; PRAGMA user_version=1;");
+  {
+    const auto store = OpenOrDie();
+    const StateStore::State state = *store->Load();
+    EXPECT_EQ(state.membership.version, 5u);
+    EXPECT_EQ(state.membership.workers[0].id, "a");
+    EXPECT_EQ(state.placement, scheduler::PlacementChange::Stored());
+    ASSERT_TRUE(store->Save(Example()).ok());
+  }
+  ExpectEqual(*OpenOrDie()->Load(), Example());
+}
+
+TEST_F(StateStoreTest, SavesOnlyOverThePlacementItKnows) {
+  {
+    const auto store = OpenOrDie();
+    ASSERT_TRUE(store->Save(Example()).ok());
+  }
+  const auto store = OpenOrDie();  // has loaded nothing, so it knows of none
+  EXPECT_EQ(store->Save(Example()).code(), absl::StatusCode::kAborted);
+  ExpectEqual(*store->Load(), Example());
+  StateStore::State next = Example();
+  next.placement.last_plan = 13;
+  EXPECT_TRUE(store->Save(next).ok());
+  EXPECT_TRUE(store->Save(next).ok());
+}
+
+TEST_F(StateStoreTest, RefusesAPlacementThatIsNone) {
+  {
+    const auto store = OpenOrDie();
+    ASSERT_TRUE(store->Load().ok());
+    ASSERT_TRUE(store->Save(Example()).ok());
+  }
+  Sql("UPDATE placement SET current = x'0801'");
+  EXPECT_EQ(OpenOrDie()->Load().status().code(), absl::StatusCode::kDataLoss);
+  Sql("UPDATE placement SET current = x'ff'");
+  EXPECT_EQ(OpenOrDie()->Load().status().code(), absl::StatusCode::kDataLoss);
 }
 
 TEST_F(StateStoreTest, RefusesACorruptFile) {

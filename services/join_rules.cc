@@ -1,0 +1,91 @@
+#include "services/join_rules.h"
+
+#include "absl/strings/str_format.h"
+#include "services/address.h"
+#include "services/identity.h"
+#include "worker/status.h"
+
+namespace conclave::services {
+namespace {
+
+using scheduler::Membership;
+using scheduler::WorkerState;
+
+constexpr size_t kMaxInfoBytes = 64 << 10;
+constexpr size_t kMaxBeatBytes = 256 << 10;  // room for all peers lost
+
+// Why the two cannot be of one cluster; empty if they can.
+std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) {
+  const v1::ModelInfo &ours = joins.model(), &theirs = member.model();
+  if (ours.digest() != theirs.digest()) {
+    return absl::StrFormat("worker %s serves %s (%s), worker %s serves %s (%s)", joins.id(),
+                           ours.name(), ours.digest(), member.id(), theirs.name(), theirs.digest());
+  }
+  if (ours.numerics() != theirs.numerics()) {
+    return absl::StrFormat("worker %s computes as %s, worker %s as %s; see --numerics", joins.id(),
+                           ours.numerics(), member.id(), theirs.numerics());
+  }
+  return "";
+}
+
+// What a worker's say on who may join is worth.
+enum class Standing : uint8_t { kFirm, kUnsure, kNone };
+
+Standing StandingOf(const Membership::Worker& worker) {
+  switch (worker.state) {
+    case WorkerState::kReady:
+      return worker.heard ? Standing::kFirm : Standing::kUnsure;
+    case WorkerState::kSuspect:  // one not heard since the scheduler started has had its time
+      return worker.heard ? Standing::kUnsure : Standing::kNone;
+    case WorkerState::kDraining:
+    case WorkerState::kDead:
+      break;
+  }
+  return Standing::kNone;
+}
+
+}  // namespace
+
+absl::Status ValidateBeat(const v1::HeartbeatRequest& beat) {
+  const v1::WorkerInfo& info = beat.worker();
+  if (info.ByteSizeLong() > kMaxInfoBytes)
+    return absl::InvalidArgumentError("worker: its description is too long");
+  if (beat.ByteSizeLong() > kMaxBeatBytes)
+    return absl::InvalidArgumentError("heartbeat: it is too long");
+  CONCLAVE_RETURN_IF_ERROR(ValidateId(info.id()));
+  CONCLAVE_ASSIGN_OR_RETURN(const Address address, Address::Parse(info.address()));
+  if (address.port == 0 || address.wildcard()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("worker.address: nobody can connect to %s", info.address()));
+  }
+  if (!info.exchange_address().empty())
+    CONCLAVE_RETURN_IF_ERROR(Address::Parse(info.exchange_address()).status());
+  if (info.incarnation() == 0)
+    return absl::InvalidArgumentError("worker.incarnation: must not be 0");
+  return absl::OkStatus();
+}
+
+absl::Status MayJoin(const v1::WorkerInfo& joins, const std::vector<Membership::Worker>& workers,
+                     const std::map<std::string, v1::WorkerInfo>& infos) {
+  absl::Status wait;
+  for (const Membership::Worker& worker : workers) {
+    if (worker.id == joins.id()) continue;
+    const auto found = infos.find(worker.id);
+    if (found == infos.end()) continue;
+    const std::string conflict = Conflict(joins, found->second);
+    if (conflict.empty()) continue;
+    switch (StandingOf(worker)) {
+      case Standing::kFirm:
+        return absl::FailedPreconditionError(conflict);
+      case Standing::kUnsure:
+        wait = absl::UnavailableError(absl::StrFormat(
+            "%s; that one is silent: wait until it is heard or given up", conflict));
+        break;
+      case Standing::kNone:
+        break;
+    }
+  }
+  return wait;
+}
+
+}  // namespace conclave::services

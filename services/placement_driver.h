@@ -1,0 +1,83 @@
+#pragma once
+// The scheduler process's side of placements: collects what workers report, makes the first
+// placement when the workers it was told to wait for are there, takes an operator's plans, and lets
+// scheduler::PlacementChange decide. Owned by ClusterService, under its lock; what it decides
+// counts once Save() is on disk.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "conclave/v1/cluster.pb.h"
+#include "scheduler/membership.h"
+#include "scheduler/placement_change.h"
+#include "services/convert_placement.h"
+
+namespace conclave::services {
+
+class PlacementDriver {
+ public:
+  struct Options {
+    // Workers to wait for before the first placement is made; 0: none is made unless asked for, and
+    // every worker computes all experts itself.
+    int32_t workers = 0;
+    std::optional<Plan> first;  // instead of contiguous runs; its number of workers is `workers`
+    scheduler::Micros retry = std::chrono::seconds(1);  // of a first placement that failed
+    scheduler::PlacementChange::Options change;
+  };
+  using Workers = std::vector<scheduler::Membership::Worker>;
+
+  PlacementDriver(const Options& options, const scheduler::PlacementChange::Stored& stored,
+                  scheduler::Micros now);
+
+  // What a worker's beat says of placements; whether anything is new. The beat was accepted.
+  bool Hear(const v1::HeartbeatRequest& beat);
+
+  // Draws what follows; true if what views tell of placements has changed. model: what the cluster
+  // serves; null: not known yet.
+  bool Step(const Workers& workers, const v1::ModelInfo* model, scheduler::Micros now);
+
+  // Opens a change to the plan; its number. INVALID_ARGUMENT: not for this cluster; ABORTED:
+  // another one is under way; FAILED_PRECONDITION: it cannot be now.
+  absl::StatusOr<uint64_t> Apply(const Plan& plan, const Workers& workers,
+                                 const v1::ModelInfo* model, scheduler::Micros now);
+  // How a plan ended: its epoch, once all workers serve by it; ABORTED and why, if it was taken
+  // back. Nothing while it is open.
+  std::optional<absl::StatusOr<scheduler::Epoch>> EndOf(uint64_t plan) const;
+
+  // Fills what views tell of placements.
+  void Fill(v1::ClusterView* view) const;
+  // A worker's state as views tell it, given what heartbeats alone say.
+  v1::WorkerState StateOf(const scheduler::Membership::Worker& worker, v1::WorkerState state) const;
+  bool Fenced(const std::string& worker) const { return change_.Fenced(worker); }
+
+  const scheduler::PlacementChange& change() const { return change_; }
+  // Experts that each worker owns; empty without a placement.
+  std::map<std::string, size_t> Owned() const;
+
+ private:
+  struct Report {
+    uint64_t incarnation = 0;
+    v1::PlacementReport said;
+    scheduler::Epoch adopted = 0;
+    bool warm = false;
+  };
+  std::vector<scheduler::PlacementChange::Member> MembersOf(const Workers& workers) const;
+  void MaybePlaceFirst(const Workers& workers, const v1::ModelInfo* model, scheduler::Micros now);
+  void NoteServing(const Workers& workers);
+
+  const Options options_;
+  scheduler::PlacementChange change_;
+  std::map<std::string, Report> reports_;  // by worker
+  std::map<std::string, bool> serving_;    // by worker, as views tell it
+  // The first placement: still to be made, its plan, when to try again.
+  bool first_due_;
+  uint64_t first_plan_ = 0;
+  scheduler::Micros first_after_{};
+};
+
+}  // namespace conclave::services
