@@ -79,8 +79,9 @@ bool PlacementDriver::Step(const Workers& workers, const v1::ModelInfo* model, M
                         [&](const auto& worker) { return worker.id == report.first; });
   });
   const uint64_t open = change_.next() ? change_.next()->plan : 0;
+  const std::string was = Describe(change_);
   bool changed = change_.Step(MembersOf(workers), now);
-  if (changed) LogInfo("placement: %s", Describe(change_));
+  if (Describe(change_) != was) LogInfo("placement: %s", Describe(change_));
   if (open != 0 && change_.outcome() && !change_.outcome()->committed) {
     LogWarning("plan %d is taken back: %s", open, change_.outcome()->why);
   }

@@ -2,8 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
+#include "services/convert_placement.h"
 #include "services/grpc_status.h"
 
 namespace conclave::services {
@@ -47,6 +49,39 @@ grpc::ServerUnaryReactor* RouterClusterService::Status(grpc::CallbackServerConte
         FillRouter(response->mutable_router());
         reactor->Finish(grpc::Status::OK);
       });
+  return reactor;
+}
+
+// The client may have gone by the time it ends; the change goes on, as it must.
+grpc::ServerUnaryReactor* RouterClusterService::Apply(grpc::CallbackServerContext* context,
+                                                      const v1::ApplyRequest* request,
+                                                      v1::ApplyResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  absl::Status status = authorize_("/conclave.v1.Cluster/Apply", PeerOf(*context)).status();
+  if (status.ok() && scheduler_ == nullptr)
+    status = absl::UnavailableError("this router has no scheduler, which places experts");
+  if (!status.ok()) {
+    reactor->Finish(ToGrpc(status));
+    return reactor;
+  }
+  auto forwarded = std::make_shared<grpc::ClientContext>();
+  forwarded->set_deadline(
+      std::min(context->deadline(), std::chrono::system_clock::now() + options_.apply_timeout));
+  scheduler_->async()->Apply(forwarded.get(), request, response,
+                             [forwarded, reactor](const grpc::Status& end) mutable {
+                               forwarded.reset();
+                               reactor->Finish(end);
+                             });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* RouterClusterService::Residency(grpc::CallbackServerContext* context,
+                                                          const v1::ResidencyRequest* request,
+                                                          v1::ResidencyResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  absl::Status status = authorize_("/conclave.v1.Cluster/Residency", PeerOf(*context)).status();
+  if (status.ok()) status = FillResidency(frontend_.view(), *request, response);
+  reactor->Finish(ToGrpc(status));
   return reactor;
 }
 

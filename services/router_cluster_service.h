@@ -1,7 +1,7 @@
 #pragma once
 // conclave.v1.Cluster on the router's port: operators ask any router, which asks the scheduler and
 // adds what it knows of itself. Without the scheduler it answers from its own view, and says so by
-// leaving the scheduler out.
+// leaving the scheduler out; a change of the cluster is then UNAVAILABLE.
 
 #include <grpcpp/channel.h>
 
@@ -18,6 +18,7 @@ class RouterClusterService final : public v1::Cluster::CallbackService {
  public:
   struct Options {
     std::chrono::milliseconds timeout{1000};  // for the scheduler's answer
+    std::chrono::seconds apply_timeout{300};  // for a change of the placement
     std::string address;                      // of this router, for others
     std::string metrics_address;
   };
@@ -32,6 +33,12 @@ class RouterClusterService final : public v1::Cluster::CallbackService {
   grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
                                    const v1::StatusRequest* request,
                                    v1::StatusResponse* response) override;
+  grpc::ServerUnaryReactor* Apply(grpc::CallbackServerContext* context,
+                                  const v1::ApplyRequest* request,
+                                  v1::ApplyResponse* response) override;
+  grpc::ServerUnaryReactor* Residency(grpc::CallbackServerContext* context,
+                                      const v1::ResidencyRequest* request,
+                                      v1::ResidencyResponse* response) override;
 
  private:
   void FillFromView(v1::StatusResponse* response) const;

@@ -64,14 +64,21 @@ bool IsServing(const std::shared_ptr<grpc::Channel>& channel) {
   return std::string(bytes.begin(), bytes.end()) == std::string("\x08\x01");
 }
 
-bool HasReadyWorker(const std::shared_ptr<grpc::Channel>& channel) {
+bool HasReadyWorkers(const std::shared_ptr<grpc::Channel>& channel, int32_t count) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kProbeDeadline);
   v1::StatusResponse response;
   if (!v1::Cluster::NewStub(channel)->Status(&context, {}, &response).ok()) return false;
-  return std::any_of(
-      response.workers().begin(), response.workers().end(),
-      [](const v1::WorkerInfo& worker) { return worker.state() == v1::WORKER_STATE_READY; });
+  return std::count_if(response.workers().begin(), response.workers().end(),
+                       [](const v1::WorkerInfo& worker) {
+                         return worker.state() == v1::WORKER_STATE_READY;
+                       }) >= count;
+}
+
+// Names that sort as their numbers do: a plan's worker i is the i-th by name.
+std::string NameOfWorker(int32_t i, int32_t workers) {
+  const auto width = static_cast<int>(std::to_string(workers - 1).size());
+  return absl::StrFormat("worker-%0*d", width, i);
 }
 
 milliseconds Left(std::chrono::steady_clock::time_point until) {
@@ -164,9 +171,13 @@ Up::Up(const Options& options, std::ostream& out, std::ostream& err)
       err_(err),
       scheduler_(
           new Process{.name = "scheduler", .program = "conclave-scheduler", .restart = true}),
-      worker_(new Process{
-          .name = "worker-0", .program = "conclave-worker", .restart = options.restart_workers}),
-      router_(new Process{.name = "router", .program = "conclave-router", .restart = true}) {}
+      router_(new Process{.name = "router", .program = "conclave-router", .restart = true}) {
+  for (int32_t i = 0; i < options_.workers; ++i) {
+    workers_.emplace_back(new Process{.name = NameOfWorker(i, options_.workers),
+                                      .program = "conclave-worker",
+                                      .restart = options_.restart_workers});
+  }
+}
 
 Up::~Up() = default;
 
@@ -186,13 +197,21 @@ absl::Status Up::Run(Shutdown& shutdown) {
   return status.ok() || absl::IsCancelled(status) ? drained : status;
 }
 
+std::vector<Up::Process*> Up::All() const {
+  std::vector<Process*> all = {scheduler_.get()};
+  for (const std::unique_ptr<Process>& worker : workers_) all.push_back(worker.get());
+  all.push_back(router_.get());
+  return all;
+}
+
 absl::Status Up::StartAll() {
   CONCLAVE_RETURN_IF_ERROR(Launch(*scheduler_));
   CONCLAVE_RETURN_IF_ERROR(AwaitListening(*scheduler_));
-  CONCLAVE_RETURN_IF_ERROR(Launch(*worker_));
-  CONCLAVE_RETURN_IF_ERROR(Launch(*router_));
-  CONCLAVE_RETURN_IF_ERROR(AwaitListening(*worker_));
-  return AwaitListening(*router_);
+  for (Process* const process : All()) {
+    if (process != scheduler_.get()) CONCLAVE_RETURN_IF_ERROR(Launch(*process));
+  }
+  for (Process* const process : All()) CONCLAVE_RETURN_IF_ERROR(AwaitListening(*process));
+  return absl::OkStatus();
 }
 
 absl::Status Up::AwaitListening(Process& process) {
@@ -207,7 +226,7 @@ absl::Status Up::AwaitListening(Process& process) {
 absl::Status Up::WaitUntilReady() {
   const Clock::time_point deadline = Clock::now() + options_.ready_wait;
   const std::shared_ptr<grpc::Channel> channel = MakeChannel(router_->grpc, Credentials());
-  while (!IsServing(channel) || !HasReadyWorker(channel)) {
+  while (!IsServing(channel) || !HasReadyWorkers(channel, options_.workers)) {
     CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
     Pump(kProbePause);
   }
@@ -217,7 +236,7 @@ absl::Status Up::WaitUntilReady() {
 // Until it is ready the cluster is all or nothing: who dies now would die again.
 absl::Status Up::StillStarting(Clock::time_point deadline) const {
   if (stopping()) return absl::CancelledError("stopped before it was ready");
-  for (const Process* const process : {scheduler_.get(), worker_.get(), router_.get()}) {
+  for (const Process* const process : All()) {
     if (process->started != Clock::time_point() && process->child == nullptr) {
       return absl::UnavailableError(absl::StrFormat(
           "%s ended before the cluster was ready; its own words are above", process->name));
@@ -231,7 +250,7 @@ absl::Status Up::StillStarting(Clock::time_point deadline) const {
 void Up::Supervise() {
   while (!stopping()) {
     milliseconds longest = kStopCheck;
-    for (const Process* const process : {scheduler_.get(), worker_.get(), router_.get()}) {
+    for (const Process* const process : All()) {
       if (!process->again) continue;
       longest = std::min(longest, Left(*process->again));
     }
@@ -243,17 +262,24 @@ void Up::Supervise() {
 absl::Status Up::Drain() {
   draining_ = true;
   absl::Status first;
-  for (Process* const process : {router_.get(), worker_.get(), scheduler_.get()}) {
-    first.Update(DrainOne(*process));
-  }
+  AskToEnd(*router_);
+  first.Update(AwaitEnd(*router_));
+  for (const std::unique_ptr<Process>& worker : workers_) AskToEnd(*worker);
+  for (const std::unique_ptr<Process>& worker : workers_) first.Update(AwaitEnd(*worker));
+  AskToEnd(*scheduler_);
+  first.Update(AwaitEnd(*scheduler_));
   return first;
 }
 
-absl::Status Up::DrainOne(Process& process) {
+void Up::AskToEnd(Process& process) {
   process.again.reset();
-  if (process.child == nullptr) return absl::OkStatus();
+  if (process.child == nullptr) return;
   process.child->Signal(SIGTERM);
   process.child->Signal(SIGCONT);  // stopped, it would not hear the other
+}
+
+absl::Status Up::AwaitEnd(Process& process) {
+  if (process.child == nullptr) return absl::OkStatus();
   const Clock::time_point deadline = Clock::now() + options_.drain_wait;
   while (!process.child->Reap() && Clock::now() < deadline) Pump(Left(deadline));
   const std::optional<int> end = process.child->Reap();
@@ -287,14 +313,11 @@ std::vector<std::string> Up::ArgumentsOf(const Process& process) const {
   if (&process == scheduler_.get()) {
     arguments = {"--listen=" + or_any(process.grpc), "--metrics=" + or_any(process.metrics),
                  "--state=" + state_->path() + "/scheduler"};
+    if (Placed()) arguments.push_back(absl::StrFormat("--workers=%d", options_.workers));
+    if (!options_.placement.empty()) arguments.push_back("--placement=" + options_.placement);
     more = &options_.scheduler_flags;
-  } else if (&process == worker_.get()) {
-    arguments = {"--listen=127.0.0.1:0",
-                 "--metrics=127.0.0.1:0",
-                 "--model=" + options_.model,
-                 "--id=" + process.name,
-                 "--state=" + state_->path() + "/" + process.name,
-                 "--scheduler=" + scheduler_->grpc};
+  } else if (&process != router_.get()) {
+    arguments = WorkerArguments(process);
     more = &options_.worker_flags;
   } else {
     arguments = {"--listen=" + (process.grpc.empty() ? options_.grpc : process.grpc),
@@ -306,8 +329,19 @@ std::vector<std::string> Up::ArgumentsOf(const Process& process) const {
   return arguments;
 }
 
+std::vector<std::string> Up::WorkerArguments(const Process& worker) const {
+  std::vector<std::string> arguments = {"--listen=127.0.0.1:0",
+                                        "--metrics=127.0.0.1:0",
+                                        "--model=" + options_.model,
+                                        "--id=" + worker.name,
+                                        "--state=" + state_->path() + "/" + worker.name,
+                                        "--scheduler=" + scheduler_->grpc};
+  if (Placed()) arguments.push_back("--placed");
+  return arguments;
+}
+
 void Up::Pump(milliseconds longest) {
-  Process* const processes[] = {scheduler_.get(), worker_.get(), router_.get()};
+  const std::vector<Process*> processes = All();
   std::vector<pollfd> fds;
   // Once the supervisor is stopping, the signal has been noticed and would only keep it awake.
   if (!draining_) fds.push_back({.fd = shutdown_->fd(), .events = POLLIN});
@@ -368,10 +402,12 @@ void Up::NoticeEnd(Process& process) {
     return;
   }
   if (!process.restart) {
-    Say(absl::StrFormat(
-        "%s ended with %s and is not restarted without --restart; no worker is left, so requests "
-        "are refused as UNAVAILABLE",
-        process.name, end));
+    const auto left = std::count_if(workers_.begin(), workers_.end(),
+                                    [](const auto& worker) { return worker->child != nullptr; });
+    Say(absl::StrFormat("%s ended with %s and is not restarted without --restart; %s", process.name,
+                        end,
+                        left > 0 ? absl::StrFormat("%d workers are left", left)
+                                 : "no worker is left, so requests are refused as UNAVAILABLE"));
     return;
   }
   const bool was_stable = Clock::now() - process.started >= options_.stable_after;
@@ -384,7 +420,7 @@ void Up::NoticeEnd(Process& process) {
 }
 
 void Up::RestartWhatIsDue() {
-  for (Process* const process : {scheduler_.get(), worker_.get(), router_.get()}) {
+  for (Process* const process : All()) {
     if (!process->again || Clock::now() < *process->again) continue;
     const absl::Status status = Launch(*process);
     if (status.ok()) continue;

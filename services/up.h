@@ -20,9 +20,11 @@ namespace conclave::services {
 class Up {
  public:
   struct Options {
-    std::string binaries;  // directory of conclave-router, conclave-scheduler, conclave-worker
-    std::string model;     // directory
-    std::string state;     // directory, kept; empty: a temporary one, removed by Run
+    std::string binaries;   // directory of conclave-router, conclave-scheduler, conclave-worker
+    std::string model;      // directory
+    int32_t workers = 1;    // the experts are spread over them if there are several, or a placement
+    std::string placement;  // Plan JSON; empty: none
+    std::string state;      // directory, kept; empty: a temporary one, removed by Run
     std::string grpc = "127.0.0.1:0";     // of the router
     std::string metrics = "127.0.0.1:0";  // of the router
     bool restart_workers = false;
@@ -53,10 +55,14 @@ class Up {
   absl::Status WaitUntilReady();
   void Supervise();
   absl::Status Drain();
-  absl::Status DrainOne(Process& process);
+  void AskToEnd(Process& process);
+  absl::Status AwaitEnd(Process& process);
 
   absl::Status Launch(Process& process);
   std::vector<std::string> ArgumentsOf(const Process& process) const;
+  std::vector<std::string> WorkerArguments(const Process& worker) const;
+  bool Placed() const { return options_.workers > 1 || !options_.placement.empty(); }
+  std::vector<Process*> All() const;  // in the order they start in
   // Waits until something happens, at most so long, and takes notice of it.
   void Pump(std::chrono::milliseconds longest);
   void Forward(Process& process);
@@ -77,7 +83,7 @@ class Up {
   bool draining_ = false;
   std::unique_ptr<StateDirectory> state_;
   std::unique_ptr<Process> scheduler_;
-  std::unique_ptr<Process> worker_;
+  std::vector<std::unique_ptr<Process>> workers_;
   std::unique_ptr<Process> router_;
 };
 

@@ -2,14 +2,12 @@
 
 #include <unistd.h>
 
-#include <mutex>
 #include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "router/utf8.h"
-#include "scheduler/epoch_keeper.h"
 #include "services/channel.h"
 #include "services/convert_worker.h"
 #include "services/identity.h"
@@ -69,42 +67,23 @@ void LogLimits(const worker::Engine::Options& asked, const worker::Engine& engin
           asked.kv_bytes, engine.options().planner.kv_blocks, stats.kv_block_size);
 }
 
-// Of an engine that computes every expert itself, whatever the placement: it only has to know the
-// number.
-class LoneHolder final : public PlacementHolder {
+class EngineHolder final : public PlacementHolder {
  public:
-  explicit LoneHolder(const std::string& id) : epochs_({}, id) {}
+  explicit EngineHolder(worker::Engine& engine) : engine_(engine) {}
 
   absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement) override {
-    const std::lock_guard lock(mutex_);
-    if (epochs_.Prepare(std::move(placement)) == scheduler::EpochKeeper::Prepared::kReady)
-      return absl::OkStatus();
-    return absl::FailedPreconditionError("its time is over");
+    return engine_.Prepare(std::move(placement));
   }
   absl::Status Commit(uint64_t plan, scheduler::Epoch epoch) override {
-    const std::lock_guard lock(mutex_);
-    if (epochs_.Commit(plan, epoch) != scheduler::EpochKeeper::Committed::kCommitted)
-      return absl::NotFoundError("it is not prepared here");
-    epochs_.AdoptAtStep();
-    return absl::OkStatus();
+    return engine_.Commit(plan, epoch);
   }
-  void Abort(uint64_t plan) override {
-    const std::lock_guard lock(mutex_);
-    epochs_.Abort(plan);
-  }
-  void Release(scheduler::Epoch below) override {
-    const std::lock_guard lock(mutex_);
-    epochs_.Release(below);
-  }
-  void SetPeers(const std::vector<worker::Peer>&) override {}
-  scheduler::Epoch adopted() const override {
-    const std::lock_guard lock(mutex_);
-    return epochs_.adopted_epoch();
-  }
+  void Abort(uint64_t plan) override { engine_.Abort(plan); }
+  void Release(scheduler::Epoch below) override { engine_.Release(below); }
+  void SetPeers(const std::vector<worker::Peer>& peers) override { engine_.SetPeers(peers); }
+  scheduler::Epoch adopted() const override { return engine_.adopted(); }
 
  private:
-  mutable std::mutex mutex_;
-  scheduler::EpochKeeper epochs_;
+  worker::Engine& engine_;
 };
 
 }  // namespace
@@ -142,6 +121,9 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"converted-bytes", &options.converted_bytes, "BYTES",
              "memory for weights that cannot be used as the checkpoint has them (FP8, transposed)",
              0, int64_t{1} << 46});
+  flags.Add({"placed", &options.placed, "",
+             "hold only the experts that the scheduler's placement gives this worker, and compute "
+             "nothing before there is one"});
   flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",
              "for tests: kill[@N], stop[@N], delay:MS[@N] or error[@N] at a named point"});
   Credentials::AddFlags(flags, options.credentials);
@@ -167,7 +149,8 @@ absl::Status WorkerNode::StartEngine() {
   CONCLAVE_ASSIGN_OR_RETURN(
       std::shared_ptr<const worker::Model> model,
       worker::Model::Load(options_.model, {.context_limit = options_.engine.context_limit,
-                                           .converted_bytes = options_.converted_bytes}));
+                                           .converted_bytes = options_.converted_bytes,
+                                           .hold_experts = !options_.placed}));
   CONCLAVE_RETURN_IF_ERROR(CheckName(*model));
   LogIgnored(*model->files);
   for (const std::string& remark : model->remarks) LogWarning("%s", remark);
@@ -178,6 +161,8 @@ absl::Status WorkerNode::StartEngine() {
   CONCLAVE_ASSIGN_OR_RETURN(std::unique_ptr<worker::Device> device,
                             worker::MakeCpuDevice(device_options));
   worker::Engine::Options engine_options = options_.engine;
+  engine_options.experts.id = options_.id;
+  engine_options.experts.needs_placement = options_.placed;
   if (!failpoints_.empty()) {
     engine_options.at = [this](std::string_view point) { failpoints_.Hit(point).IgnoreError(); };
   }
@@ -207,15 +192,18 @@ absl::Status WorkerNode::StartMetrics() {
 }
 
 absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
-  holder_ = std::make_unique<LoneHolder>(options_.id);
+  holder_ = std::make_unique<EngineHolder>(*engine_);
   follower_ = std::make_unique<PlacementFollower>(options_.id, *holder_);
   CONCLAVE_RETURN_IF_ERROR(StartMetrics());
   if (!options_.scheduler.empty()) {
     CONCLAVE_RETURN_IF_ERROR(Address::Parse(options_.scheduler).status());
     const std::shared_ptr<grpc::Channel> scheduler = MakeChannel(options_.scheduler, credentials_);
-    heartbeat_ = std::make_unique<Heartbeat>(
+    heartbeat_ = std::make_shared<Heartbeat>(
         options_.heartbeat, scheduler, [this] { return Beat(); }, std::move(on_refused),
         failpoints_);
+    engine_->OnNews([weak = std::weak_ptr(heartbeat_)] {
+      if (const auto heartbeat = weak.lock()) heartbeat->BeatSoon();
+    });
     watch_ =
         std::make_unique<ClusterWatch>(ClusterWatch::Options{.watcher = options_.id}, scheduler,
                                        [this](const v1::ClusterView& view) { Follow(view); });
@@ -231,16 +219,18 @@ absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
 }
 
 void WorkerNode::Follow(const v1::ClusterView& view) {
-  // Whoever waits for all to have prepared it.
-  const scheduler::Epoch before = holder_->adopted();
-  const bool news = follower_->Follow(view);
-  if (news || holder_->adopted() != before) heartbeat_->BeatSoon();
+  if (follower_->Follow(view)) heartbeat_->BeatSoon();  // the scheduler waits for all to prepare
 }
 
 v1::HeartbeatRequest WorkerNode::Beat() const {
   v1::HeartbeatRequest beat;
   *beat.mutable_worker() = Describe();
   *beat.mutable_placement() = follower_->Report();
+  for (const worker::Peer& peer : engine_->LostPeers()) {
+    v1::LostPeer& lost = *beat.add_lost();
+    lost.set_id(peer.id);
+    lost.set_incarnation(peer.incarnation);
+  }
   return beat;
 }
 
@@ -254,7 +244,8 @@ v1::WorkerInfo WorkerNode::Describe() const {
   info.set_metrics_address(metrics_address());
   *info.mutable_model() = ToProto(*engine_);
   *info.mutable_load() = ToProto(engine_->stats());
-  info.set_experts(info.model().moe_layers() * info.model().experts());
+  if (!options_.placed || epoch() > 0)
+    info.set_experts(static_cast<uint32_t>(engine_->OwnedExperts().size()));
   info.set_epoch(epoch());
   return info;
 }

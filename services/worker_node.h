@@ -34,6 +34,7 @@ class WorkerNode {
     std::string metrics = "127.0.0.1:0";  // empty: none
     int32_t threads = 0;                  // that compute; 0: one per CPU
     std::string numerics;                 // dispatch level; empty: the best this CPU has
+    bool placed = false;                  // holds only the experts a placement gives it
     // Memory for weights that cannot be used as the checkpoint has them.
     int64_t converted_bytes = worker::ModelOptions().converted_bytes;
     worker::Engine::Options engine;
@@ -87,7 +88,7 @@ class WorkerNode {
   std::unique_ptr<PlacementFollower> follower_;
   std::unique_ptr<WorkerService> service_;
   std::unique_ptr<Server> server_;
-  std::unique_ptr<Heartbeat> heartbeat_;
+  std::shared_ptr<Heartbeat> heartbeat_;  // shared with the engine's callback
   std::unique_ptr<ClusterWatch> watch_;
   std::unique_ptr<Metrics> metrics_;
 };

@@ -56,9 +56,8 @@ void Engine::Abort(uint64_t plan) { impl_->host().Abort(plan); }
 void Engine::Release(scheduler::Epoch below) { impl_->host().Release(below); }
 void Engine::SetPeers(const std::vector<Peer>& peers) { impl_->host().SetPeers(peers); }
 scheduler::Epoch Engine::adopted() const { return impl_->host().adopted(); }
-void Engine::OnAdopted(std::function<void()> callback) {
-  impl_->host().OnAdopted(std::move(callback));
-}
+std::vector<Peer> Engine::LostPeers() const { return impl_->host().Lost(); }
+void Engine::OnNews(std::function<void()> callback) { impl_->host().OnNews(std::move(callback)); }
 ExpertHost::Stats Engine::expert_stats() const { return impl_->host().stats(); }
 std::vector<scheduler::ExpertId> Engine::OwnedExperts() const { return impl_->host().Owned(); }
 

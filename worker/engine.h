@@ -120,7 +120,8 @@ class Engine {
   void Release(scheduler::Epoch below);
   void SetPeers(const std::vector<Peer>& peers);
   scheduler::Epoch adopted() const;
-  void OnAdopted(std::function<void()> callback);
+  std::vector<Peer> LostPeers() const;
+  void OnNews(std::function<void()> callback);
   ExpertHost::Stats expert_stats() const;
   std::vector<scheduler::ExpertId> OwnedExperts() const;
 

@@ -23,6 +23,8 @@ constexpr std::array kCommands = {
     Command{"detokenize", "token ids to text", RunDetokenize},
     Command{"models", "what is served", RunModels},
     Command{"status", "processes, epoch and load of a cluster", RunStatus},
+    Command{"residency", "which expert is on which workers", RunResidency},
+    Command{"apply", "set a placement of experts while requests run", RunApply},
     Command{"trace", "record: which experts the tokens of texts go to", RunTrace},
 };
 

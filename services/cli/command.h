@@ -41,6 +41,8 @@ int RunTokenize(const Arguments& arguments, Io& io);
 int RunDetokenize(const Arguments& arguments, Io& io);
 int RunModels(const Arguments& arguments, Io& io);
 int RunStatus(const Arguments& arguments, Io& io);
+int RunResidency(const Arguments& arguments, Io& io);
+int RunApply(const Arguments& arguments, Io& io);
 int RunTrace(const Arguments& arguments, Io& io);
 
 // Parses; the exit code if that is all, for --help, --version or an error.

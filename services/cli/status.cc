@@ -25,6 +25,8 @@ const char* NameOf(v1::WorkerState state) {
       return "suspect";
     case v1::WORKER_STATE_DEAD:
       return "dead";
+    case v1::WORKER_STATE_JOINING:
+      return "joining";
     default:
       return "unknown";
   }
@@ -86,11 +88,13 @@ std::string ToTable(const v1::StatusResponse& status) {
   }
   for (const v1::WorkerInfo& worker : status.workers()) {
     const v1::WorkerLoad& load = worker.load();
-    absl::StrAppendFormat(
-        &text,
-        "worker     %s  %s  pid %d  %s, sequences %d + %d waiting, kv blocks %d/%d, %d experts\n",
-        worker.id(), worker.address(), worker.pid(), NameOf(worker.state()), load.running(),
-        load.waiting(), load.kv_blocks_used(), load.kv_blocks(), worker.experts());
+    absl::StrAppendFormat(&text,
+                          "worker     %s  %s  pid %d  %s, sequences %d + %d waiting, kv blocks "
+                          "%d/%d, %d experts of epoch "
+                          "%d\n",
+                          worker.id(), worker.address(), worker.pid(), NameOf(worker.state()),
+                          load.running(), load.waiting(), load.kv_blocks_used(), load.kv_blocks(),
+                          worker.experts(), worker.epoch());
   }
   if (status.workers().empty()) text += "worker     none\n";
   return text;

@@ -1,13 +1,16 @@
 // conclave up: flags of the supervisor, and of the processes it passes them on to.
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_format.h"
 #include "services/cli/command.h"
+#include "services/convert_placement.h"
 #include "services/shutdown.h"
 #include "services/up.h"
 #include "worker/status.h"
@@ -52,7 +55,6 @@ constexpr std::chrono::seconds kDrainGrace(10);
 
 struct Options {
   Up::Options up;
-  uint32_t workers = 1;
   std::vector<std::string> adapters;
   std::string http;
   double ready_timeout = 60, drain_timeout = 120;  // seconds
@@ -82,7 +84,11 @@ void PassOn(const Flags& flags, const std::array<PassedOn, kCount>& passed_on,
 void Bind(Flags& flags, Options& options) {
   Up::Options& up = options.up;
   flags.Add({"model", &up.model, "DIR", "checkpoint to serve, a Hugging Face directory"});
-  flags.Add({"workers", &options.workers, "N", "workers; this version runs one", 1, 1024});
+  flags.Add({"workers", &up.workers, "N",
+             "workers; the experts are spread over them, in equal runs of each layer", 1, 1024});
+  flags.AddOptional({"placement", &up.placement, "PLAN.json",
+                     "where experts are, instead; without --workers also how many workers there "
+                     "are"});
   flags.Add({"adapter", &options.adapters, "NAME=DIR", "not served by this version"});
   flags.Add({"state", &up.state, "DIR",
              "durable state, kept; without it a temporary directory, removed at the end unless a "
@@ -108,18 +114,31 @@ void Bind(Flags& flags, Options& options) {
 }
 
 absl::Status RefuseWhatIsNotServed(const Options& options) {
-  if (options.workers > 1) {
-    return absl::UnimplementedError(absl::StrFormat(
-        "--workers %d: experts are not spread over workers yet, so one worker serves the whole "
-        "model; leave --workers at 1",
-        options.workers));
-  }
   if (!options.adapters.empty()) {
     return absl::UnimplementedError(absl::StrFormat(
         "--adapter %s: adapters are not served yet; start without it to serve the base model",
         options.adapters.front()));
   }
   return absl::OkStatus();
+}
+
+// What is wrong with the plan is said here, not by a scheduler that then ends.
+absl::Status SettlePlacement(const Flags& flags, Up::Options* up) {
+  if (up->placement.empty()) return absl::OkStatus();
+  CONCLAVE_ASSIGN_OR_RETURN(const Plan plan, ReadPlan(up->placement));
+  if (!flags.Given("workers")) up->workers = plan.workers;
+  if (up->workers == plan.workers) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("--placement: \"%s\" is for %d workers, --workers is %d", up->placement,
+                      plan.workers, up->workers));
+}
+
+// Workers share this machine's CPUs, unless told how.
+void ShareThreads(const Flags& flags, Up::Options* up) {
+  if (up->workers == 1 || flags.Given("threads")) return;
+  const int32_t cpus = static_cast<int32_t>(std::thread::hardware_concurrency());
+  up->worker_flags.insert(up->worker_flags.begin(),
+                          absl::StrFormat("--threads=%d", std::max(1, cpus / up->workers)));
 }
 
 absl::Status Settle(const Flags& flags, Options* options) {
@@ -133,6 +152,8 @@ absl::Status Settle(const Flags& flags, Options* options) {
   }
   up.binaries = std::filesystem::read_symlink("/proc/self/exe", error).parent_path().string();
   if (error) return absl::UnavailableError("cannot tell where the other programs are");
+  CONCLAVE_RETURN_IF_ERROR(SettlePlacement(flags, &up));
+  ShareThreads(flags, &up);
   PassOn(flags, kWorkerFlags, options->worker_values, &up.worker_flags);
   PassOn(flags, kRouterFlags, options->router_values, &up.router_flags);
   if (options->insecure) up.router_flags.push_back("--insecure");

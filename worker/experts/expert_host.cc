@@ -131,9 +131,19 @@ uint64_t ExpertHost::prepared_plan() const {
   return epochs_.prepared_plan();
 }
 
-void ExpertHost::OnAdopted(std::function<void()> callback) {
+std::vector<Peer> ExpertHost::Lost() const {
   const std::lock_guard lock(mutex_);
-  on_adopted_ = std::move(callback);
+  std::vector<Peer> lost;
+  for (const auto& [id, known] : peers_) {
+    const auto index = static_cast<size_t>(known.index);
+    if (known.peer.alive && index < down_.size() && down_[index]) lost.push_back(known.peer);
+  }
+  return lost;
+}
+
+void ExpertHost::OnNews(std::function<void()> callback) {
+  const std::lock_guard lock(mutex_);
+  on_news_ = std::move(callback);
 }
 
 void ExpertHost::BeginStep(uint64_t step) {
@@ -142,7 +152,7 @@ void ExpertHost::BeginStep(uint64_t step) {
   std::function<void()> told;
   {
     const std::lock_guard lock(mutex_);
-    if (epochs_.AdoptAtStep()) told = on_adopted_;
+    if (epochs_.AdoptAtStep()) told = on_news_;
     if (epochs_.adopted() != nullptr) {
       table.placement = epochs_.adopted();
       table.self = scheduler::IndexOf(*table.placement, options_.id).value_or(-1);
@@ -179,8 +189,27 @@ void ExpertHost::OnFrame(PeerIndex from, const FrameHeader& header, FrameBody bo
   }
 }
 
-void ExpertHost::OnDown(PeerIndex peer) { exchange_.OnDown(peer); }
-void ExpertHost::OnUp(PeerIndex) { exchange_.Ring(); }
+void ExpertHost::OnDown(PeerIndex peer) {
+  exchange_.OnDown(peer);
+  std::function<void()> told;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto index = static_cast<size_t>(peer);
+    if (down_.size() <= index) down_.resize(index + 1);
+    down_[index] = true;
+    told = on_news_;
+  }
+  if (told) told();
+}
+
+void ExpertHost::OnUp(PeerIndex peer) {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto index = static_cast<size_t>(peer);
+    if (index < down_.size()) down_[index] = false;
+  }
+  exchange_.Ring();
+}
 
 std::vector<scheduler::ExpertId> ExpertHost::Owned() const {
   const std::lock_guard lock(mutex_);

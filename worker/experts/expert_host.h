@@ -58,8 +58,11 @@ class ExpertHost final : private FrameSink {
   // Of the placement the home steps by; 0: none.
   scheduler::Epoch adopted() const;
   uint64_t prepared_plan() const;
-  // Called, on some thread, when adopted() changed. Once, at the start.
-  void OnAdopted(std::function<void()> callback);
+  // Peers that the cluster holds alive and whose connection broke, until it is made again.
+  std::vector<Peer> Lost() const;
+  // Called, on some thread, when adopted() changed or a peer was lost; must not block. Once, at the
+  // start.
+  void OnNews(std::function<void()> callback);
 
   // Takes what was committed. The next step's number is its argument.
   void BeginStep(uint64_t step);
@@ -104,9 +107,10 @@ class ExpertHost final : private FrameSink {
   mutable std::mutex mutex_;  // guards what follows
   scheduler::EpochKeeper epochs_;
   std::map<std::string, Known> peers_;  // by worker id
-  std::vector<uint8_t> dead_;           // [peer index]
+  std::vector<uint8_t> dead_;           // [peer index] as the cluster says
+  std::vector<uint8_t> down_;           // [peer index] was connected and is not
   std::set<scheduler::ExpertId> held_;  // by prepared placements
-  std::function<void()> on_adopted_;
+  std::function<void()> on_news_;
 
   ExpertServer server_;
   PeerExchange exchange_;

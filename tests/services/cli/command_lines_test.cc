@@ -43,7 +43,10 @@ TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
       {{"trace", "record", "--out", "d", "--text", "x", "--split", "word"}, "not \"word\""},
       {{"up"}, "--model is missing"},
       {{"up", "--model", "/nonexistent"}, "is not a directory"},
-      {{"up", "--model", "/", "--workers", "2"}, "--workers 2: experts are not spread"},
+      {{"up", "--model", "/", "--placement", "/nonexistent"}, "/nonexistent"},
+      {{"apply"}, "name a PLAN.json"},
+      {{"apply", "/nonexistent"}, "/nonexistent"},
+      {{"residency", "--layer", "-1"}, "out of range"},
       {{"up", "--model", "/", "--adapter", "law=dir"},
        "--adapter law=dir: adapters are not served"},
   };

@@ -1,0 +1,370 @@
+// The scheduler's changes of the placement with virtual time and no network: what workers report,
+// what views then tell, and what a restart finds.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+
+#include "services/cluster_service.h"
+#include "tests/worker/testing/tiny_checkpoint.h"
+
+namespace conclave::services {
+namespace {
+
+using scheduler::Micros;
+using std::chrono::milliseconds;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using worker::testing::TempDir;
+using Phase = scheduler::PlacementChange::Phase;
+
+// A scheduler among workers "a", "b", ... that beat every time anything happens, and do at once
+// what views tell unless they are among those that do not.
+class ClusterPlacementTest : public ::testing::Test {
+ protected:
+  explicit ClusterPlacementTest(int32_t workers = 2) {
+    options_.tick = milliseconds(0);
+    options_.placement.workers = workers;
+    Restart();
+  }
+
+  void Restart(const std::vector<std::string>& failpoints = {}) {
+    service_.reset();
+    failpoints_ = *Failpoints::Parse(failpoints);
+    auto store = StateStore::Open(directory_.path());
+    ASSERT_TRUE(store.ok()) << store.status();
+    auto service = ClusterService::Create(options_, *std::move(store), SingleTenant(Credentials()),
+                                          failpoints_, now_);
+    ASSERT_TRUE(service.ok()) << service.status();
+    service_ = *std::move(service);
+  }
+
+  // A worker that starts, or starts again.
+  void Start(const std::string& id) {
+    v1::HeartbeatRequest& beat = beats_[id];
+    const uint64_t incarnation = beat.worker().incarnation() + 1;
+    beat.Clear();
+    v1::WorkerInfo& info = *beat.mutable_worker();
+    info.set_id(id);
+    info.set_incarnation(incarnation);
+    info.set_address("127.0.0.1:5000");
+    info.set_state(v1::WORKER_STATE_READY);
+    info.set_epoch(0);
+    info.mutable_model()->set_name("tiny");
+    info.mutable_model()->set_moe_layers(1);
+    info.mutable_model()->set_experts(4);
+    info.mutable_model()->add_moe_layer_indices(0);
+  }
+  void Stop(const std::string& id) { silent_.insert(id); }
+  void Continue(const std::string& id) { silent_.erase(id); }
+
+  // Everybody beats, the scheduler draws its conclusions, everybody follows the view.
+  void Round(Micros after = milliseconds(100)) {
+    now_ += after;
+    for (const auto& [id, beat] : beats_) {
+      if (silent_.contains(id)) continue;
+      EXPECT_TRUE(service_->Hear(beat, now_).ok());
+    }
+    service_->Step(now_);
+    for (auto& [id, beat] : beats_) {
+      if (silent_.contains(id) || slow_.contains(id)) continue;
+      beat.mutable_placement()->set_acknowledged(view().prepared().plan());
+      beat.mutable_worker()->set_epoch(view().placement().epoch());
+    }
+  }
+  void Rounds(int count) {
+    for (int i = 0; i < count; ++i) Round();
+  }
+
+  const v1::ClusterView& view() {
+    seen_ = service_->view();
+    return *seen_;
+  }
+  v1::WorkerState StateOf(const std::string& id) {
+    for (const v1::WorkerInfo& worker : view().workers()) {
+      if (worker.id() == id) return worker.state();
+    }
+    return v1::WORKER_STATE_UNSPECIFIED;
+  }
+  bool Fenced(const std::string& id) {
+    for (const v1::WorkerInfo& worker : view().workers()) {
+      if (worker.id() == id) return worker.fenced();
+    }
+    return false;
+  }
+  absl::StatusOr<uint64_t> Apply(std::vector<std::vector<int32_t>> owners, int32_t workers = 2) {
+    ended_.reset();
+    return service_->Apply(
+        Plan{.workers = workers, .layers = 1, .experts = 4, .owners = std::move(owners)},
+        [this](const absl::StatusOr<scheduler::Epoch>& end) { ended_ = end; }, now_);
+  }
+
+  ClusterService::Options options_;
+  TempDir directory_;
+  Failpoints failpoints_;
+  Micros now_{1'000'000};
+  std::map<std::string, v1::HeartbeatRequest> beats_;
+  std::set<std::string> silent_;  // are not heard and follow nothing
+  std::set<std::string> slow_;    // beat, but follow nothing
+  std::shared_ptr<const v1::ClusterView> seen_;
+  std::optional<absl::StatusOr<scheduler::Epoch>> ended_;
+  std::unique_ptr<ClusterService> service_;
+};
+
+TEST_F(ClusterPlacementTest, WaitsForItsWorkersThenSpreadsTheExperts) {
+  Start("a");
+  Rounds(5);
+  EXPECT_FALSE(view().has_prepared());
+  EXPECT_FALSE(view().has_placement());
+  EXPECT_EQ(StateOf("a"), v1::WORKER_STATE_JOINING);
+  Start("b");
+  Round();
+  EXPECT_TRUE(view().has_prepared());
+  Rounds(4);
+  EXPECT_FALSE(view().has_prepared());
+  EXPECT_EQ(view().placement().epoch(), 1u);
+  EXPECT_THAT(view().placement().workers(), ElementsAre("a", "b"));
+  EXPECT_THAT(view().placement().owners(), ElementsAre(0, 0, 1, 1));
+  EXPECT_EQ(view().released(), 1u);
+  EXPECT_EQ(StateOf("a"), v1::WORKER_STATE_READY);
+  EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_READY);
+}
+
+TEST_F(ClusterPlacementTest, TellsThatAWorkerIsReadyOnlyOnceItHasAdopted) {
+  Start("a");
+  Start("b");
+  slow_.insert("b");
+  Rounds(3);
+  EXPECT_TRUE(view().has_prepared());
+  EXPECT_EQ(StateOf("a"), v1::WORKER_STATE_JOINING);
+  beats_["b"].mutable_placement()->set_acknowledged(view().prepared().plan());
+  Rounds(3);
+  EXPECT_EQ(view().placement().epoch(), 1u);
+  EXPECT_EQ(StateOf("a"), v1::WORKER_STATE_READY);
+  EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_JOINING);
+  EXPECT_EQ(view().released(), 0u);
+  slow_.clear();
+  Rounds(3);
+  EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_READY);
+  EXPECT_EQ(view().released(), 1u);
+}
+
+TEST_F(ClusterPlacementTest, AppliesAnOperatorsPlanWhileWorkersStayReady) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  ASSERT_EQ(*Apply({{1}, {0, 1}, {0}, {0}}), 2u);
+  Round();
+  EXPECT_EQ(view().prepared().plan(), 2u);
+  EXPECT_EQ(view().placement().epoch(), 1u);
+  EXPECT_FALSE(ended_.has_value());
+  EXPECT_EQ(Apply({{0}, {0}, {0}, {0}}).status().code(), absl::StatusCode::kAborted);
+  ASSERT_EQ(ended_, std::nullopt);
+  for (int i = 0; i < 4; ++i) {
+    Round();
+    EXPECT_EQ(StateOf("a"), v1::WORKER_STATE_READY);
+    EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_READY);
+  }
+  EXPECT_EQ(view().placement().epoch(), 2u);
+  EXPECT_THAT(view().placement().copies(), ElementsAre(1, 2, 1, 1));
+  EXPECT_EQ(view().released(), 2u);
+}
+
+TEST_F(ClusterPlacementTest, AnswersAnOperatorWhenAllServeByThePlan) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  ASSERT_TRUE(Apply({{1}, {1}, {0}, {0}}).ok());
+  slow_.insert("b");
+  Rounds(5);
+  EXPECT_FALSE(ended_.has_value());
+  slow_.clear();
+  Rounds(5);
+  ASSERT_TRUE(ended_.has_value());
+  EXPECT_EQ(**ended_, 2u);
+}
+
+TEST_F(ClusterPlacementTest, AnswersAnOperatorThatThePlanWasTakenBack) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  ASSERT_TRUE(Apply({{1}, {1}, {0}, {0}}).ok());
+  slow_.insert("b");
+  beats_["b"].mutable_placement()->set_refused(2);
+  beats_["b"].mutable_placement()->set_why("no memory");
+  Rounds(2);
+  ASSERT_TRUE(ended_.has_value());
+  EXPECT_EQ(ended_->status().code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(ended_->status().message()), HasSubstr("worker b cannot: no memory"));
+  EXPECT_EQ(view().placement().epoch(), 1u);
+  EXPECT_FALSE(view().has_prepared());
+}
+
+TEST_F(ClusterPlacementTest, RefusesAPlanThatIsNotForThisCluster) {
+  EXPECT_EQ(Apply({{0}, {0}, {0}, {0}}).status().code(), absl::StatusCode::kFailedPrecondition);
+  Start("a");
+  Start("b");
+  Rounds(5);
+  EXPECT_EQ(Apply({{0}, {0}, {0}, {0}}, 3).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(service_
+                ->Apply({.workers = 2, .layers = 2, .experts = 2, .owners = {{0}, {0}, {0}, {0}}},
+                        {}, now_)
+                .status()
+                .code(),
+            absl::StatusCode::kInvalidArgument);
+  service_->CloseWatches();
+  EXPECT_EQ(Apply({{0}, {0}, {0}, {0}}).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(ClusterPlacementTest, GivesTheExpertsOfADeadWorkerToTheOthers) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  Stop("b");
+  Rounds(19);
+  EXPECT_EQ(view().placement().epoch(), 1u);
+  Rounds(2);
+  EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_DEAD);
+  EXPECT_EQ(view().placement().epoch(), 2u);
+  EXPECT_THAT(view().placement().workers(), ElementsAre("a"));
+  EXPECT_THAT(view().placement().owners(), ElementsAre(0, 0, 0, 0));
+  EXPECT_EQ(service_->stats().placement.emergencies, 1u);
+}
+
+TEST_F(ClusterPlacementTest, GivesThemAwayAtOnceWhenPeersLostIt) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  Stop("b");
+  v1::LostPeer& lost = *beats_["a"].add_lost();
+  lost.set_id("b");
+  lost.set_incarnation(1);
+  Rounds(2);
+  EXPECT_EQ(view().placement().epoch(), 1u);
+  Round();
+  EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_DEAD);
+  EXPECT_EQ(view().placement().epoch(), 2u);
+}
+
+TEST_F(ClusterPlacementTest, FencesAWorkerThatWasDeadUntilItHasAdopted) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  Stop("b");
+  Rounds(22);
+  Continue("b");
+  slow_.insert("b");
+  Round();
+  EXPECT_TRUE(Fenced("b"));
+  EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_JOINING);
+  slow_.clear();
+  Rounds(2);
+  EXPECT_FALSE(Fenced("b"));
+  EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_READY);
+  EXPECT_EQ(view().placement().epoch(), 2u) << "it has no experts until a placement names it";
+}
+
+TEST_F(ClusterPlacementTest, KeepsItsPlacementOverARestart) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  const std::string before = view().SerializeAsString();
+  Restart();
+  EXPECT_EQ(view().SerializeAsString(), before);
+  Rounds(50);
+  EXPECT_EQ(view().SerializeAsString(), before) << "nor does it make a first one again";
+}
+
+TEST_F(ClusterPlacementTest, GoesOnWithAPlanThatARestartInterrupted) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  ASSERT_TRUE(Apply({{1}, {1}, {0}, {0}}).ok());
+  Round();
+  ASSERT_TRUE(view().has_prepared());
+  Restart();
+  EXPECT_EQ(view().prepared().plan(), 2u);
+  Rounds(4);
+  EXPECT_EQ(view().placement().epoch(), 2u);
+  EXPECT_EQ(view().released(), 2u);
+}
+
+TEST_F(ClusterPlacementTest, TellsNoCommitThatIsNotOnDisk) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  Restart({"scheduler.save=error@2"});
+  ASSERT_TRUE(Apply({{1}, {1}, {0}, {0}}).ok());
+  Round();  // the first save: it is prepared
+  Round();  // the second, which fails, would be the commit
+  EXPECT_EQ(service_->stats().saves_failed, 1u);
+  EXPECT_EQ(view().placement().epoch(), 1u);
+  EXPECT_FALSE(ended_.has_value());
+  Round(milliseconds(1000));
+  EXPECT_EQ(view().placement().epoch(), 2u);
+}
+
+TEST_F(ClusterPlacementTest, PlacesAnewWhenAllOfAStoredClusterAreStarted) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  beats_.clear();
+  options_.placement.workers = 3;
+  now_ += std::chrono::minutes(1);
+  Restart();
+  for (const char* id : {"a", "b", "c"}) {
+    Start(id);
+    beats_[id].mutable_worker()->set_incarnation(2);
+    Round();
+  }
+  Rounds(6);
+  EXPECT_THAT(view().placement().workers(), ElementsAre("a", "b", "c"));
+  EXPECT_EQ(view().placement().epoch(), 2u);
+}
+
+TEST_F(ClusterPlacementTest, AWorkerThatJoinsLaterServesWithoutExperts) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  Start("c");
+  Rounds(3);
+  EXPECT_EQ(StateOf("c"), v1::WORKER_STATE_READY);
+  EXPECT_THAT(view().placement().workers(), ElementsAre("a", "b"));
+}
+
+class UnplacedTest : public ClusterPlacementTest {
+ protected:
+  UnplacedTest() : ClusterPlacementTest(0) {}
+};
+
+TEST_F(UnplacedTest, LeavesWorkersAloneWhoHaveAllExperts) {
+  Start("a");
+  Start("b");
+  Rounds(3);
+  EXPECT_FALSE(view().has_placement());
+  EXPECT_EQ(StateOf("a"), v1::WORKER_STATE_READY);
+  Stop("b");
+  Rounds(25);
+  EXPECT_EQ(view().epoch(), 0u);
+}
+
+TEST_F(UnplacedTest, StaysReadyWhileTheFirstPlacementComesIntoForce) {
+  Start("a");
+  Start("b");
+  Rounds(3);
+  ASSERT_TRUE(Apply({{1}, {1}, {0}, {0}}).ok());
+  slow_.insert("b");
+  for (int i = 0; i < 8; ++i) {
+    if (i == 2) beats_["b"].mutable_placement()->set_acknowledged(1);
+    if (i == 5) slow_.clear();
+    Round();
+    EXPECT_EQ(StateOf("a"), v1::WORKER_STATE_READY);
+    EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_READY);
+  }
+  EXPECT_EQ(view().released(), 1u);
+}
+
+}  // namespace
+}  // namespace conclave::services

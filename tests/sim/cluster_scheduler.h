@@ -1,0 +1,64 @@
+#pragma once
+// A scheduler process in a simulation: the real Membership and PlacementChange, a disk that takes
+// its time and fails, and views told only of what is on it. What services/placement_driver.cc and
+// cluster_service.cc do around them is done here in few words.
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "scheduler/membership.h"
+#include "scheduler/placement_change.h"
+#include "tests/sim/cluster_world.h"
+
+namespace conclave::sim {
+
+class SimScheduler final : public Process {
+ public:
+  explicit SimScheduler(World& world) : Process(world.timeline), world_(world) {}
+
+  void OnBeat(const Beat& beat);
+  // A router asks for the view, having seen one.
+  void OnRouterAsks(uint64_t seen_version);
+  // An operator's plan; refused ones are nothing.
+  void Apply(const std::vector<std::vector<int32_t>>& owners);
+
+  // Of what is decided; valid while it is up.
+  const scheduler::PlacementChange& change() const { return *change_; }
+
+ private:
+  struct Disk {
+    scheduler::Membership::Stored membership;
+    scheduler::PlacementChange::Stored placement;
+    SharedView view = std::make_shared<const View>();
+  };
+  struct Report {
+    Beat beat;
+    bool warm = false;
+  };
+
+  void OnStart() override;
+  void OnCrash() override;
+  void Tick();
+  void Decide();
+  void CheckRelease() const;
+  void Save();
+  void Tell(int32_t worker);
+  std::vector<scheduler::PlacementChange::Member> Members() const;
+  SharedView MakeView() const;
+
+  World& world_;
+  Disk disk_;  // survives
+  std::unique_ptr<scheduler::Membership> membership_;
+  std::unique_ptr<scheduler::PlacementChange> change_;
+  std::map<std::string, Report> reports_;
+  std::map<std::string, bool> serving_;  // as views tell it
+  bool placed_ = false;                  // the first placement was asked for
+  bool saving_ = false;
+  Micros ticked_{};
+  Micros committed_{};  // when the current epoch was, as far as this start knows
+};
+
+}  // namespace conclave::sim
