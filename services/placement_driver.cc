@@ -88,9 +88,8 @@ bool PlacementDriver::Step(const Workers& workers, const v1::ModelInfo* model, M
   const uint64_t plan = change_.Save().last_plan;
   MaybePlaceFirst(workers, model, now);
   changed |= change_.Save().last_plan != plan;
-  const std::map<std::string, bool> before = serving_;
-  NoteServing(workers);
-  return changed || serving_ != before;
+  const std::set<std::string> before = std::exchange(joining_, JoiningOf(workers));
+  return changed || joining_ != before;
 }
 
 // Once, when all are there. A cluster that runs already keeps what it has.
@@ -135,23 +134,24 @@ void PlacementDriver::MaybePlaceFirst(const Workers& workers, const v1::ModelInf
   LogError("the first placement cannot be made: %s", proposal.problem);
 }
 
-void PlacementDriver::NoteServing(const Workers& workers) {
-  serving_.clear();
+std::set<std::string> PlacementDriver::JoiningOf(const Workers& workers) const {
+  std::set<std::string> joining;
   const std::vector<PlacementChange::Member> members = MembersOf(workers);
   // While the first placement comes into force, workers that compute everything themselves go on.
   const bool strict = options_.workers > 0 || change_.floor() > 0;
   for (size_t i = 0; i < workers.size(); ++i) {
-    const std::string& id = workers[i].id;
     // Who was not heard yet is as it was when the last scheduler heard it.
-    serving_[id] = !workers[i].heard || (strict ? change_.Serves(members[i]) : !change_.Fenced(id));
+    if (!workers[i].heard) continue;
+    const bool serves = strict ? change_.Serves(members[i]) : !change_.Fenced(workers[i].id);
+    if (!serves) joining.insert(workers[i].id);
   }
+  return joining;
 }
 
 v1::WorkerState PlacementDriver::StateOf(const Membership::Worker& worker,
                                          v1::WorkerState state) const {
   if (worker.state != WorkerState::kReady && worker.state != WorkerState::kSuspect) return state;
-  const auto serving = serving_.find(worker.id);
-  return serving != serving_.end() && !serving->second ? v1::WORKER_STATE_JOINING : state;
+  return joining_.contains(worker.id) ? v1::WORKER_STATE_JOINING : state;
 }
 
 absl::StatusOr<uint64_t> PlacementDriver::Apply(const Plan& plan, const Workers& workers,

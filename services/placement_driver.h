@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -68,12 +69,12 @@ class PlacementDriver {
   };
   std::vector<scheduler::PlacementChange::Member> MembersOf(const Workers& workers) const;
   void MaybePlaceFirst(const Workers& workers, const v1::ModelInfo* model, scheduler::Micros now);
-  void NoteServing(const Workers& workers);
+  std::set<std::string> JoiningOf(const Workers& workers) const;
 
   const Options options_;
   scheduler::PlacementChange change_;
   std::map<std::string, Report> reports_;  // by worker
-  std::map<std::string, bool> serving_;    // by worker, as views tell it
+  std::set<std::string> joining_;          // workers that views tell so
   // The first placement: still to be made, its plan, when to try again.
   bool first_due_;
   uint64_t first_plan_ = 0;

@@ -296,6 +296,7 @@ TEST_F(ClusterPlacementTest, TellsNoCommitThatIsNotOnDisk) {
   Start("b");
   Rounds(5);
   Restart({"scheduler.save=error@2"});
+  Round();
   ASSERT_TRUE(Apply({{1}, {1}, {0}, {0}}).ok());
   Round();  // the first save: it is prepared
   Round();  // the second, which fails, would be the commit
