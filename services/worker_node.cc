@@ -10,6 +10,7 @@
 #include "router/utf8.h"
 #include "services/channel.h"
 #include "services/convert_worker.h"
+#include "services/exchange_metrics.h"
 #include "services/identity.h"
 #include "services/log.h"
 #include "services/worker_metrics.h"
@@ -124,6 +125,21 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"placed", &options.placed, "",
              "hold only the experts that the scheduler's placement gives this worker, and compute "
              "nothing before there is one"});
+  flags.Add({"exchange", &options.exchange, "CARRIER",
+             "what carries rows to other workers: tcp; shm (shared memory, all on this machine); "
+             "auto: shm where it can be, else tcp"});
+  flags.Add({"exchange-listen", &options.exchange_listen, "HOST:PORT",
+             "where other workers connect; empty: the host of --listen, any port. It has no TLS: "
+             "beyond this machine it needs --insecure"});
+  flags.Add({"gather-us", &options.gather_us, "US",
+             "how long experts wait for other homes that lately asked, to be read once for all; 0: "
+             "not at all",
+             0, 1e6});
+  flags.Add(
+      {"late-us", &options.late_us, "US",
+       "rows that a worker owes for longer, and for longer than usual, are asked of a replica "
+       "too",
+       1, 6e7});
   flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",
              "for tests: kill[@N], stop[@N], delay:MS[@N] or error[@N] at a named point"});
   Credentials::AddFlags(flags, options.credentials);
@@ -136,6 +152,7 @@ absl::StatusOr<std::unique_ptr<WorkerNode>> WorkerNode::Start(const Options& opt
   CONCLAVE_RETURN_IF_ERROR(ValidateId(node->options_.id));
   CONCLAVE_ASSIGN_OR_RETURN(node->failpoints_, Failpoints::Parse(options.failpoints));
   CONCLAVE_ASSIGN_OR_RETURN(node->credentials_, Credentials::Load(options.credentials));
+  CONCLAVE_ASSIGN_OR_RETURN(node->options_.service.incarnation, NextIncarnation(options.state));
   CONCLAVE_RETURN_IF_ERROR(node->StartEngine());
   CONCLAVE_RETURN_IF_ERROR(node->StartService());
   CONCLAVE_RETURN_IF_ERROR(node->StartReporting(std::move(on_refused)));
@@ -166,14 +183,47 @@ absl::Status WorkerNode::StartEngine() {
   if (!failpoints_.empty()) {
     engine_options.at = [this](std::string_view point) { failpoints_.Hit(point).IgnoreError(); };
   }
+  engine_options.experts.server.gather = std::chrono::microseconds(options_.gather_us);
+  engine_options.experts.exchange.late = std::chrono::microseconds(options_.late_us);
+  std::unique_ptr<PeerTransport> transport;
+  if (!options_.scheduler.empty()) {
+    CONCLAVE_ASSIGN_OR_RETURN(transport, MakeTransport(model->spec, device->numerics()));
+    transport_ = transport.get();
+  }
   CONCLAVE_ASSIGN_OR_RETURN(
-      engine_, worker::Engine::Create(engine_options, std::move(model), std::move(device)));
+      engine_, worker::Engine::Create(engine_options, std::move(model), std::move(device),
+                                      std::move(transport)));
   LogLimits(options_.engine, *engine_);
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<PeerTransport>> WorkerNode::MakeTransport(
+    const worker::ModelSpec& spec, const std::string& numerics) const {
+  PeerTransport::Options options;
+  options.id = options_.id;
+  options.incarnation = options_.service.incarnation;
+  options.numerics = numerics;
+  options.limits = worker::FrameLimitsFor(spec, options_.engine.planner.step_tokens);
+  CONCLAVE_ASSIGN_OR_RETURN(options.carrier, ParseCarrier(options_.exchange));
+  if (options_.exchange_listen.empty()) {
+    CONCLAVE_ASSIGN_OR_RETURN(options.listen, Address::Parse(options_.server.listen));
+    options.listen.port = 0;
+  } else {
+    CONCLAVE_ASSIGN_OR_RETURN(options.listen, Address::Parse(options_.exchange_listen));
+  }
+  if (!options.listen.loopback() && !credentials_.insecure()) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "--exchange-listen %s: others could connect, and the exchange has no TLS; listen on the "
+        "loopback, or say --insecure where only workers can reach it",
+        options.listen.ToString()));
+  }
+  if (credentials_.insecure()) {
+    options.authorize = [](const std::string&, bool) { return absl::OkStatus(); };
+  }
+  return PeerTransport::Listen(options);
+}
+
 absl::Status WorkerNode::StartService() {
-  CONCLAVE_ASSIGN_OR_RETURN(options_.service.incarnation, NextIncarnation(options_.state));
   options_.service.worker_id = options_.id;
   service_ = std::make_unique<WorkerService>(options_.service, *engine_, SingleTenant(credentials_),
                                              failpoints_);
@@ -181,6 +231,10 @@ absl::Status WorkerNode::StartService() {
                             Server::Start(options_.server, credentials_,
                                           {{v1::Worker::service_full_name(), service_.get()}}));
   CONCLAVE_ASSIGN_OR_RETURN(address_, AdvertisedAddress(options_.advertise, *server_));
+  if (transport_ != nullptr) {
+    CONCLAVE_ASSIGN_OR_RETURN(const Address listens, Address::Parse(transport_->address()));
+    exchange_address_ = listens.As(Address::Parse(address_)->host).ToString();
+  }
   return absl::OkStatus();
 }
 
@@ -211,6 +265,7 @@ absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
   if (metrics_) {
     metrics_->AddSource([this](MetricsWriter& writer) {
       WriteWorkerMetrics(*engine_, service_->stats(), writer);
+      WriteExchangeMetrics(*engine_, transport_, writer);
       if (heartbeat_)
         WriteClusterMetrics(heartbeat_->stats(), watch_->connected(), epoch(), writer);
     });
@@ -242,6 +297,7 @@ v1::WorkerInfo WorkerNode::Describe() const {
   info.set_state(draining_ ? v1::WORKER_STATE_DRAINING : v1::WORKER_STATE_READY);
   info.set_pid(getpid());
   info.set_metrics_address(metrics_address());
+  info.set_exchange_address(exchange_address_);
   *info.mutable_model() = ToProto(*engine_);
   *info.mutable_load() = ToProto(engine_->stats());
   if (!options_.placed || epoch() > 0)

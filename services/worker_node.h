@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "services/cluster_watch.h"
 #include "services/credentials.h"
+#include "services/exchange/peer_transport.h"
 #include "services/failpoint.h"
 #include "services/flags.h"
 #include "services/heartbeat.h"
@@ -35,6 +36,10 @@ class WorkerNode {
     int32_t threads = 0;                  // that compute; 0: one per CPU
     std::string numerics;                 // dispatch level; empty: the best this CPU has
     bool placed = false;                  // holds only the experts a placement gives it
+    std::string exchange = "auto";        // what carries rows to other workers: tcp, shm or auto
+    std::string exchange_listen;          // HOST:PORT; empty: where routers connect, any port
+    int64_t gather_us = 0;
+    int64_t late_us = 2000;
     // Memory for weights that cannot be used as the checkpoint has them.
     int64_t converted_bytes = worker::ModelOptions().converted_bytes;
     worker::Engine::Options engine;
@@ -69,6 +74,8 @@ class WorkerNode {
  private:
   explicit WorkerNode(const Options& options) : options_(options) {}
   absl::Status StartEngine();
+  absl::StatusOr<std::unique_ptr<PeerTransport>> MakeTransport(const worker::ModelSpec& spec,
+                                                               const std::string& numerics) const;
   absl::Status StartService();
   absl::Status StartMetrics();
   absl::Status StartReporting(Heartbeat::OnRefused on_refused);
@@ -80,10 +87,12 @@ class WorkerNode {
   Failpoints failpoints_;
   Credentials credentials_;
   std::string address_;
+  std::string exchange_address_;  // empty: none
   std::string metrics_address_ = "-";
   std::atomic<bool> draining_{false};
   // Each uses those before it, and ends before them.
   std::unique_ptr<worker::Engine> engine_;
+  PeerTransport* transport_ = nullptr;  // the engine's; null without a scheduler
   std::unique_ptr<PlacementHolder> holder_;
   std::unique_ptr<PlacementFollower> follower_;
   std::unique_ptr<WorkerService> service_;
