@@ -84,10 +84,11 @@ def build(*targets):
 class Process:
     """A program of ours from its start to the line that says it is ready, `WORD key=value ...`."""
 
-    def __init__(self, program, *flags, timeout=60):
+    def __init__(self, program, *flags, timeout=60, inside=()):
+        """inside: a command that runs another one, `ip netns exec NAME` say."""
         self.log = open(WORK / f"{program}.log", "ab")
         self.started = time.monotonic()
-        self.process = subprocess.Popen([BIN / program, *flags], stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.process = subprocess.Popen([*inside, BIN / program, *flags], stdout=subprocess.PIPE, stderr=self.log, text=True)
         atexit.register(self.kill)
         lines = queue.Queue()
         threading.Thread(target=lambda: [lines.put(line) for line in self.process.stdout] + [lines.put("")], daemon=True).start()
