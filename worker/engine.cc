@@ -169,10 +169,10 @@ void Engine::Impl::MakeHost(std::unique_ptr<Transport> transport) {
   const FrameLimits limits = FrameLimitsFor(spec, options_.planner.step_tokens);
   ExpertHost::Options& host = options_.experts;
   const bool alone = transport == nullptr;
-  // A whole step of the own home and one of a peer fit a pass.
-  const int32_t homes = alone ? 1 : 2;
-  host.server.max_rows = homes * static_cast<int32_t>(limits.rows);
-  host.server.max_routes = homes * static_cast<int32_t>(limits.routes);
+  // A pass is a full step of one home, or small ones of many: a full one gains nothing from
+  // company, and its results are most of what the server takes.
+  host.server.max_rows = static_cast<int32_t>(limits.rows);
+  host.server.max_routes = static_cast<int32_t>(limits.routes);
   host.server.start_thread = !alone;
   host_ = std::make_unique<ExpertHost>(host, limits, *model_, *device_, std::move(transport));
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "scheduler/check.h"
@@ -11,6 +12,8 @@ namespace conclave::worker {
 namespace {
 
 constexpr PeerIndex kOwnHome = -1;
+// Results held before they go where they are wanted.
+constexpr size_t kResultRows = 512;
 // Who has asked within this time is expected to ask again.
 constexpr std::chrono::milliseconds kActive{20};
 
@@ -30,11 +33,15 @@ ExpertServer::ExpertServer(const Options& options, const FrameLimits& limits,
   CONCLAVE_CHECK(options_.max_routes >= static_cast<int32_t>(limits_.routes));
   const auto routes = static_cast<size_t>(options_.max_routes);
   rows_.reset(new float[static_cast<size_t>(options_.max_rows) * limits_.dim]);
-  results_.reset(new float[routes * limits_.dim]);
+  results_.reset(new float[kResultRows * limits_.dim]);
+  every_row_.resize(kResultRows);
+  std::iota(every_row_.begin(), every_row_.end(), 0);
   routes_.reserve(routes);
   touched_.reserve(experts_.size());
   inputs_.resize(routes);
   outputs_.resize(routes);
+  order_.resize(routes);
+  places_.reserve(routes);
   work_.reserve(experts_.size());
   local_.reserve(1);
   remote_.reserve(static_cast<size_t>(options_.max_waiting));
@@ -193,8 +200,10 @@ void ExpertServer::Take() {
 }
 
 void ExpertServer::Load(const LocalJob& job) {
-  for (const FrameRoute& route : job.routes) {
+  for (size_t i = 0; i < job.routes.size(); ++i) {
+    const FrameRoute& route = job.routes[i];
     routes_.push_back({route.row + static_cast<uint32_t>(loaded_rows_), route.expert});
+    places_.push_back({.row = job.out.row(job.outputs[i])});
   }
   for (int64_t row = 0; row < job.x.rows; ++row, ++loaded_rows_) {
     std::memcpy(rows_.get() + static_cast<size_t>(loaded_rows_) * limits_.dim, job.x.row(row),
@@ -204,88 +213,111 @@ void ExpertServer::Load(const LocalJob& job) {
 
 void ExpertServer::Load(const RemoteJob& job) {
   const FrameHeader& header = job.header;
+  const size_t bytes = limits_.dim * SizeOf(limits_.type);
+  std::optional<FrameBody>& reply =
+      replies_.emplace_back(transport_->Reserve(job.from, header.routes * bytes));
+  std::byte* to = reply ? reply->bytes().data() : nullptr;
   for (const FrameRoute& route : RoutesOf(header, job.body.bytes())) {
     routes_.push_back({route.row + static_cast<uint32_t>(loaded_rows_), route.expert});
+    places_.push_back({.packed = to});
+    if (to != nullptr) to += bytes;
   }
   const std::span<const std::byte> rows = RowsOf(header, job.body.bytes());
-  const size_t bytes = limits_.dim * SizeOf(limits_.type);
   for (size_t row = 0; row < header.rows; ++row, ++loaded_rows_) {
     UnpackRow(rows.data() + row * bytes, limits_.dim, limits_.type,
               rows_.get() + static_cast<size_t>(loaded_rows_) * limits_.dim);
   }
 }
 
-// routes_ -> work_, experts ascending; result i is that of routes_[i], or where a local job that is
-// alone wants it.
-void ExpertServer::GroupByExpert() {
+// The routes in the order of their experts: inputs_, order_, and in runs_ where each expert's
+// begin.
+void ExpertServer::SortByExpert() {
   touched_.clear();
-  work_.clear();
+  runs_.clear();
   for (const FrameRoute& route : routes_) {
     if (count_[route.expert]++ == 0) touched_.push_back(route.expert);
   }
   std::sort(touched_.begin(), touched_.end());
-  size_t start = 0;
+  int32_t start = 0;
   for (const scheduler::ExpertId id : touched_) {
-    const auto rows = static_cast<size_t>(std::exchange(count_[id], static_cast<int32_t>(start)));
-    work_.push_back(
-        {experts_[id], {inputs_.data() + start, rows}, {outputs_.data() + start, rows}});
-    start += rows;
+    runs_.push_back(start);
+    start += std::exchange(count_[id], start);
   }
+  runs_.push_back(start);
   for (size_t i = 0; i < routes_.size(); ++i) {
     const auto at = static_cast<size_t>(count_[routes_[i].expert]++);
     inputs_[at] = static_cast<int32_t>(routes_[i].row);
-    outputs_[at] = own_alone_ ? local_now_[0]->outputs[i] : static_cast<int32_t>(i);
+    order_[at] = static_cast<int32_t>(i);
   }
   for (const scheduler::ExpertId id : touched_) count_[id] = 0;
 }
 
+// What of the sorted routes [first, end) each expert has; result i goes to row outputs[first + i].
+void ExpertServer::MakeWork(size_t first, size_t end, const std::vector<int32_t>& outputs) {
+  work_.clear();
+  for (size_t i = 0; i < touched_.size(); ++i) {
+    const size_t from = std::max(first, static_cast<size_t>(runs_[i]));
+    const size_t to = std::min(end, static_cast<size_t>(runs_[i + 1]));
+    if (from >= to) continue;
+    work_.push_back({experts_[touched_[i]],
+                     {inputs_.data() + from, to - from},
+                     {outputs.data() + (from - first), to - from}});
+  }
+}
+
 void ExpertServer::Compute() {
   routes_.clear();
+  places_.clear();
+  replies_.clear();
   loaded_rows_ = 0;
   own_alone_ = remote_now_.empty() && local_now_.size() == 1;
-  if (own_alone_) {
-    routes_.assign(local_now_[0]->routes.begin(), local_now_[0]->routes.end());
-  } else {
-    for (const LocalJob* job : local_now_) Load(*job);
-    for (const RemoteJob& job : remote_now_) Load(job);
-  }
-  GroupByExpert();
+  if (own_alone_) return ComputeInPlace(*local_now_[0]);
+  for (const LocalJob* job : local_now_) Load(*job);
+  for (const RemoteJob& job : remote_now_) Load(job);
+  SortByExpert();
   const auto dim = static_cast<int64_t>(limits_.dim);
-  if (own_alone_) {
-    device_.Experts(local_now_[0]->x, work_, local_now_[0]->out);
-    return;
+  const ConstRows rows = {rows_.get(), loaded_rows_, dim, dim};
+  for (size_t first = 0; first < routes_.size(); first += kResultRows) {
+    const size_t end = std::min(first + kResultRows, routes_.size());
+    MakeWork(first, end, every_row_);
+    device_.Experts(rows, work_, {results_.get(), static_cast<int64_t>(end - first), dim, dim});
+    for (size_t at = first; at < end; ++at) {
+      Put(results_.get() + (at - first) * limits_.dim, places_[static_cast<size_t>(order_[at])]);
+    }
   }
-  const Rows results = {results_.get(), std::ssize(routes_), dim, dim};
-  device_.Experts({rows_.get(), loaded_rows_, dim, dim}, work_, results);
+}
+
+// One local job alone is computed from where it lies to where it is wanted.
+void ExpertServer::ComputeInPlace(const LocalJob& job) {
+  routes_.assign(job.routes.begin(), job.routes.end());
+  SortByExpert();
+  for (size_t at = 0; at < routes_.size(); ++at) {
+    outputs_[at] = job.outputs[static_cast<size_t>(order_[at])];
+  }
+  MakeWork(0, routes_.size(), outputs_);
+  device_.Experts(job.x, work_, job.out);
+}
+
+void ExpertServer::Put(const float* result, const Place& place) const {
+  if (place.row != nullptr) {
+    std::memcpy(place.row, result, limits_.dim * sizeof(float));
+  } else if (place.packed != nullptr) {
+    PackRow(result, limits_.dim, limits_.type, place.packed);
+  }
 }
 
 void ExpertServer::Answer() {
-  const size_t dim = limits_.dim;
-  const float* result = results_.get();
   uint64_t own = 0, served = 0, rows = 0, lost = 0;
-  for (LocalJob* job : local_now_) {
-    own += job->routes.size();
-    if (own_alone_) break;
-    for (const int32_t output : job->outputs) {
-      std::memcpy(job->out.row(output), result, dim * sizeof(float));
-      result += dim;
-    }
-  }
-  const size_t bytes = dim * SizeOf(limits_.type);
-  for (RemoteJob& job : remote_now_) {
-    FrameHeader header = job.header;
+  for (const LocalJob* job : local_now_) own += job->routes.size();
+  for (size_t i = 0; i < remote_now_.size(); ++i) {
+    FrameHeader header = remote_now_[i].header;
     header.kind = FrameKind::kResults;
     served += header.routes;
     rows += header.rows;
-    const float* own_result = std::exchange(result, result + header.routes * dim);
-    std::optional<FrameBody> body = transport_->Reserve(job.from, header.routes * bytes);
-    if (body) {
-      for (size_t i = 0; i < header.routes; ++i) {
-        PackRow(own_result + i * dim, dim, limits_.type, body->bytes().data() + i * bytes);
-      }
-    }
-    if (!body || !transport_->Send(job.from, header, *std::move(body))) ++lost;
+    std::optional<FrameBody>& body = replies_[i];
+    if (!body || !transport_->Send(remote_now_[i].from, header, *std::move(body))) ++lost;
   }
+  replies_.clear();
   remote_now_.clear();  // their bodies go back
   const std::lock_guard lock(mutex_);
   ++stats_.passes;
@@ -293,7 +325,7 @@ void ExpertServer::Answer() {
   stats_.routes += served;
   stats_.rows += rows;
   stats_.replies_lost += lost;
-  stats_.weights_read += work_.size();
+  stats_.weights_read += touched_.size();
   for (LocalJob* job : local_now_) job->done.store(true, std::memory_order_release);
   if (!local_now_.empty()) done_.notify_all();
   // Whoever found this pass in the way looks again.

@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <thread>
 #include <utility>
@@ -100,6 +101,13 @@ class ExpertServer {
   Stats stats() const;
 
  private:
+  // Where a result is wanted: a row of the own home's, a part of a reply, or, if the asker is gone,
+  // nowhere.
+  struct Place {
+    float* row = nullptr;
+    std::byte* packed = nullptr;
+  };
+
   void Run();
   void NoteAsked(PeerIndex home);  // mutex_ held, as for the next two
   bool AllAreHere() const;
@@ -110,7 +118,10 @@ class ExpertServer {
   void Compute();
   void Load(const RemoteJob& job);
   void Load(const LocalJob& job);
-  void GroupByExpert();
+  void SortByExpert();
+  void MakeWork(size_t first, size_t end, const std::vector<int32_t>& outputs);
+  void ComputeInPlace(const LocalJob& job);
+  void Put(const float* result, const Place& place) const;
   void Answer();
   void Refuse(const RemoteJob& job, Refusal why);
 
@@ -125,12 +136,16 @@ class ExpertServer {
   std::mutex serving_;
   std::vector<LocalJob*> local_now_;
   std::vector<RemoteJob> remote_now_;
-  std::unique_ptr<float[]> rows_;     // [max_rows, dim]; touched only as used, like the next
-  std::unique_ptr<float[]> results_;  // [max_routes, dim]
+  std::unique_ptr<float[]> rows_;     // [max_rows, dim]; touched only as used
+  std::unique_ptr<float[]> results_;  // [some rows, dim]
   std::vector<FrameRoute> routes_;    // of this pass, rows counted over rows_
   std::vector<int32_t> count_;        // [experts] zero between passes
   std::vector<scheduler::ExpertId> touched_;
-  std::vector<int32_t> inputs_, outputs_;  // grouped by expert
+  std::vector<Place> places_;                      // [routes]
+  std::vector<std::optional<FrameBody>> replies_;  // of remote_now_; none: the asker is gone
+  std::vector<int32_t> runs_;  // where each touched expert's routes begin, sorted
+  std::vector<int32_t> inputs_, order_, outputs_;  // [routes] sorted: row, route, row of the result
+  std::vector<int32_t> every_row_;                 // 0, 1, ..
   std::vector<ExpertWork> work_;
   int32_t loaded_rows_ = 0;
   bool own_alone_ = false;  // this pass is one local job: it is computed where it lies
