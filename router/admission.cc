@@ -13,17 +13,20 @@ constexpr double kDepartureWeight = 0.1;  // of the newest interval: about the l
 
 Admission::Admission(const Options& options) : options_(options) {}
 
-std::optional<Admission::Refusal> Admission::Reserve(uint64_t key, const std::string& id) {
+std::optional<Admission::Refusal> Admission::Reserve(uint64_t key, const std::string& id,
+                                                     std::optional<uint64_t> from) {
   CONCLAVE_CHECK(entries_.count(key) == 0);
-  if (ids_.count(id) > 0) return Refusal{.reason = Reason::kDuplicateId};
+  const std::optional<uint64_t> holder = KeyOf(id);
+  if (holder && holder != from) return Refusal{.reason = Reason::kDuplicateId};
   if (static_cast<int32_t>(entries_.size()) >= options_.max_requests) {
     return Refusal{Reason::kRequests, options_.max_requests, Pushback()};
   }
   if (preparing_ + static_cast<int32_t>(queue_.size()) >= options_.max_waiting) {
     return Refusal{Reason::kWaiting, options_.max_waiting, Pushback()};
   }
+  if (holder) entries_.at(*holder).id.reset();
   entries_[key].id = id;
-  ids_.insert(id);
+  ids_[id] = key;
   ++preparing_;
   return std::nullopt;
 }
@@ -42,6 +45,19 @@ std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, int64_t token
   return std::nullopt;
 }
 
+std::optional<uint64_t> Admission::KeyOf(const std::string& id) const {
+  const auto found = ids_.find(id);
+  return found == ids_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::optional<uint64_t> Admission::HomeOf(uint64_t key) const {
+  const auto found = entries_.find(key);
+  if (found == entries_.end() || found->second.state != State::kHome) return std::nullopt;
+  return found->second.worker;
+}
+
+void Admission::Prefer(uint64_t key, uint64_t worker) { entries_.at(key).preferred = worker; }
+
 std::vector<Admission::Start> Admission::Dispatch(std::vector<WorkerView> workers,
                                                   const std::string& model, uint64_t seed) {
   for (WorkerView& worker : workers) {
@@ -55,7 +71,7 @@ std::vector<Admission::Start> Admission::Dispatch(std::vector<WorkerView> worker
     const uint64_t key = queue_.front();
     Entry& entry = entries_.at(key);
     const std::optional<size_t> pick =
-        PickHome(workers, {model, entry.tokens}, options_.home, seed ^ key);
+        PickHome(workers, {model, entry.tokens, entry.preferred}, options_.home, seed ^ key);
     if (!pick) break;
     queue_.pop_front();
     WorkerView& worker = workers[*pick];
@@ -164,8 +180,10 @@ void Admission::CheckInvariants() const {
   int64_t tokens = 0;
   std::unordered_map<uint64_t, Home> homes;
   for (const auto& [key, entry] : entries_) {
-    if (entry.id) ++ids;
-    CONCLAVE_CHECK(!entry.id || ids_.count(*entry.id) == 1);
+    if (entry.id) {
+      CONCLAVE_CHECK(ids_.at(*entry.id) == key);
+      ++ids;
+    }
     if (entry.state == State::kPreparing) ++preparing;
     if (entry.state == State::kWaiting) ++waiting;
     if (entry.state == State::kHome) {

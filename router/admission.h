@@ -10,7 +10,6 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "router/pick.h"
@@ -49,12 +48,22 @@ class Admission {
   explicit Admission(const Options& options);
 
   // Takes a place for a request whose tokens are not known yet, or refuses it without effect. The
-  // key must be new.
-  std::optional<Refusal> Reserve(uint64_t key, const std::string& id);
+  // key must be new. `from`: a request that hands over its id, if it has this one, and goes on
+  // without.
+  std::optional<Refusal> Reserve(uint64_t key, const std::string& id,
+                                 std::optional<uint64_t> from = std::nullopt);
 
   // Its tokens (prompt + max_tokens) are known: it joins the end of the queue, or is refused and
   // keeps only its place.
   std::optional<Refusal> Enqueue(uint64_t key, int64_t tokens);
+
+  // Who has this id.
+  std::optional<uint64_t> KeyOf(const std::string& id) const;
+  // The worker that has the request now.
+  std::optional<uint64_t> HomeOf(uint64_t key) const;
+  // It goes home to this worker if it can, whoever else is less loaded: much of it is computed
+  // there.
+  void Prefer(uint64_t key, uint64_t worker);
 
   // Who goes home now, in order; `workers` come without requests and tokens, which this class
   // counts.
@@ -102,11 +111,12 @@ class Admission {
  private:
   enum class State : uint8_t { kPreparing, kWaiting, kHome, kFinished };
   struct Entry {
-    std::optional<std::string> id;  // until it is released
+    std::optional<std::string> id;  // until it is released or handed over
     State state = State::kPreparing;
     int64_t tokens = 0;
     uint64_t worker = 0;
-    bool paused = false;  // counted in Home::paused alone
+    std::optional<uint64_t> preferred;  // worker
+    bool paused = false;                // counted in Home::paused alone
   };
   struct Home {
     int32_t requests = 0;  // without those paused, as tokens
@@ -118,8 +128,8 @@ class Admission {
 
   const Options options_;
   std::unordered_map<uint64_t, Entry> entries_;
-  std::unordered_set<std::string> ids_;
-  std::deque<uint64_t> queue_;  // kWaiting, oldest first
+  std::unordered_map<std::string, uint64_t> ids_;  // to keys
+  std::deque<uint64_t> queue_;                     // kWaiting, oldest first
   std::unordered_map<uint64_t, Home> homes_;
   int32_t preparing_ = 0;
   int32_t running_ = 0;

@@ -31,7 +31,8 @@ struct Routing {
 // One step's news of one sequence.
 struct SequenceEvent {
   std::vector<scheduler::TokenId> tokens;
-  std::vector<Logprob> logprobs;  // one per token, or none
+  std::vector<Logprob>
+      logprobs;  // of the last tokens; of all but those that another worker had told
   std::vector<Logprob> prompt_logprobs;
   std::optional<Routing> routing;
   uint32_t cached_prompt_tokens = 0;           // with the first token

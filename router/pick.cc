@@ -36,6 +36,7 @@ std::optional<size_t> PickHome(std::span<const WorkerView> workers, const Demand
   uint64_t best_tie = 0;
   for (size_t i = 0; i < workers.size(); ++i) {
     if (!CanTake(workers[i], demand, limits) || (trusted && workers[i].suspect)) continue;
+    if (workers[i].key == demand.preferred) return i;
     const double load = Load(workers[i], limits);
     const uint64_t tie = Mix(seed ^ Mix(workers[i].key));
     if (!best || load < best_load || (load == best_load && tie < best_tie)) {

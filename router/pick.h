@@ -20,8 +20,9 @@ struct HomeLimits {
 };
 
 struct Demand {
-  std::string model;   // must equal the worker's
-  int64_t tokens = 0;  // prompt + max_tokens
+  std::string model;                  // must equal the worker's
+  int64_t tokens = 0;                 // prompt + max_tokens
+  std::optional<uint64_t> preferred;  // key of a worker that has computed much of it already
 };
 
 // Filter: ready, of the model, with room.
@@ -30,7 +31,8 @@ bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& l
 // Score, lower is better: the fuller of its two bounds, 0..1.
 double Load(const WorkerView& worker, const HomeLimits& limits);
 
-// Index into `workers` of the least loaded that can take it; ties go by seed. Nothing if nobody
+// Index into `workers` of the preferred one, else of the least loaded that can take it; ties go by
+// seed. Nothing if nobody
 // can. While anybody serves the model who is not suspect, suspects get nothing, whoever is full.
 std::optional<size_t> PickHome(std::span<const WorkerView> workers, const Demand& demand,
                                const HomeLimits& limits, uint64_t seed);

@@ -55,6 +55,13 @@ struct Request {
   bool prompt_logprobs = false;
   bool routing = false;
   std::string cache_salt;  // any bytes; prompts share computed blocks within one salt only
+
+  // So many tokens of the output the client has: it is told what follows.
+  uint32_t resume_from = 0;
+  std::vector<uint32_t> received_tokens;  // those, or none
+  // Digest of all that was asked for but id, seed and where to go on: equal means the same request.
+  // Empty: it is like no other.
+  std::string body;
 };
 
 }  // namespace conclave::router

@@ -180,6 +180,28 @@ RequestLimits LimitsFor(RequestLimits limits, int32_t context_limit) {
   return limits;
 }
 
+namespace {
+
+Problem CheckResume(const Request& request, const RequestLimits& limits, int32_t vocab_size) {
+  if (request.resume_from == 0 && request.received_tokens.empty()) return std::nullopt;
+  if (request.completions > 1) {
+    return "resume_from: of " + Text(request.completions) +
+           " completions ask for each alone, with its seed and n = 1";
+  }
+  if (request.resume_from > static_cast<uint32_t>(limits.max_tokens)) {
+    return "resume_from is " + Text(request.resume_from) + ", the limit of max_tokens is " +
+           Text(limits.max_tokens);
+  }
+  const auto received = static_cast<int64_t>(request.received_tokens.size());
+  if (received > 0 && received != request.resume_from) {
+    return "received_token_ids has " + Text(received) + " tokens, resume_from is " +
+           Text(request.resume_from);
+  }
+  return CheckTokenIds("received_token_ids", request.received_tokens, received, vocab_size);
+}
+
+}  // namespace
+
 Problem CheckRequest(const Request& request, const RequestLimits& limits, int32_t vocab_size) {
   if (Problem problem = CheckId(request.id, limits)) return problem;
   if (Problem problem = CheckName("model", request.model, limits)) return problem;
@@ -193,6 +215,7 @@ Problem CheckRequest(const Request& request, const RequestLimits& limits, int32_
     if (Problem problem = CheckLogitBias(request, limits, vocab_size)) return problem;
     if (Problem problem = CheckMaxTokens(request.max_tokens, limits)) return problem;
     if (Problem problem = CheckMinTokens(request, limits)) return problem;
+    if (Problem problem = CheckResume(request, limits, vocab_size)) return problem;
     if (Problem problem = CheckStopStrings(request.stop, limits)) return problem;
     if (Problem problem = CheckTokenIds("stopping.stop_token_ids", request.stop_tokens,
                                         limits.stop_token_ids, vocab_size)) {
@@ -207,7 +230,7 @@ int64_t MessageBytes(const RequestLimits& limits) {
   constexpr int64_t kOthers = 256 << 10;  // names, sampling, stops; and what a prompt is over
   return std::max(limits.prompt_bytes, kIdBytes * limits.prompt_tokens) +
          int64_t{limits.stop_strings} * limits.stop_string_bytes +
-         kIdBytes * limits.stop_token_ids + kOthers;
+         kIdBytes * (limits.stop_token_ids + limits.max_tokens) + kOthers;
 }
 
 Fit FitToContext(const Request& request, const RequestLimits& limits, int64_t prompt_tokens,

@@ -1,8 +1,10 @@
 #include "services/convert_inference.h"
 
+#include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 #include <grpcpp/support/slice.h>
+#include <openssl/sha.h>
 
 #include <algorithm>
 #include <memory>
@@ -93,6 +95,34 @@ absl::StatusOr<router::chat::Message> ToChatMessage(v1::ChatMessage from,
   return to;
 }
 
+// What `from` says of this one stream, and from then on no longer says.
+router::Request TakeStream(v1::GenerateRequest& from) {
+  router::Request to{.id = from.request_id()};
+  to.resume_from = from.resume_from();
+  to.received_tokens = Ids(from.received_token_ids());
+  if (from.sampling().has_seed()) to.seed = from.sampling().seed();
+  from.clear_request_id();
+  from.clear_resume_from();
+  from.clear_received_token_ids();
+  from.mutable_sampling()->clear_seed();
+  return to;
+}
+
+// Its digest; a map is put in order.
+std::string BodyOf(const google::protobuf::Message& message) {
+  std::string bytes = message.GetDescriptor()->name();
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream out(&stream);
+    out.SetSerializationDeterministic(true);
+    message.SerializeToCodedStream(&out);
+  }
+  std::string digest(SHA256_DIGEST_LENGTH, '\0');
+  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
+         reinterpret_cast<unsigned char*>(digest.data()));
+  return digest;
+}
+
 absl::StatusOr<FinishReason> ToFinishReason(v1::End::Reason reason) {
   switch (reason) {
     case v1::End::STOP:
@@ -153,17 +183,16 @@ router::Prompt ToPrompt(v1::Prompt from) {
   return to;
 }
 
-router::Request ToRequest(v1::GenerateRequest from) {
-  router::Request to{.kind = router::Request::Kind::kGenerate,
-                     .id = from.request_id(),
-                     .model = from.model(),
-                     .adapter = from.adapter(),
-                     .prompt = ToPrompt(std::move(*from.mutable_prompt()))};
+namespace {
+
+void FillRequest(v1::GenerateRequest from, router::Request& to) {
+  to.model = from.model();
+  to.adapter = from.adapter();
+  to.prompt = ToPrompt(std::move(*from.mutable_prompt()));
   const v1::Sampling& sampling = from.sampling();
   if (sampling.has_temperature()) to.temperature = sampling.temperature();
   if (sampling.has_top_p()) to.top_p = sampling.top_p();
   if (sampling.has_top_k()) to.top_k = sampling.top_k();
-  if (sampling.has_seed()) to.seed = sampling.seed();
   if (sampling.has_min_p()) to.min_p = sampling.min_p();
   if (sampling.has_repetition_penalty()) to.repetition_penalty = sampling.repetition_penalty();
   to.presence_penalty = sampling.presence_penalty();
@@ -181,6 +210,14 @@ router::Request ToRequest(v1::GenerateRequest from) {
   if (from.has_logprobs()) to.logprobs = from.logprobs();
   to.prompt_logprobs = from.prompt_logprobs();
   to.cache_salt = std::move(*from.mutable_cache_salt());
+}
+
+}  // namespace
+
+router::Request ToRequest(v1::GenerateRequest from) {
+  router::Request to = TakeStream(from);
+  to.body = BodyOf(from);
+  FillRequest(std::move(from), to);
   return to;
 }
 
@@ -201,6 +238,8 @@ absl::StatusOr<router::Request> ToRequest(v1::ChatRequest from) {
     return absl::InvalidArgumentError(
         "generate.prompt: leave it out; the prompt is made of the messages");
   }
+  router::Request to = TakeStream(*from.mutable_generate());
+  to.body = BodyOf(from);
   auto chat = std::make_shared<router::chat::Conversation>();
   for (int i = 0; i < from.messages_size(); ++i) {
     absl::StatusOr<router::chat::Message> message =
@@ -214,23 +253,29 @@ absl::StatusOr<router::Request> ToRequest(v1::ChatRequest from) {
   chat->template_name = from.template_name();
   if (from.has_add_generation_prompt()) chat->add_generation_prompt = from.add_generation_prompt();
   chat->continue_final_message = from.continue_final_message();
-  router::Request to = ToRequest(std::move(*from.mutable_generate()));
+  FillRequest(std::move(*from.mutable_generate()), to);
   to.prompt = {.kind = router::Prompt::Kind::kChat,
                .chat = std::move(chat),
                .parse_special = from.parse_special()};
   return to;
 }
 
+std::string ModelKey(const v1::ModelInfo& model) {
+  return absl::StrFormat("%s/%s/%s", model.name(), model.digest(), model.numerics());
+}
+
 absl::StatusOr<router::SequenceEvent> ToSequenceEvent(const v1::SequenceEvent& from,
                                                       uint32_t vocab_size) {
   router::SequenceEvent to;
-  to.tokens.reserve(static_cast<size_t>(from.tokens_size()));
-  for (const uint32_t token : from.tokens()) {
-    if (token >= vocab_size) {
-      return absl::InternalError(absl::StrFormat(
-          "a worker sampled token %u, the vocabulary has %u tokens", token, vocab_size));
+  to.tokens.reserve(static_cast<size_t>(from.replayed_size() + from.tokens_size()));
+  for (const auto* const tokens : {&from.replayed(), &from.tokens()}) {
+    for (const uint32_t token : *tokens) {
+      if (token >= vocab_size) {
+        return absl::InternalError(absl::StrFormat(
+            "a worker sampled token %u, the vocabulary has %u tokens", token, vocab_size));
+      }
+      to.tokens.push_back(static_cast<TokenId>(token));
     }
-    to.tokens.push_back(static_cast<TokenId>(token));
   }
   to.logprobs = ToLogprobs(from.logprobs());
   to.prompt_logprobs = ToLogprobs(from.prompt_logprobs());
@@ -277,6 +322,8 @@ v1::Submit ToSubmit(const router::Request& request, const Assignment& assignment
   to.set_adapter(request.adapter);
   to.mutable_prompt()->Assign(assignment.prompt.begin(), assignment.prompt.end());
   to.mutable_generated()->Assign(told.tokens.begin(), told.tokens.end());
+  if (request.completions == 1) to.set_request_id(request.id);
+  if (told.tokens.empty() && request.resume_from > 0) to.set_take_over(request.resume_from);
   to.set_prompt_logprobs_told(static_cast<uint32_t>(told.prompt_logprobs));
   to.set_routing_told(static_cast<uint32_t>(told.routing));
   to.set_temperature(assignment.temperature);

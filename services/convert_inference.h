@@ -34,6 +34,9 @@ router::Request ToRequest(v1::ScoreRequest request);
 // INVALID_ARGUMENT for a prompt beside the messages, or a part of no kind that is known.
 absl::StatusOr<router::Request> ToRequest(v1::ChatRequest request);
 
+// Workers that agree on this compute the same tokens.
+std::string ModelKey(const v1::ModelInfo& model);
+
 // What a worker says of a sequence. INTERNAL for what no honest worker sends: a token outside the
 // vocabulary, an end without a reason. An end in error is not an error of the message: `end` is
 // absent then, see EndError.

@@ -113,6 +113,10 @@ absl::StatusOr<worker::SequenceRequest> ToSequenceRequest(const v1::Submit& subm
   request.prompt_logprobs = submit.prompt_logprobs();
   request.routing = submit.routing();
   request.cache_salt = submit.cache_salt();
+  request.name = submit.request_id();
+  if (submit.has_take_over()) {
+    CONCLAVE_ASSIGN_OR_RETURN(request.take_over, ToInt32("take_over", submit.take_over()));
+  }
   if (submit.has_timeout_us()) {
     const auto limit = static_cast<uint64_t>(kMaxTimeout.count());
     request.deadline = now + Micros(static_cast<int64_t>(std::min(submit.timeout_us(), limit)));
@@ -123,6 +127,8 @@ absl::StatusOr<worker::SequenceRequest> ToSequenceRequest(const v1::Submit& subm
 void ToProto(const worker::SequenceEvent& event, const worker::Model& model,
              v1::SequenceEvent& proto) {
   proto.set_sequence(event.id);
+  for (const scheduler::TokenId token : event.replayed)
+    proto.add_replayed(static_cast<uint32_t>(token));
   for (const scheduler::TokenId token : event.tokens)
     proto.add_tokens(static_cast<uint32_t>(token));
   if (event.cached_prompt_tokens > 0) {
@@ -141,9 +147,9 @@ void ToProto(const worker::SequenceEvent& event, const worker::Model& model,
 }
 
 size_t BytesOf(const worker::SequenceEvent& event) {
-  size_t bytes = sizeof(event) + event.tokens.size() * sizeof(scheduler::TokenId) +
-                 event.routing.slots.size() * sizeof(uint16_t) +
-                 event.routing.weights.size() * sizeof(float);
+  size_t bytes =
+      sizeof(event) + (event.replayed.size() + event.tokens.size()) * sizeof(scheduler::TokenId) +
+      event.routing.slots.size() * sizeof(uint16_t) + event.routing.weights.size() * sizeof(float);
   for (const auto* logprobs : {&event.logprobs, &event.prompt_logprobs}) {
     for (const worker::Logprob& logprob : *logprobs) {
       bytes += sizeof(logprob) + logprob.top.size() * sizeof(logprob.top[0]);

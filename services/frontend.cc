@@ -17,11 +17,6 @@ using router::Admission;
 using scheduler::Micros;
 using Rejection = RouterMetrics::Rejection;
 
-// Workers that agree on all of this compute the same tokens.
-std::string ModelKey(const v1::ModelInfo& model) {
-  return absl::StrFormat("%s/%s/%s", model.name(), model.digest(), model.numerics());
-}
-
 Rejection RejectionOf(Admission::Reason reason) {
   switch (reason) {
     case Admission::Reason::kDuplicateId:
@@ -41,6 +36,11 @@ Frontend::Options WithPlaces(Frontend::Options options) {
   const int32_t places = std::min(options.admission.max_requests, options.admission.max_waiting);
   options.limits.completions = std::min(options.limits.completions, places);
   return options;
+}
+
+// No client's id has this character.
+std::string CompletionId(const std::string& id, uint32_t index) {
+  return index == 0 ? id : absl::StrFormat("%s#%d", id, index);
 }
 
 absl::Status NoWorker() { return absl::UnavailableError("no worker is ready; try again soon"); }
@@ -166,7 +166,8 @@ void Frontend::RefreshLocked() {
     const bool draining = home.link->draining() || home.state == v1::WORKER_STATE_DRAINING;
     router::WorkerView view{
         .key = home.key, .id = hello->worker_id(), .model = ModelKey(hello->model())};
-    view.suspect = !home.fixed && (!home.listed || home.state == v1::WORKER_STATE_SUSPECT);
+    const bool doubted = !home.listed || home.state == v1::WORKER_STATE_SUSPECT;
+    view.suspect = home.hesitates || (doubted && !home.fixed);
     view.ready = !draining && !home.quiet && home.state != v1::WORKER_STATE_JOINING;
     still_served = still_served || (served_ && served_->key == view.model);
     if (first == nullptr) {
@@ -209,11 +210,21 @@ bool Frontend::WatchSilence() {
     const bool lost = home.state == v1::WORKER_STATE_SUSPECT || home.state == v1::WORKER_STATE_DEAD;
     const bool silent = lost && home.link->silence() > options_.silence;
     const bool quiet = silent && home.link->stats().sequences > 0;
-    changed = changed || quiet != home.quiet;
+    const Micros silence = home.link->pulses() ? home.link->silence() : Micros(0);
+    const bool hesitates = silence > options_.suspicion;
+    changed = changed || quiet != home.quiet || hesitates != home.hesitates;
     home.quiet = quiet;
-    if (silent && home.state == v1::WORKER_STATE_DEAD) home.link->Break();
+    home.hesitates = hesitates;
+    const bool dead = silent && home.state == v1::WORKER_STATE_DEAD;
+    if (dead || (silence > options_.give_up && OthersServe(home))) home.link->Break();
   }
   return changed;
+}
+
+bool Frontend::OthersServe(const Home& home) const {
+  return std::any_of(views_.begin(), views_.end(), [&](const router::WorkerView& view) {
+    return view.ready && !view.suspect && view.key != home.key;
+  });
 }
 
 bool Frontend::AnyReady() const {
@@ -267,14 +278,23 @@ absl::StatusOr<Frontend::LiveRequests> Frontend::Start(
   }
 
   router::Prompt prompt = std::exchange(request.prompt, {});
-  absl::StatusOr<LiveRequests> admitted = Admit(std::move(request), deadline, reader);
+  Decided decided{.stops = *std::move(stops),
+                  .received = {request.received_tokens.begin(), request.received_tokens.end()},
+                  .served = served};
+  Predecessor before;
+  absl::StatusOr<LiveRequests> admitted = Admit(std::move(request), deadline, reader, before);
+  for (const auto& live : before.requests) {
+    live->End(absl::AbortedError("another stream goes on with this request"));
+  }
   if (!admitted.ok()) return admitted;
+  if (decided.received.empty()) decided.received = std::move(before.received);
+  decided.home = before.home;
   if (const std::optional<Tokens> tokens = EncodeNow(prompt)) {
-    Prepare(*admitted, *tokens, *stops, served);
+    Prepare(*admitted, *tokens, decided);
     return admitted;
   }
-  auto work = [this, requests = *admitted, prompt = std::move(prompt), stops = *std::move(stops),
-               served] { Prepare(requests, Encode(prompt), stops, served); };
+  auto work = [this, requests = *admitted, prompt = std::move(prompt),
+               decided = std::move(decided)] { Prepare(requests, Encode(prompt), decided); };
   if (pool_->Post(std::move(work))) return admitted;
   for (const auto& live : *admitted) Forget(*live);
   metrics_.Reject(Rejection::kTokenizer);
@@ -287,20 +307,23 @@ absl::StatusOr<Frontend::LiveRequests> Frontend::Start(
 
 absl::StatusOr<Frontend::LiveRequests> Frontend::Admit(
     router::Request request, std::optional<Micros> deadline,
-    const std::shared_ptr<LiveRequest::Reader>& reader) {
+    const std::shared_ptr<LiveRequest::Reader>& reader, Predecessor& before) {
   LiveRequest::Owner& owner = *this;  // the base is private, which make_shared would not see
   LiveRequests admitted;
   std::lock_guard lock(mutex_);
   if (request.id.empty()) request.id = absl::StrFormat("req-%016x", random_());
+  Predecessor found = FindPredecessor(request);
+  if (!found.requests.empty()) request.seed = found.requests[0]->request().seed;
+  if (absl::Status status = JudgeResume(request); !status.ok()) return status;
   const uint64_t seed = request.seed ? *request.seed : random_();
   // Of all together no more waits for their one client than of one.
   LiveRequest::Options options = options_.request;
   options.pending_bytes_pause /= request.completions;
   for (uint32_t i = 0; i < request.completions; ++i) {
     const uint64_t key = ++last_key_;
-    // No client's id has this character.
-    const std::string id = i == 0 ? request.id : absl::StrFormat("%s#%d", request.id, i);
-    if (const auto refusal = admission_.Reserve(key, id)) {
+    const auto from =
+        found.requests.empty() ? std::nullopt : std::optional(found.requests[i]->key());
+    if (const auto refusal = admission_.Reserve(key, CompletionId(request.id, i), from)) {
       for (const auto& live : admitted) {
         admission_.Remove(live->key(), Now());
         live_.erase(live->key());
@@ -314,7 +337,36 @@ absl::StatusOr<Frontend::LiveRequests> Frontend::Admit(
                                                reader, &owner, &metrics_);
     admitted.push_back(live_[key]);
   }
+  before = std::move(found);
   return admitted;
+}
+
+Frontend::Predecessor Frontend::FindPredecessor(const router::Request& request) const {
+  Predecessor before;
+  for (uint32_t i = 0; i < request.completions; ++i) {
+    const std::optional<uint64_t> key = admission_.KeyOf(CompletionId(request.id, i));
+    if (!key) return {};
+    const auto& live = live_.at(*key);
+    const router::Request& other = live->request();
+    const bool same = !request.body.empty() && request.body == other.body &&
+                      (i > 0 || !request.seed || request.seed == other.seed);
+    if (!same) return {};
+    before.requests.push_back(live);
+  }
+  if (request.completions > 1) return before;
+  before.received = before.requests[0]->FirstTokens(request.resume_from);
+  if (before.received.size() < request.resume_from) before.received.clear();
+  before.home = admission_.HomeOf(before.requests[0]->key());
+  return before;
+}
+
+absl::Status Frontend::JudgeResume(const router::Request& request) const {
+  if (request.resume_from == 0 || request.seed) return absl::OkStatus();
+  const float temperature = request.temperature.value_or(
+      served_ == nullptr ? 0.0f : served_->model.default_temperature());
+  if (temperature == 0.0f) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "resume_from needs sampling.seed: send the one that the first message reported");
 }
 
 absl::Status Frontend::Judge(const router::Request& request, const std::optional<Micros>& deadline,
@@ -353,7 +405,7 @@ absl::Status Frontend::Refuse(const Admission::Refusal& refusal) {
   switch (refusal.reason) {
     case Admission::Reason::kDuplicateId:
       return absl::AlreadyExistsError(
-          "a request with this request_id is live; choose another or leave it empty");
+          "another request with this request_id is live; choose another id or leave it empty");
     case Admission::Reason::kRequests:
       return WithPushback(absl::ResourceExhaustedError(absl::StrFormat(
                               "the router has %d requests, its limit", refusal.limit)),
@@ -372,10 +424,8 @@ absl::Status Frontend::Refuse(const Admission::Refusal& refusal) {
   return absl::InternalError("unknown refusal");
 }
 
-void Frontend::Prepare(const LiveRequests& requests, const Tokens& tokens,
-                       const router::StopStrings& stops,
-                       const std::shared_ptr<const Served>& served) {
-  const absl::Status status = PrepareAll(requests, tokens, stops, *served);
+void Frontend::Prepare(const LiveRequests& requests, const Tokens& tokens, const Decided& decided) {
+  const absl::Status status = PrepareAll(requests, tokens, decided);
   if (!status.ok()) {
     for (const auto& request : requests) request->End(status);
     return;
@@ -385,9 +435,10 @@ void Frontend::Prepare(const LiveRequests& requests, const Tokens& tokens,
 }
 
 absl::Status Frontend::PrepareAll(const LiveRequests& requests, const Tokens& tokens,
-                                  const router::StopStrings& stops, const Served& served) {
+                                  const Decided& decided) {
+  const v1::ModelInfo& model = decided.served->model;
   if (!tokens.ok()) return tokens.status();
-  const auto vocab_size = static_cast<int32_t>(served.model.vocab_size());
+  const auto vocab_size = static_cast<int32_t>(model.vocab_size());
   const bool foreign =
       std::any_of(tokens->begin(), tokens->end(), [&](auto token) { return token >= vocab_size; });
   if (foreign) {
@@ -397,22 +448,38 @@ absl::Status Frontend::PrepareAll(const LiveRequests& requests, const Tokens& to
   }
   const auto count = static_cast<int32_t>(tokens->size());
   const router::Fit fit = router::FitToContext(requests[0]->request(), options_.limits, count,
-                                               static_cast<int32_t>(served.model.context_limit()));
+                                               static_cast<int32_t>(model.context_limit()));
   if (!fit.error.empty()) return absl::InvalidArgumentError(fit.error);
+  if (const uint32_t from = requests[0]->request().resume_from;
+      from > static_cast<uint32_t>(fit.max_tokens)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("resume_from is %d, max_tokens is %d", from, fit.max_tokens));
+  }
   for (const auto& live : requests) {
     const router::Request& request = live->request();
-    live->Prepare(Assign(request, *tokens, fit.max_tokens, *request.seed, served.model),
-                  router::Transcript(tokenizer_.get(), stops, count,
+    live->Prepare(Assign(request, *tokens, fit.max_tokens, *request.seed, model),
+                  router::Transcript(tokenizer_.get(), decided.stops, count,
                                      static_cast<int32_t>(request.min_tokens)),
-                  served.model.vocab_size());
+                  model, decided.received);
   }
   std::lock_guard lock(mutex_);
+  const std::optional<uint64_t> home =
+      decided.home ? decided.home : KeeperOf(requests[0]->request());
   for (const auto& live : requests) {
     if (live_.count(live->key()) == 0) continue;  // its client left
     if (const auto refusal = admission_.Enqueue(live->key(), count + fit.max_tokens))
       return Refuse(*refusal);
+    if (home) admission_.Prefer(live->key(), *home);
   }
   return absl::OkStatus();
+}
+
+std::optional<uint64_t> Frontend::KeeperOf(const router::Request& request) const {
+  if (request.resume_from == 0) return std::nullopt;
+  for (const auto& [address, home] : homes_) {
+    if (home.link->keeps(request.id)) return home.key;
+  }
+  return std::nullopt;
 }
 
 std::optional<Frontend::Tokens> Frontend::EncodeNow(const router::Prompt& prompt) const {

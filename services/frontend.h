@@ -61,6 +61,11 @@ class Frontend : private LiveRequest::Owner {
     // A worker the scheduler has not heard from either is given up when its link says nothing for
     // so long: its requests get another home, or their end.
     Micros silence = std::chrono::seconds(1);
+    // Whatever the scheduler says, if the worker has promised to say something more often: after
+    // the first it gets nothing new where others serve, after the second they take over what it
+    // has.
+    Micros suspicion = std::chrono::milliseconds(500);
+    Micros give_up = std::chrono::seconds(2);
   };
 
   using Templates = std::shared_ptr<const router::chat::ChatTemplates>;
@@ -124,9 +129,10 @@ class Frontend : private LiveRequest::Owner {
   struct Home {
     uint64_t key = 0;
     std::shared_ptr<WorkerLink> link;
-    bool fixed = false;   // by AddWorker
-    bool listed = false;  // in the last view, and not dead
-    bool quiet = false;   // suspect or dead, has sequences of ours, and its link says nothing
+    bool fixed = false;      // by AddWorker
+    bool listed = false;     // in the last view, and not dead
+    bool quiet = false;      // suspect or dead, has sequences of ours, and its link says nothing
+    bool hesitates = false;  // its link says nothing for longer than it promised
     v1::WorkerState state = v1::WORKER_STATE_READY;
   };
 
@@ -136,14 +142,33 @@ class Frontend : private LiveRequest::Owner {
 
   absl::Status Judge(const router::Request& request, const std::optional<Micros>& deadline,
                      const Served* served) const;
-  // Takes a place for each completion, or none.
+  // A live request that is asked for once more: the new stream takes its place.
+  struct Predecessor {
+    LiveRequests requests;                     // end once the new ones have their places
+    std::vector<scheduler::TokenId> received;  // the first tokens of its only one, or nothing
+    std::optional<uint64_t> home;
+  };
+  // Takes a place for each completion, or none. Fills in what the predecessor knows.
   absl::StatusOr<LiveRequests> Admit(router::Request request, std::optional<Micros> deadline,
-                                     const std::shared_ptr<LiveRequest::Reader>& reader);
+                                     const std::shared_ptr<LiveRequest::Reader>& reader,
+                                     Predecessor& before);
+  // Who has the request's id, if that is the same request; mutex_ held.
+  Predecessor FindPredecessor(const router::Request& request) const;
+  // OK unless the output cannot be told again without the seed it was sampled with.
+  absl::Status JudgeResume(const router::Request& request) const;
+  // What of an admitted request is known beside its prompt.
+  struct Decided {
+    router::StopStrings stops;
+    std::vector<scheduler::TokenId> received;  // tokens of the output that need not be computed
+    std::optional<uint64_t> home;              // that has computed much of it
+    std::shared_ptr<const Served> served;
+  };
   // Queues the completions of an admitted request, or ends them.
-  void Prepare(const LiveRequests& requests, const Tokens& tokens, const router::StopStrings& stops,
-               const std::shared_ptr<const Served>& served);
+  void Prepare(const LiveRequests& requests, const Tokens& tokens, const Decided& decided);
   absl::Status PrepareAll(const LiveRequests& requests, const Tokens& tokens,
-                          const router::StopStrings& stops, const Served& served);
+                          const Decided& decided);
+  // The worker that keeps the sequence of a router that is gone; mutex_ held.
+  std::optional<uint64_t> KeeperOf(const router::Request& request) const;
   // What takes a network thread no more than some milliseconds; nullopt: it is work for the pool.
   std::optional<Tokens> EncodeNow(const router::Prompt& prompt) const;
   Tokens Encode(const router::Prompt& prompt) const;
@@ -165,6 +190,8 @@ class Frontend : private LiveRequest::Owner {
   void Refresh();
   void RefreshLocked();
   bool AnyReady() const;
+  // Somebody who is not suspect; mutex_ held.
+  bool OthersServe(const Home& home) const;
   void AddHome(const std::string& address, bool fixed);
   void Run();
   void Tick(Micros now);

@@ -1,6 +1,8 @@
 #include "services/live_request.h"
 
+#include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -39,11 +41,37 @@ LiveRequest::LiveRequest(const Options& options, uint64_t key, router::Request r
       metrics_(metrics) {}
 
 void LiveRequest::Prepare(Assignment assignment, router::Transcript transcript,
-                          uint32_t vocab_size) {
+                          const v1::ModelInfo& model, std::vector<scheduler::TokenId> received) {
+  After after;
+  {
+    std::lock_guard lock(mutex_);
+    assignment_ = std::move(assignment);
+    transcript_.emplace(std::move(transcript));
+    vocab_size_ = model.vocab_size();
+    model_ = ModelKey(model);
+    skip_ = request_.resume_from;
+    if (skip_ == 0 || end_) return;
+    told_.prompt_logprobs = static_cast<int32_t>(assignment_.prompt.size()) - 1;
+    if (received.empty()) return;
+    router::SequenceEvent event{.tokens = std::move(received)};
+    const auto& stops = assignment_.stop_tokens;
+    const auto last = static_cast<uint32_t>(event.tokens.back());
+    if (std::find(stops.begin(), stops.end(), last) != stops.end()) {
+      event.end = scheduler::FinishReason::kStop;
+    } else if (std::ssize(event.tokens) == assignment_.max_tokens) {
+      event.end = scheduler::FinishReason::kLength;
+    }
+    const absl::Status status = Tell(std::move(event));
+    if (!status.ok() || transcript_->finished()) Finish(status, after);
+  }
+  Do(after);
+}
+
+std::vector<scheduler::TokenId> LiveRequest::FirstTokens(size_t count) const {
   std::lock_guard lock(mutex_);
-  assignment_ = std::move(assignment);
-  transcript_.emplace(std::move(transcript));
-  vocab_size_ = vocab_size;
+  if (!transcript_) return {};
+  const auto& tokens = transcript_->tokens();
+  return {tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(std::min(count, tokens.size()))};
 }
 
 bool LiveRequest::lost_home() const {
@@ -61,6 +89,10 @@ bool LiveRequest::Begin(std::shared_ptr<WorkerLink> link) {
       after.left_home = true;  // it ended on the way here
     } else if (deadline_ && now >= *deadline_) {
       Finish(absl::DeadlineExceededError("the deadline passed while the request waited for a home"),
+             after);
+      after.left_home = true;
+    } else if (const auto hello = link->hello(); hello && ModelKey(hello->model()) != model_) {
+      Finish(absl::UnavailableError("no worker serves the model that the request was begun with"),
              after);
       after.left_home = true;
     } else {
@@ -198,20 +230,45 @@ void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
   absl::StatusOr<router::SequenceEvent> converted = ToSequenceEvent(event, vocab_size_);
   if (!converted.ok()) return Finish(converted.status(), after);
   NoteProgress(event);
-  pending_.Append(transcript_->Take(*std::move(converted)));
+  const absl::Status told = Tell(*std::move(converted));
   if (event.has_end()) {
     sequence_.reset();  // the worker has forgotten it
     link_.reset();
     after.left_home = true;
   }
-  if (transcript_->finished()) return Finish(absl::OkStatus(), after);
+  if (!told.ok() || transcript_->finished()) return Finish(told, after);
   if (const absl::Status error = EndError(event); !error.ok()) return Fail(error, after);
   MaybePause(after);
   after.output = !pending_.empty();
 }
 
+absl::Status LiveRequest::Tell(router::SequenceEvent event) {
+  const size_t had = std::min(skip_, event.tokens.size());
+  if (had > 0) {
+    // The tokens alone: what else comes with them the client has too. The last of them may be the
+    // last of all.
+    router::SequenceEvent known{
+        .tokens = {event.tokens.begin(), event.tokens.begin() + static_cast<ptrdiff_t>(had)},
+        .cached_prompt_tokens = event.cached_prompt_tokens};
+    event.tokens.erase(event.tokens.begin(), event.tokens.begin() + static_cast<ptrdiff_t>(had));
+    const size_t reported =
+        event.logprobs.size() - std::min(event.logprobs.size(), event.tokens.size());
+    event.logprobs.erase(event.logprobs.begin(),
+                         event.logprobs.begin() + static_cast<ptrdiff_t>(reported));
+    if (event.tokens.empty()) known.end = std::exchange(event.end, std::nullopt);
+    skip_ -= had;
+    pending_.finish = transcript_->Take(std::move(known)).finish;
+  }
+  if (!transcript_->finished()) pending_.Append(transcript_->Take(std::move(event)));
+  const size_t tokens = transcript_->tokens().size();
+  if (!transcript_->finished() || tokens >= request_.resume_from) return absl::OkStatus();
+  pending_ = {};
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "resume_from is %d, but the whole output has %d tokens", request_.resume_from, tokens));
+}
+
 void LiveRequest::NoteProgress(const v1::SequenceEvent& event) {
-  const bool news = event.tokens_size() > 0 || event.prompt_logprobs_size() > 0;
+  const bool news = event.replayed_size() + event.tokens_size() + event.prompt_logprobs_size() > 0;
   told_.prompt_logprobs += event.prompt_logprobs_size();
   const v1::Routing& routing = event.routing();
   if (const uint64_t width = uint64_t{routing.layers()} * routing.top_k(); width > 0) {

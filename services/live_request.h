@@ -88,8 +88,13 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   const std::optional<Micros>& deadline() const { return deadline_; }
   const std::vector<scheduler::TokenId>& prompt() const { return assignment_.prompt; }
 
-  // All is decided; called once, before Begin.
-  void Prepare(Assignment assignment, router::Transcript transcript, uint32_t vocab_size);
+  // All is decided; called once, before Begin. `received` of its tokens, request().resume_from many
+  // or none: they are not computed again, and it may be that nothing else is.
+  void Prepare(Assignment assignment, router::Transcript transcript, const v1::ModelInfo& model,
+               std::vector<scheduler::TokenId> received);
+  // The first `count` tokens of its output; fewer if there are not so many yet. May be called with
+  // the owner's lock held, as lost_home.
+  std::vector<scheduler::TokenId> FirstTokens(size_t count) const;
 
   // Its sequence is held because its client is slow. May be called with the owner's lock held.
   bool paused() const;
@@ -137,6 +142,8 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   void OnLost(uint64_t attempt, const absl::Status& status);       // likewise
   void Absorb(const v1::SequenceEvent& event, After& after);
   void NoteProgress(const v1::SequenceEvent& event);
+  // What the client does not have of it, to what waits for it.
+  absl::Status Tell(router::SequenceEvent event);
   void Fail(const absl::Status& status, After& after);  // of the home: another, or the end
   void Lose(const absl::Status& status, After& after);
   void Finish(absl::Status status, After& after);
@@ -158,11 +165,13 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   Assignment assignment_;
   std::optional<router::Transcript> transcript_;
   uint32_t vocab_size_ = 0;
+  std::string model_;  // ModelKey
   std::shared_ptr<WorkerLink> link_;
   std::optional<uint64_t> sequence_;  // on link_
   uint64_t attempt_ = 0;              // number of the last one
   bool paused_ = false;
 
+  size_t skip_ = 0;                // of the tokens to come, those that the client has
   Progress told_;                  // its tokens are the transcript's
   int32_t losses_ = 0;             // in a row, without news between
   std::optional<Micros> lost_at_;  // its home; until there are news from another

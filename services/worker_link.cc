@@ -7,6 +7,7 @@
 #include <deque>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -53,6 +54,14 @@ class WorkerLink::Impl {
   Micros silence() const {
     std::lock_guard lock(mutex_);
     return broken_ ? Micros(0) : now_ - heard_;
+  }
+  bool pulses() const {
+    std::lock_guard lock(mutex_);
+    return hello_ && hello_->pulse_ms() > 0;
+  }
+  bool keeps(const std::string& request_id) const {
+    std::lock_guard lock(mutex_);
+    return orphans_.count(request_id) > 0;
   }
   void Break() {
     std::lock_guard lock(mutex_);
@@ -139,6 +148,7 @@ class WorkerLink::Impl {
   Micros heard_{0};
   std::optional<v1::WorkerHello> hello_;
   v1::WorkerLoad load_;
+  std::unordered_set<std::string> orphans_;
   std::unordered_map<uint64_t, std::shared_ptr<SequenceSink>> sequences_;
   uint64_t last_sequence_ = 0;
   // Waits for the next message.
@@ -155,6 +165,8 @@ void WorkerLink::Impl::Tick(Micros now) {
   Stream* opened = nullptr;
   {
     std::lock_guard lock(mutex_);
+    // As long as nobody called, nobody listened either.
+    heard_ += std::max(Micros(0), now - now_ - options_.late_tick);
     now_ = now;
     if (!idle_ || shut_ || now < next_attempt_) return;
     opened = stream_ = new Stream(*this);
@@ -267,8 +279,13 @@ void WorkerLink::Impl::OnMessage(const v1::FromWorker& message) {
     if (message.has_hello()) {
       hello_ = message.hello();
       load_.Clear();
+      orphans_.clear();
       backoff_ = options_.backoff_min;
       changed = true;
+    }
+    if (message.has_orphans()) {
+      const auto& names = message.orphans().request_ids();
+      orphans_ = {names.begin(), names.end()};
     }
     if (message.has_load()) {
       changed = changed || message.load().draining() != load_.draining();
@@ -361,6 +378,8 @@ bool WorkerLink::draining() const { return impl_->draining(); }
 bool WorkerLink::takes_leftovers() const { return impl_->takes_leftovers(); }
 void WorkerLink::AnswerDrain(size_t still_waiting) { impl_->AnswerDrain(still_waiting); }
 WorkerLink::Micros WorkerLink::silence() const { return impl_->silence(); }
+bool WorkerLink::pulses() const { return impl_->pulses(); }
+bool WorkerLink::keeps(const std::string& request_id) const { return impl_->keeps(request_id); }
 void WorkerLink::Break() { impl_->Break(); }
 std::optional<uint64_t> WorkerLink::Open(v1::Submit submit, std::shared_ptr<SequenceSink> sink) {
   return impl_->Open(std::move(submit), std::move(sink));

@@ -43,6 +43,8 @@ class WorkerLink {
     Micros backoff_min =
         std::chrono::milliseconds(100);  // before a lost stream is opened again, doubling to
     Micros backoff_max = std::chrono::seconds(2);
+    Micros late_tick =
+        std::chrono::milliseconds(250);  // what is more between two is nobody's silence
     ChannelOptions channel;
   };
 
@@ -72,8 +74,13 @@ class WorkerLink {
   bool takes_leftovers() const;
   // Tells a draining worker how many admitted requests have nowhere else to go; 0 is the last word.
   void AnswerDrain(size_t still_waiting);
-  // Nothing was heard for this long, by the time of the last Tick; 0 without a stream.
+  // Nothing was heard for this long, by the time of the last Tick; 0 without a stream. While Tick
+  // was not called this process heard nobody, which says nothing of the worker.
   Micros silence() const;
+  // The worker has promised to say something every so often: a longer silence means something.
+  bool pulses() const;
+  // It keeps the sequence of this name for whoever takes it over.
+  bool keeps(const std::string& request_id) const;
   // Gives the stream up: its sinks hear OnLost.
   void Break();
 

@@ -53,6 +53,9 @@ void WriteWork(const Stats& stats, const Labels& labels, MetricsWriter& writer) 
           "Prompt tokens looked for in KV blocks: of all but those who report on their prompt.",
           stats.prefix_queries);
   counter("vllm:prefix_cache_hits_total", "Prompt tokens found there.", stats.prefix_hits);
+  counter("conclave_orphans_taken_over_total",
+          "Sequences that went on for another router than the one that was lost.",
+          stats.orphans_taken_over);
   counter("conclave_kv_blocks_evicted_total", "Cached KV blocks that gave way to others.",
           stats.planner.evictions);
   counter("conclave_steps_total", "Steps of the batch.", stats.steps);

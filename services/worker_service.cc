@@ -38,6 +38,8 @@ v1::FromWorker MakeHello(const WorkerService::Options& options, const worker::En
   hello.set_max_sequences_waiting(static_cast<uint32_t>(planner.max_waiting));
   hello.set_kv_blocks(static_cast<uint32_t>(planner.kv_blocks));
   hello.set_kv_block_size(static_cast<uint32_t>(planner.block_size));
+  if (options.load_period.count() > 0)
+    hello.set_pulse_ms(static_cast<uint32_t>(options.pulse.count()));
   return message;
 }
 
@@ -59,6 +61,7 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     const std::lock_guard lock(mutex_);
     outgoing_ = service_.hello_;
     *outgoing_.mutable_load() = service_.Load();
+    *outgoing_.mutable_orphans() = service_.Orphans();
     StartWrite(&outgoing_);
     StartRead(&incoming_);
   }
@@ -70,9 +73,10 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   // Engine thread.
   void OnStep(std::vector<SequenceEvent> events) override { Enqueue(std::move(events)); }
 
-  void SendLoad(const v1::WorkerLoad& load) {
+  void SendLoad(const v1::WorkerLoad& load, const std::optional<v1::Orphans>& orphans) {
     std::unique_lock lock(mutex_);
     load_ = load;
+    if (orphans) orphans_ = orphans;
     CutOrWrite(std::move(lock));
   }
 
@@ -171,8 +175,10 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     writing_ = true;
     const std::vector<SequenceEvent> events = TakePending();
     const std::optional<v1::WorkerLoad> load = std::exchange(load_, std::nullopt);
+    const std::optional<v1::Orphans> orphans = std::exchange(orphans_, std::nullopt);
     lock.unlock();
     FillMessage(events, load);
+    if (orphans) *outgoing_.mutable_orphans() = *orphans;
     lock.lock();
     if (!finished_) StartWrite(&outgoing_);
   }
@@ -237,10 +243,11 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   std::deque<SequenceEvent> pending_;
   size_t pending_bytes_ = 0;  // of pending_
   std::optional<v1::WorkerLoad> load_;
-  bool writing_ = true;    // a message is being made or written; at first the hello
-  bool cut_ = false;       // cancelled for not reading; nothing is written any more
-  bool closing_ = false;   // finish once nothing waits
-  bool finished_ = false;  // Finish was called; no operation may follow
+  std::optional<v1::Orphans> orphans_;  // never without load_
+  bool writing_ = true;                 // a message is being made or written; at first the hello
+  bool cut_ = false;                    // cancelled for not reading; nothing is written any more
+  bool closing_ = false;                // finish once nothing waits
+  bool finished_ = false;               // Finish was called; no operation may follow
 };
 
 WorkerService::WorkerService(const Options& options, worker::Engine& engine, Authorize authorize,
@@ -294,6 +301,12 @@ std::vector<std::shared_ptr<WorkerService::RouterLink>> WorkerService::Links() c
   return {links_.begin(), links_.end()};
 }
 
+v1::Orphans WorkerService::Orphans() const {
+  v1::Orphans orphans;
+  for (std::string& name : engine_.orphans()) orphans.add_request_ids(std::move(name));
+  return orphans;
+}
+
 v1::WorkerLoad WorkerService::Load() const {
   v1::WorkerLoad load = ToProto(engine_.stats());
   const std::lock_guard lock(mutex_);
@@ -328,12 +341,21 @@ bool WorkerService::TakeLeftovers(std::chrono::steady_clock::time_point end) {
 void WorkerService::Step() {
   const v1::WorkerLoad load = Load();
   std::string bytes = load.SerializeAsString();
+  std::vector<std::string> orphans = engine_.orphans();
+  std::optional<v1::Orphans> news;
   {
     const std::lock_guard lock(mutex_);
-    if (bytes == last_load_) return;
+    const auto now = std::chrono::steady_clock::now();
+    if (orphans != last_orphans_) {
+      last_orphans_ = std::move(orphans);
+      news.emplace();
+      for (const std::string& name : last_orphans_) news->add_request_ids(name);
+    }
+    if (!news && bytes == last_load_ && now - last_told_ < options_.pulse) return;
     last_load_ = std::move(bytes);
+    last_told_ = now;
   }
-  for (const std::shared_ptr<RouterLink>& link : Links()) link->SendLoad(load);
+  for (const std::shared_ptr<RouterLink>& link : Links()) link->SendLoad(load, news);
 }
 
 void WorkerService::CloseLinks() {

@@ -31,6 +31,8 @@ class WorkerService : public v1::Worker::CallbackService {
     int32_t max_links = 64;           // routers at once
     // How often links are told the worker's load when it changed; 0: no thread, a test calls Step.
     std::chrono::milliseconds load_period{100};
+    // How often links hear something, be it the same load, so that silence means something.
+    std::chrono::milliseconds pulse{200};
     // How long a router has to say, after a drain was announced, that it still has sequences for
     // this worker; who says nothing has none.
     std::chrono::milliseconds leftovers_answer{1000};
@@ -44,7 +46,8 @@ class WorkerService : public v1::Worker::CallbackService {
   grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker>* Serve(
       grpc::CallbackServerContext* context) override;
 
-  // Tells every link the load if it changed.
+  // Tells every link the load and the orphans if they changed, or if it has not been told for the
+  // time of a pulse.
   void Step();
   // Before the engine drains: tells every router that this worker does, and waits until each has
   // submitted what it had already admitted and could give to nobody else. False if `end` comes
@@ -72,6 +75,7 @@ class WorkerService : public v1::Worker::CallbackService {
   void Forget(const std::shared_ptr<RouterLink>& link);
   std::vector<std::shared_ptr<RouterLink>> Links() const;
   v1::WorkerLoad Load() const;
+  v1::Orphans Orphans() const;
   void NoteLeftovers(RouterLink& link, bool more);
 
   const Options options_;
@@ -85,6 +89,8 @@ class WorkerService : public v1::Worker::CallbackService {
   mutable std::mutex mutex_;  // guards what follows
   std::set<std::shared_ptr<RouterLink>> links_;
   std::string last_load_;  // serialized
+  std::vector<std::string> last_orphans_;
+  std::chrono::steady_clock::time_point last_told_;
   bool draining_ = false;  // announced
   bool closing_ = false;
   bool stopping_ = false;

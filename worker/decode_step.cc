@@ -23,7 +23,7 @@ using scheduler::StepPlan;
 
 bool Engine::Impl::Step(Micros now) {
   const auto begin = std::chrono::steady_clock::now();
-  TakeArrivalsAndCancels();
+  TakeArrivalsAndCancels(now);
   host_->BeginStep(++step_);
   const StepPlan plan = planner_->Plan(now);
   EndDropped(plan);
@@ -45,52 +45,6 @@ bool Engine::Impl::Step(Micros now) {
   const bool worked = !plan.sequences.empty() || !plan.dropped.empty() || !events_.empty();
   Publish(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   return worked;
-}
-
-void Engine::Impl::TakeArrivalsAndCancels() {
-  std::vector<LiveSequence> arrivals;
-  std::vector<SequenceId> cancels, orphans;
-  std::vector<Pause> pauses;
-  {
-    absl::MutexLock lock(&mutex_);
-    arrivals.swap(arrivals_);
-    cancels.swap(cancels_);
-    orphans.swap(orphans_);
-    pauses.swap(pauses_);
-    placement_changed_ = false;
-    arrival_tokens_ = 0;
-    for (const LiveSequence& sequence : arrivals)
-      stats_.planner.waiting_tokens += std::ssize(sequence.tokens);
-  }
-  for (LiveSequence& sequence : arrivals) {
-    const SequenceId id = sequence.id;
-    scheduler::BatchPlanner::Sequence planned = {.id = id,
-                                                 .prompt_tokens = sequence.prompt_size,
-                                                 .max_tokens = sequence.request.max_tokens,
-                                                 .generated = sequence.generated(),
-                                                 .prefill_chunk = ReportChunk(sequence.request),
-                                                 .deadline = sequence.request.deadline,
-                                                 .keys = std::move(sequence.keys),
-                                                 .reuse = !sequence.reports_on_prompt()};
-    live_.emplace(id, std::move(sequence));
-    switch (planner_->Add(std::move(planned))) {
-      case scheduler::BatchPlanner::Admission::kAdmitted:
-        break;
-      case scheduler::BatchPlanner::Admission::kQueueFull:
-        End(id, absl::ResourceExhaustedError("the worker's queue is full"), FinishReason::kStop);
-        break;
-      case scheduler::BatchPlanner::Admission::kNeverFits:
-        End(id, absl::InvalidArgumentError("the sequence can never fit the KV pool"),
-            FinishReason::kStop);
-        break;
-    }
-  }
-  for (const SequenceId id : orphans) {
-    if (const auto it = live_.find(id); it != live_.end()) it->second.link.reset();
-    planner_->Cancel(id);
-  }
-  for (const SequenceId id : cancels) planner_->Cancel(id);
-  for (const Pause& pause : pauses) planner_->SetPaused(pause.id, pause.paused);
 }
 
 void Engine::Impl::EndDropped(const StepPlan& plan) {

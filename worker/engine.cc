@@ -42,6 +42,7 @@ bool Engine::drained() const { return impl_->drained(); }
 bool Engine::WaitDrained(std::chrono::milliseconds timeout) { return impl_->WaitDrained(timeout); }
 bool Engine::Step(Micros now) { return impl_->Step(now); }
 Engine::Stats Engine::stats() const { return impl_->stats(); }
+std::vector<std::string> Engine::orphans() const { return impl_->orphans(); }
 const Engine::Options& Engine::options() const { return impl_->options(); }
 const Model& Engine::model() const { return impl_->model(); }
 std::string Engine::numerics() const { return impl_->numerics(); }
@@ -104,7 +105,10 @@ absl::StatusOr<std::unique_ptr<Engine::Impl>> Engine::Impl::Create(
 
 Engine::Impl::Impl(const Options& options, std::shared_ptr<const Model> model,
                    std::unique_ptr<Device> device)
-    : options_(options), model_(std::move(model)), device_(std::move(device)) {}
+    : options_(options),
+      model_(std::move(model)),
+      device_(std::move(device)),
+      orphans_(options.orphans) {}
 
 absl::Status Engine::Impl::Allocate(std::unique_ptr<Transport> transport) {
   const ModelSpec& spec = model_->spec;
@@ -279,7 +283,7 @@ void Engine::Impl::SetPaused(const Link* link, uint64_t id, bool paused) {
 void Engine::Impl::CloseLink(const Link* link) {
   absl::MutexLock lock(&mutex_);
   for (const auto& [key, id] : ids_) {
-    if (key.first == link) orphans_.push_back(id);
+    if (key.first == link) closed_.push_back(id);
   }
 }
 
@@ -300,6 +304,11 @@ bool Engine::Impl::WaitDrained(std::chrono::milliseconds timeout) {
   return mutex_.AwaitWithTimeout(absl::Condition(&drained), absl::FromChrono(timeout));
 }
 
+std::vector<std::string> Engine::Impl::orphans() const {
+  absl::MutexLock lock(&mutex_);
+  return orphan_names_;
+}
+
 Engine::Stats Engine::Impl::stats() const {
   absl::MutexLock lock(&mutex_);
   return stats_;
@@ -317,11 +326,12 @@ void Engine::Impl::ThreadMain() {
       if (stopping_) return;
     }
     if (Step(Now())) continue;
-    const std::optional<Micros> deadline = planner_->NextDeadline();
+    std::optional<Micros> deadline = planner_->NextDeadline();
+    if (const auto due = orphans_.NextDue(); due && (!deadline || *due < *deadline)) deadline = due;
     absl::MutexLock lock(&mutex_);
     const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       return stopping_ || placement_changed_ || !arrivals_.empty() || !cancels_.empty() ||
-             !orphans_.empty() || !pauses_.empty();
+             !closed_.empty() || !pauses_.empty();
     };
     if (deadline.has_value()) {
       const int64_t wait_us = std::max<int64_t>(0, (*deadline - Now()).count());

@@ -25,6 +25,7 @@
 #include "worker/experts/transport.h"
 #include "worker/histogram.h"
 #include "worker/model/model.h"
+#include "worker/orphans.h"
 #include "worker/sequence_request.h"
 
 namespace conclave::worker {
@@ -50,6 +51,7 @@ struct SequenceEnd {
 // What one step brought one sequence.
 struct SequenceEvent {
   uint64_t id = 0;
+  std::vector<scheduler::TokenId> replayed;  // before `tokens`: those of the orphan it took over
   std::vector<scheduler::TokenId> tokens;
   std::vector<Logprob> logprobs;
   std::vector<Logprob> prompt_logprobs;
@@ -79,6 +81,7 @@ class Engine {
     int32_t context_limit = 0;  // 0: the model's
     bool prefix_reuse = true;   // start behind the KV blocks that others left of the same tokens
     SequenceLimits requests;    // its context_limit is set from the one above
+    Orphans::Options orphans;   // sequences whose link closed
     bool start_thread = true;   // false: a test calls Step itself
     // Among other workers. Sizes of passes and rows are set from the planner's.
     ExpertHost::Options experts;
@@ -102,7 +105,9 @@ class Engine {
   absl::Status Submit(std::shared_ptr<Link> link, SequenceRequest request);
   void Cancel(const Link* link, uint64_t id);
   void SetPaused(const Link* link, uint64_t id, bool paused);
-  // Ends every sequence of the link; it is not called again after the current step.
+  // The link is not called again after the current step. Its sequences end, but those with a name
+  // are kept for a while without going on, unless the engine drains: see
+  // SequenceRequest::take_over.
   void CloseLink(const Link* link);
 
   // Accept nothing new, finish what runs and waits; drained() becomes true once the links have been
@@ -145,6 +150,7 @@ class Engine {
              ended_deadline = 0, ended_error = 0;
     Histogram step_seconds{{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}};
     Histogram step_tokens{{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384}};
+    uint64_t orphans_taken_over = 0;
     int32_t kv_block_size = 0;
     int64_t kv_bytes = 0;
     bool draining = false;
@@ -152,6 +158,8 @@ class Engine {
         expert_tokens;  // [moe_layers * slots] rows routed to each expert since the start
   };
   Stats stats() const;
+  // Names of those it keeps.
+  std::vector<std::string> orphans() const;
 
   const Options& options() const;
   const Model& model() const;

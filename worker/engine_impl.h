@@ -21,6 +21,7 @@
 #include "worker/experts/expert_table.h"
 #include "worker/kv_cache.h"
 #include "worker/logit_edits.h"
+#include "worker/orphans.h"
 #include "worker/prefix_keys.h"
 
 namespace conclave::worker {
@@ -68,6 +69,7 @@ class Engine::Impl {
   bool drained() const;
   bool WaitDrained(std::chrono::milliseconds timeout);
   Stats stats() const;
+  std::vector<std::string> orphans() const;
 
   bool Step(scheduler::Micros now);
   void StartThread();
@@ -109,8 +111,11 @@ class Engine::Impl {
   }
   void ThreadMain();
 
-  // One step, in calling order: decode_step.cc; from Publish on step_results.cc.
-  void TakeArrivalsAndCancels();
+  // One step, in calling order: arrivals.cc, decode_step.cc; from Publish on step_results.cc.
+  void TakeArrivalsAndCancels(scheduler::Micros now);
+  void Enqueue(LiveSequence sequence);
+  void KeepOrEnd(scheduler::SequenceId id, scheduler::Micros now);
+  void TakeOver(LiveSequence heir);
   int32_t ReportChunk(const SequenceRequest& request) const;
   void EndDropped(const scheduler::StepPlan& plan);
   void CopyBlocks(const scheduler::StepPlan& plan);
@@ -162,6 +167,7 @@ class Engine::Impl {
   std::optional<scheduler::Micros> stuck_since_;  // steps have been redone since
   absl::Status stuck_;                            // why
   std::unordered_map<scheduler::SequenceId, LiveSequence> live_;
+  Orphans orphans_;
   std::vector<LiveSequence*> planned_;  // of the plan being computed, in plan order
   std::vector<LogitRow> logit_rows_;
   std::vector<SampleRow> sample_rows_;
@@ -179,8 +185,8 @@ class Engine::Impl {
   mutable absl::Mutex mutex_;
   std::vector<LiveSequence> arrivals_ ABSL_GUARDED_BY(mutex_);
   std::vector<scheduler::SequenceId> cancels_ ABSL_GUARDED_BY(mutex_);
-  std::vector<scheduler::SequenceId> orphans_
-      ABSL_GUARDED_BY(mutex_);  // of closed links: end, and tell nobody
+  std::vector<scheduler::SequenceId> closed_ ABSL_GUARDED_BY(mutex_);  // those of closed links
+  std::vector<std::string> orphan_names_ ABSL_GUARDED_BY(mutex_);
   std::vector<Pause> pauses_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<LinkKey, scheduler::SequenceId, LinkKeyHash> ids_
       ABSL_GUARDED_BY(mutex_);  // all not yet ended

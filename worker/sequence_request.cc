@@ -119,6 +119,21 @@ absl::Status CheckStops(const SequenceRequest& request, int32_t vocab, int32_t l
 
 }  // namespace
 
+bool SameOutput(const SequenceRequest& a, const SequenceRequest& b) {
+  SequenceRequest same = b;  // where they may differ, as in `a`
+  same.id = a.id;
+  same.prompt = a.prompt;
+  same.generated = a.generated;
+  same.prompt_logprobs = a.prompt_logprobs;
+  same.prompt_logprobs_told = a.prompt_logprobs_told;
+  same.routing = a.routing;
+  same.routing_told = a.routing_told;
+  same.deadline = a.deadline;
+  same.name = a.name;
+  same.take_over = a.take_over;
+  return same == a;
+}
+
 absl::Status CheckSequenceRequest(const SequenceRequest& request, const ModelSpec& spec,
                                   const SequenceLimits& limits) {
   CONCLAVE_RETURN_IF_ERROR(CheckLength(request, limits.context_limit));
@@ -137,6 +152,10 @@ absl::Status CheckSequenceRequest(const SequenceRequest& request, const ModelSpe
   if (request.cache_salt.size() > static_cast<size_t>(limits.cache_salt)) {
     return InvalidArgumentError(StrCat("cache_salt has ", request.cache_salt.size(),
                                        " bytes, the limit is ", limits.cache_salt));
+  }
+  if (request.name.size() > static_cast<size_t>(limits.name)) {
+    return InvalidArgumentError(
+        StrCat("request_id has ", request.name.size(), " bytes, the limit is ", limits.name));
   }
   if (request.adapter.empty()) return absl::OkStatus();
   return absl::NotFoundError(StrCat("adapter '", request.adapter, "' is not known"));

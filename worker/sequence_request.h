@@ -41,13 +41,24 @@ struct SequenceRequest {
   bool routing = false;
   std::string cache_salt;  // KV blocks are shared among requests of one salt only
   std::optional<scheduler::Micros> deadline;  // on the engine's clock (Engine::Now)
+  // What it is kept by if its link closes; empty: it ends then.
+  std::string name;
+  // To go on behind so many tokens of the sequence that is kept by this name, if that was asked for
+  // the same output and has so many: they are told as SequenceEvent::replayed. Else it begins anew.
+  std::optional<int32_t> take_over;
+
+  bool operator==(const SequenceRequest&) const = default;
 };
+
+// Both give the same output, apart from how much of it is told, if their prompts are equal.
+bool SameOutput(const SequenceRequest& a, const SequenceRequest& b);
 
 struct SequenceLimits {
   int32_t context_limit = 0;  // prompt and max_tokens together
   int32_t stop_tokens = 96;   // of a client and its model
   int32_t logit_bias = 1024;  // tokens with a bias
   int32_t cache_salt = 64;    // bytes
+  int32_t name = 192;         // bytes
 };
 
 // INVALID_ARGUMENT for what can never work (token outside the vocabulary, too long, a parameter out

@@ -52,8 +52,11 @@ void Engine::Impl::Publish(double seconds) {
         if (to == by_link.end()) to = by_link.insert(by_link.end(), {sequence.link, {}});
         to->second.push_back(std::move(event));
       }
-      if (ended) live_.erase(id);
+      if (!ended) continue;
+      orphans_.Remove(id);
+      live_.erase(id);
     }
+    orphan_names_ = orphans_.Names();
     AddStats(seconds);
     publishing_ = !by_link.empty();
   }
@@ -78,6 +81,7 @@ void Engine::Impl::AddStats(double seconds) {
   stats_.prefix_queries += step_stats_.prefix_queries;
   stats_.prefix_hits += step_stats_.prefix_hits;
   stats_.steps_redone += step_stats_.steps_redone;
+  stats_.orphans_taken_over += step_stats_.orphans_taken_over;
   stats_.ended_stop += step_stats_.ended_stop;
   stats_.ended_length += step_stats_.ended_length;
   stats_.ended_scored += step_stats_.ended_scored;

@@ -29,9 +29,9 @@ constexpr uint32_t kMaxCompletions = 1024;  // that we hold; the server's limit 
 struct Options {
   Client::Options client;
   Input input;
-  std::string adapter, request_id, cache_salt;
+  std::string adapter, request_id, cache_salt, received;
   SamplingFlags sampling;
-  uint32_t logprobs = 0, n = 1;
+  uint32_t logprobs = 0, n = 1, resume_from = 0;
 };
 
 void Bind(Flags& flags, Options& options) {
@@ -45,7 +45,14 @@ void Bind(Flags& flags, Options& options) {
   flags.Add({"n", &options.n, "N",
              "completions of the prompt; without --json each when it is complete", 1,
              kMaxCompletions});
-  flags.Add({"request-id", &options.request_id, "ID", "unique among live requests"});
+  flags.Add({"request-id", &options.request_id, "ID",
+             "unique among live requests; the same request again goes on with it"});
+  flags.AddOptional({"resume-from", &options.resume_from, "N",
+                     "go on behind the first N tokens, of a stream that broke: the same command "
+                     "with the id and the seed that were reported",
+                     0, 1e9});
+  flags.Add({"received-token-ids", &options.received, "IDS",
+             "those N tokens, 1,2,3: then none of them is computed again"});
   flags.Add({"cache-salt", &options.cache_salt, "TEXT",
              "what the prompt begins with is shared with requests of this salt only"});
 }
@@ -59,6 +66,9 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const Flags& flags, const Option
   CONCLAVE_RETURN_IF_ERROR(options.sampling.SetIn(request, flags));
   if (flags.Given("logprobs")) request.set_logprobs(options.logprobs);
   if (flags.Given("n")) request.set_n(options.n);
+  if (flags.Given("resume-from")) request.set_resume_from(options.resume_from);
+  CONCLAVE_ASSIGN_OR_RETURN(const std::vector<uint32_t> received, ParseTokenIds(options.received));
+  request.mutable_received_token_ids()->Add(received.begin(), received.end());
   return request;
 }
 

@@ -17,14 +17,13 @@ namespace {
 using ::testing::HasSubstr;
 using namespace std::chrono_literals;
 
-TEST(Router, RefusesALiveRequestIdWithTheSameBodyOrAnother) {
+TEST(Router, RefusesALiveRequestIdWithAnotherBody) {
   FakeWorker worker({.manual = true});
   TestRouter router({&worker});
   v1::GenerateRequest request = TextRequest("x", 2);
   request.set_request_id("same");
   std::thread first([&] { EXPECT_TRUE(router.Generate(request).status.ok()); });
   ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.live == 1; }));
-  EXPECT_EQ(router.Generate(request).status.error_code(), grpc::ALREADY_EXISTS);
   v1::GenerateRequest other = TextRequest("y", 3);
   other.set_request_id("same");
   EXPECT_EQ(router.Generate(other).status.error_code(), grpc::ALREADY_EXISTS);

@@ -187,6 +187,22 @@ TEST(RouterResume, FindsAStopStringThatItsWorkersSaidTogether) {
   EXPECT_EQ(stream.tokens.size(), 16u);
 }
 
+TEST(RouterResume, DoesNotGoOnWithAnotherModel) {
+  auto worker = std::make_unique<FakeWorker>(FakeWorker::Options{.manual = true});
+  const std::string address = worker->address();
+  TestRouter router({worker.get()});
+  Client client(router, Hello(9));
+  ASSERT_TRUE(worker->WaitFor([](const auto& counts) { return counts.live == 1; }));
+  StepAndHear(*worker, router, 2);
+  worker.reset();
+  router.WaitReady(false);
+  FakeWorker other({.listen = address, .model = "other"});
+  const Stream& stream = client.Join();
+  EXPECT_EQ(stream.status.error_code(), grpc::UNAVAILABLE);
+  EXPECT_THAT(stream.status.error_message(), HasSubstr("no worker serves the model"));
+  EXPECT_EQ(stream.tokens.size(), 2u);
+}
+
 TEST(RouterResume, ADrainingRouterDoesNotWaitForWorkers) {
   FakeWorker worker({.manual = true});
   TestRouter router({&worker});

@@ -93,6 +93,9 @@ INSTANTIATE_TEST_SUITE_P(
             ""},
         Row{"MoreRoutingTold", [](R r) { r.routing_told = 4; },
             "routing_told is 4, the sequence has 3 positions"},
+        Row{"NameAtItsLimit", [](R r) { r.name.assign(192, 'n'); }, ""},
+        Row{"NameTooLong", [](R r) { r.name.assign(193, 'n'); },
+            "request_id has 193 bytes, the limit is 192"},
         Row{"TokenAtTheEnd",
             [](R r) {
               r.prompt = {0, 99};
@@ -114,15 +117,8 @@ INSTANTIATE_TEST_SUITE_P(
             "repetition_penalty is inf"},
         Row{"PresenceTooGreat", [](R r) { r.presence_penalty = kMany; }, "presence_penalty is"},
         Row{"FrequencyNan", [](R r) { r.frequency_penalty = NAN; }, "frequency_penalty is nan"},
-        Row{"BiasAtItsLimits",
-            [](R r) {
-              r.logit_bias = {{0, 100.0f}, {99, -100.0f}};
-            },
-            ""},
-        Row{"BiasOfTooMany",
-            [](R r) {
-              r.logit_bias = {{0, 1.0f}, {1, 1.0f}, {2, 1.0f}};
-            },
+        Row{"BiasAtItsLimits", [](R r) { r.logit_bias = {{0, 100.0f}, {99, -100.0f}}; }, ""},
+        Row{"BiasOfTooMany", [](R r) { r.logit_bias = {{0, 1.0f}, {1, 1.0f}, {2, 1.0f}}; },
             "logit_bias has 3 tokens, the limit is 2"},
         Row{"BiasTooGreat", [](R r) { r.logit_bias = {{0, 101.0f}}; }, "logit_bias is 101"},
         Row{"BiasOfAForeignToken", [](R r) { r.logit_bias = {{100, 1.0f}}; }, "token id 100"},

@@ -42,6 +42,7 @@ class Collector final : public Link {
     for (const SequenceEvent& e : events) {
       Answer& a = answers[e.id];
       EXPECT_FALSE(a.end.has_value()) << "an event after the end of " << e.id;
+      if (!e.replayed.empty()) Append(replayed[e.id], e.replayed);
       Append(a.tokens, e.tokens);
       Append(a.logprobs, e.logprobs);
       Append(a.prompt_logprobs, e.prompt_logprobs);
@@ -53,6 +54,7 @@ class Collector final : public Link {
   }
 
   std::map<uint64_t, Answer> answers;
+  std::map<uint64_t, std::vector<scheduler::TokenId>> replayed;
   int steps = 0;
 
  private:
