@@ -268,7 +268,8 @@ TEST(RequestLimits, LeaveRoomForTheLongestMessageThatMayPass) {
   const int64_t room = MessageBytes(limits);
   EXPECT_GT(room, limits.prompt_bytes + limits.stop_strings * limits.stop_string_bytes + 1024);
   EXPECT_GT(room, int64_t{5} * limits.prompt_tokens + 1024);
-  EXPECT_LT(room, 2 * limits.prompt_bytes);
+  EXPECT_GT(room, limits.prompt_bytes + int64_t{5} * limits.max_tokens) << "ids to resume behind";
+  EXPECT_LT(room, 2 * limits.prompt_bytes + int64_t{5} * limits.max_tokens);
   EXPECT_EQ(MessageBytes({.prompt_bytes = limits.prompt_bytes + 1000}), room + 1000);
 }
 
