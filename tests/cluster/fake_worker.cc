@@ -220,6 +220,7 @@ v1::WorkerHello FakeWorker::Service::Hello() const {
   v1::WorkerHello hello;
   hello.set_worker_id(options_.id);
   hello.set_incarnation(1);
+  hello.set_pulse_ms(options_.pulse_ms);
   v1::ModelInfo& model = *hello.mutable_model();
   model.set_name(options_.model);
   model.set_family("fake");

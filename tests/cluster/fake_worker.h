@@ -26,8 +26,9 @@ class FakeWorker {
     std::string listen = "127.0.0.1:0";
     std::string model = "tiny";
     uint32_t context_limit = 4096;
-    int running = 64;     // sequences stepped together
-    bool manual = false;  // only Step() steps
+    int running = 64;       // sequences stepped together
+    bool manual = false;    // only Step() steps
+    uint32_t pulse_ms = 0;  // promised, never kept
     std::chrono::microseconds step_time{0};
     // Token i of a sequence; empty: a letter from a hash.
     std::function<uint32_t(const v1::Submit&, uint32_t)> token;

@@ -145,8 +145,11 @@ TEST(RouterReattach, GivesALiveRequestsSeedToWhoDoesNotSendIt) {
   worker.Step();
   v1::GenerateResponse first;
   ASSERT_TRUE(older->Read(&first));
+  Stream rest;
+  std::thread newer([&] { rest = router.Generate(Behind(request, 1)); });
+  EXPECT_EQ(TestRouter::ReadAll(*older).status.error_code(), grpc::ABORTED);
   worker.SetManual(false);
-  const Stream rest = router.Generate(Behind(request, 1));
+  newer.join();
   ASSERT_TRUE(rest.status.ok()) << rest.status.error_message();
   EXPECT_EQ(rest.messages[0].seed(), first.seed());
   EXPECT_EQ(first.text() + rest.text, HashedText("hello", first.seed(), 6));

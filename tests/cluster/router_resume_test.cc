@@ -187,6 +187,19 @@ TEST(RouterResume, FindsAStopStringThatItsWorkersSaidTogether) {
   EXPECT_EQ(stream.tokens.size(), 16u);
 }
 
+TEST(RouterResume, TakesAwayWhatASilentWorkerHas) {
+  FakeWorker silent({.id = "a", .manual = true, .pulse_ms = 1});
+  FakeWorker other({.id = "b"});
+  TestRouter router({&silent}, {.suspicion = 1ms, .give_up = 2ms});
+  Client client(router, Hello(9));
+  ASSERT_TRUE(silent.WaitFor([](const auto& counts) { return counts.live == 1; }));
+  StepAndHear(silent, router, 2);
+  router.frontend().AddWorker(other.address());
+  ExpectWhole(client.Join(), 9);
+  EXPECT_EQ(other.counts().tokens, 7u);
+  EXPECT_TRUE(silent.WaitFor([](const auto& counts) { return counts.live == 0; }));
+}
+
 TEST(RouterResume, DoesNotGoOnWithAnotherModel) {
   auto worker = std::make_unique<FakeWorker>(FakeWorker::Options{.manual = true});
   const std::string address = worker->address();

@@ -7,9 +7,11 @@
 
 #include "services/channel.h"
 #include "services/grpc_status.h"
+#include "services/worker_link.h"
 #include "tests/cluster/fake_cluster.h"
 #include "tests/cluster/test_link.h"
 #include "tests/services/testing/scrape.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::services::testing {
 namespace {
@@ -41,6 +43,22 @@ TEST(Worker, SaysWhoItIsBeforeAnythingElse) {
   EXPECT_EQ(hello.model().moe_layers(), 2u);
   EXPECT_EQ(hello.model().numerics(), cluster.worker(0).engine().numerics());
   EXPECT_GT(hello.kv_blocks(), 0u);
+}
+
+// So that a router can tell one that is silent from one that has no news.
+TEST(Worker, SaysSomethingEverySoOftenAsPromised) {
+  FakeCluster::Options options = Alone();
+  options.worker.service.load_period = options.worker.service.pulse = std::chrono::milliseconds(1);
+  FakeCluster cluster(options);
+  WorkerLink link({.address = cluster.worker(0).address()}, Credentials(), [] {});
+  scheduler::Micros now{0};
+  const auto heard = [&] {
+    link.Tick(now += std::chrono::milliseconds(1));
+    return link.stats().messages_in;
+  };
+  EXPECT_TRUE(conclave::testing::WaitFor([&] { return heard() >= 20; }, "twenty messages"));
+  EXPECT_TRUE(link.pulses());
+  EXPECT_EQ(link.hello()->pulse_ms(), 1u);
 }
 
 TEST(Worker, StreamsASequenceToItsEnd) {

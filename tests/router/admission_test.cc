@@ -45,6 +45,38 @@ TEST(Admission, SendsRequestsHomeInOrderOfArrival) {
   admission.CheckInvariants();
 }
 
+TEST(Admission, HandsAnIdOverToWhoGoesOnWithTheRequest) {
+  Admission admission({.max_requests = 3});
+  ASSERT_FALSE(admission.Reserve(1, "mine"));
+  EXPECT_EQ(admission.KeyOf("mine"), 1u);
+  EXPECT_EQ(admission.Reserve(2, "mine")->reason, Reason::kDuplicateId);
+  EXPECT_EQ(admission.Reserve(2, "mine", 7)->reason, Reason::kDuplicateId);
+  EXPECT_FALSE(admission.Reserve(2, "mine", 1));
+  EXPECT_EQ(admission.KeyOf("mine"), 2u);
+  admission.CheckInvariants();
+  admission.Remove(1, seconds(1));
+  EXPECT_EQ(admission.KeyOf("mine"), 2u) << "it is not the older one's any more";
+  admission.CheckInvariants();
+  admission.Remove(2, seconds(1));
+  EXPECT_FALSE(admission.KeyOf("mine"));
+}
+
+TEST(Admission, SendsARequestWhereMuchOfItIsComputed) {
+  Admission admission({.home = {.requests = 2, .tokens = 100}});
+  for (uint64_t key : {1, 2, 3}) {
+    ASSERT_FALSE(Offer(admission, key, 10));
+    admission.Prefer(key, 2);
+  }
+  const auto starts = admission.Dispatch(Workers(3), "m", 1);
+  ASSERT_EQ(Keys(starts), (std::vector<uint64_t>{1, 2, 3}));
+  EXPECT_EQ(starts[0].worker, 2u);
+  EXPECT_EQ(starts[1].worker, 2u);
+  EXPECT_NE(starts[2].worker, 2u) << "it is full";
+  EXPECT_EQ(admission.HomeOf(1), 2u);
+  admission.LeaveHome(1, seconds(1));
+  EXPECT_FALSE(admission.HomeOf(1));
+}
+
 TEST(Admission, APausedRequestLeavesItsPlaceAndHasItBackWhenItGoesOn) {
   Admission admission({.home = {.requests = 1, .paused = 1, .tokens = 10}});
   for (uint64_t key : {1, 2, 3}) ASSERT_FALSE(Offer(admission, key, 10));
