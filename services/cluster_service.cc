@@ -217,7 +217,7 @@ grpc::ServerUnaryReactor* ClusterService::Apply(grpc::CallbackServerContext* con
   return reactor;
 }
 
-absl::StatusOr<uint64_t> ClusterService::Apply(const Plan& plan, OnApplied done, Micros now) {
+absl::StatusOr<uint64_t> ClusterService::Place(const Plan& plan, OnApplied done, Micros now) {
   const std::lock_guard lock(mutex_);
   return ApplyLocked(plan, std::move(done), now);
 }

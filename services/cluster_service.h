@@ -79,7 +79,7 @@ class ClusterService : public v1::Cluster::CallbackService {
   // when all workers serve by it, or with ABORTED if it was taken back; by Step, or when watches
   // are closed, with a lock held.
   using OnApplied = std::function<void(const absl::StatusOr<scheduler::Epoch>& end)>;
-  absl::StatusOr<uint64_t> Apply(const Plan& plan, OnApplied done, scheduler::Micros now);
+  absl::StatusOr<uint64_t> Place(const Plan& plan, OnApplied done, scheduler::Micros now);
   // Nobody was listened to for so long.
   void Excuse(scheduler::Micros deaf, scheduler::Micros now);
   // The saved view.

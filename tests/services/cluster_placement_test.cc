@@ -96,7 +96,7 @@ class ClusterPlacementTest : public ::testing::Test {
   }
   absl::StatusOr<uint64_t> Apply(std::vector<std::vector<int32_t>> owners, int32_t workers = 2) {
     ended_.reset();
-    return service_->Apply(
+    return service_->Place(
         Plan{.workers = workers, .layers = 1, .experts = 4, .owners = std::move(owners)},
         [this](const absl::StatusOr<scheduler::Epoch>& end) { ended_ = end; }, now_);
   }
@@ -209,7 +209,7 @@ TEST_F(ClusterPlacementTest, RefusesAPlanThatIsNotForThisCluster) {
   Rounds(5);
   EXPECT_EQ(Apply({{0}, {0}, {0}, {0}}, 3).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(service_
-                ->Apply({.workers = 2, .layers = 2, .experts = 2, .owners = {{0}, {0}, {0}, {0}}},
+                ->Place({.workers = 2, .layers = 2, .experts = 2, .owners = {{0}, {0}, {0}, {0}}},
                         {}, now_)
                 .status()
                 .code(),
