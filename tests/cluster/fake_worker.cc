@@ -292,8 +292,19 @@ bool FakeWorker::WaitFor(const std::function<bool(const Counts&)>& condition) co
                                      [&] { return condition(service_->CountsNow()); });
 }
 
+// Whoever has a message on its way to the router has its turn once that is written.
 void FakeWorker::Step() {
-  std::lock_guard lock(service_->mutex_);
+  const auto busy = [this] {
+    return std::any_of(
+        service_->sequences_.begin(), service_->sequences_.end(),
+        [](const auto& sequence) { return !sequence.paused && sequence.link->busy(); });
+  };
+  std::unique_lock lock(service_->mutex_);
+  while (busy()) {
+    lock.unlock();
+    std::this_thread::yield();
+    lock.lock();
+  }
   service_->Step();
 }
 
