@@ -2,6 +2,7 @@
 
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <google/protobuf/wire_format_lite.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 #include <grpcpp/support/slice.h>
 #include <openssl/sha.h>
@@ -152,6 +153,34 @@ absl::StatusOr<Message> ParseMessage(const grpc::ByteBuffer& buffer) {
   return message;
 }
 
+namespace {
+
+// How often a field stands in a message, as far as that is one.
+int64_t CountField(const grpc::ByteBuffer& buffer, int field) {
+  using google::protobuf::internal::WireFormatLite;
+  grpc::ByteBuffer copy(buffer);  // shares the bytes
+  grpc::ProtoBufferReader reader(&copy);
+  if (!reader.status().ok()) return 0;
+  google::protobuf::io::CodedInputStream in(&reader);
+  int64_t count = 0;
+  while (const uint32_t tag = in.ReadTag()) {
+    count += WireFormatLite::GetTagFieldNumber(tag) == field;
+    if (!WireFormatLite::SkipField(&in, tag)) break;
+  }
+  return count;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::ChatRequest> ParseChat(const grpc::ByteBuffer& buffer,
+                                          const router::chat::ConversationLimits& limits) {
+  const int64_t messages = CountField(buffer, v1::ChatRequest::kMessagesFieldNumber);
+  if (messages > limits.messages) {
+    return absl::InvalidArgumentError(*router::chat::CheckMessageCount(messages, limits));
+  }
+  return ParseMessage<v1::ChatRequest>(buffer);
+}
+
 template <typename Message>
 grpc::ByteBuffer SerializeMessage(const Message& message) {
   grpc::Slice slice(message.ByteSizeLong());
@@ -160,7 +189,6 @@ grpc::ByteBuffer SerializeMessage(const Message& message) {
 }
 
 template absl::StatusOr<v1::GenerateRequest> ParseMessage(const grpc::ByteBuffer&);
-template absl::StatusOr<v1::ChatRequest> ParseMessage(const grpc::ByteBuffer&);
 template absl::StatusOr<v1::ScoreRequest> ParseMessage(const grpc::ByteBuffer&);
 template absl::StatusOr<v1::TokenizeRequest> ParseMessage(const grpc::ByteBuffer&);
 template absl::StatusOr<v1::DetokenizeRequest> ParseMessage(const grpc::ByteBuffer&);
@@ -233,17 +261,36 @@ router::Request ToRequest(v1::ScoreRequest from) {
           .cache_salt = from.cache_salt()};
 }
 
-absl::StatusOr<router::Request> ToRequest(v1::ChatRequest from) {
+namespace {
+
+std::string FieldOfMessage(int i) { return absl::StrFormat("messages[%d]", i); }
+
+absl::Status CheckPartCounts(const v1::ChatRequest& request,
+                             const router::chat::ConversationLimits& limits) {
+  for (int i = 0; i < request.messages_size(); ++i) {
+    const v1::ChatMessage& message = request.messages(i);
+    const auto problem = router::chat::CheckPartCounts(FieldOfMessage(i), message.parts_size(),
+                                                       message.tool_calls_size(), limits);
+    if (problem) return absl::InvalidArgumentError(*problem);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<router::Request> ToRequest(v1::ChatRequest from,
+                                          const router::chat::ConversationLimits& limits) {
   if (from.generate().has_prompt()) {
     return absl::InvalidArgumentError(
         "generate.prompt: leave it out; the prompt is made of the messages");
   }
+  if (absl::Status counts = CheckPartCounts(from, limits); !counts.ok()) return counts;
   router::Request to = TakeStream(*from.mutable_generate());
   to.body = BodyOf(from);
   auto chat = std::make_shared<router::chat::Conversation>();
   for (int i = 0; i < from.messages_size(); ++i) {
     absl::StatusOr<router::chat::Message> message =
-        ToChatMessage(std::move(*from.mutable_messages(i)), absl::StrFormat("messages[%d]", i));
+        ToChatMessage(std::move(*from.mutable_messages(i)), FieldOfMessage(i));
     if (!message.ok()) return message.status();
     chat->messages.push_back(*std::move(message));
   }

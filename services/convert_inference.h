@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "conclave/v1/inference.pb.h"
 #include "conclave/v1/worker.pb.h"
+#include "router/chat/conversation.h"
 #include "router/delta.h"
 #include "router/request.h"
 #include "scheduler/types.h"
@@ -25,14 +26,20 @@ namespace conclave::services {
 // is not UTF-8).
 template <typename Message>
 absl::StatusOr<Message> ParseMessage(const grpc::ByteBuffer& buffer);
+// The conversation in `buffer`, if it has no more messages than the limits: they are counted before
+// memory is taken for them.
+absl::StatusOr<v1::ChatRequest> ParseChat(const grpc::ByteBuffer& buffer,
+                                          const router::chat::ConversationLimits& limits);
 template <typename Message>
 grpc::ByteBuffer SerializeMessage(const Message& message);
 
 router::Prompt ToPrompt(v1::Prompt prompt);
 router::Request ToRequest(v1::GenerateRequest request);
 router::Request ToRequest(v1::ScoreRequest request);
-// INVALID_ARGUMENT for a prompt beside the messages, or a part of no kind that is known.
-absl::StatusOr<router::Request> ToRequest(v1::ChatRequest request);
+// INVALID_ARGUMENT for a prompt beside the messages, a part of no kind that is known, or, before
+// anything is made of them, more parts or calls than the limits.
+absl::StatusOr<router::Request> ToRequest(v1::ChatRequest request,
+                                          const router::chat::ConversationLimits& limits);
 
 // Workers that agree on this compute the same tokens.
 std::string ModelKey(const v1::ModelInfo& model);

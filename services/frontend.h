@@ -86,6 +86,9 @@ class Frontend : private LiveRequest::Owner {
   // As last heard, with static workers, and with load and model as their links know them.
   v1::ClusterView view() const;
 
+  // A model's context may leave less.
+  const router::RequestLimits& limits() const { return options_.limits; }
+
   using LiveRequests = std::vector<std::shared_ptr<LiveRequest>>;
   // Admits a request, with a LiveRequest for each of its completions, or refuses it at once without
   // effect; the error may carry a Pushback. The reader hears of

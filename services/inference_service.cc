@@ -199,6 +199,14 @@ absl::StatusOr<router::Request> ReadRequest(const absl::Status& allowed,
   return ToRequest(*std::move(message));
 }
 
+absl::StatusOr<router::Request> ReadChat(const absl::Status& allowed, const grpc::ByteBuffer& bytes,
+                                         const router::chat::ConversationLimits& limits) {
+  if (!allowed.ok()) return allowed;
+  absl::StatusOr<v1::ChatRequest> message = ParseChat(bytes, limits);
+  if (!message.ok()) return message.status();
+  return ToRequest(*std::move(message), limits);
+}
+
 }  // namespace
 
 InferenceService::InferenceService(Frontend& frontend, Authorize authorize)
@@ -223,7 +231,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Chat(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
   const auto reactor =
       std::make_shared<StreamReactor>(frontend_, farewell_, context, GenerateMessage);
-  reactor->Start(ReadRequest<v1::ChatRequest>(Allow(context, "Chat"), *request));
+  reactor->Start(ReadChat(Allow(context, "Chat"), *request, frontend_.limits().chat));
   return reactor.get();
 }
 

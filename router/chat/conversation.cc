@@ -12,8 +12,8 @@ bool IsRoleCharacter(char c) {
          c == '_' || c == '-';
 }
 
-Problem CheckCount(const std::string& field, size_t count, int64_t limit, const char* things) {
-  if (static_cast<int64_t>(count) <= limit) return std::nullopt;
+Problem CheckCount(const std::string& field, int64_t count, int64_t limit, const char* things) {
+  if (count <= limit) return std::nullopt;
   return field + " has " + std::to_string(count) + " " + things + ", the limit is " +
          std::to_string(limit);
 }
@@ -22,7 +22,8 @@ Problem CheckCount(const std::string& field, size_t count, int64_t limit, const 
 // so it may only be a plain word.
 Problem CheckRole(const std::string& field, const std::string& role, int32_t limit) {
   if (role.empty()) return field + ".role is missing";
-  if (Problem problem = CheckCount(field + ".role", role.size(), limit, "bytes")) return problem;
+  if (Problem problem = CheckCount(field + ".role", std::ssize(role), limit, "bytes"))
+    return problem;
   if (std::all_of(role.begin(), role.end(), IsRoleCharacter)) return std::nullopt;
   return field + ".role has a character outside A-Z a-z 0-9 . _ -";
 }
@@ -33,10 +34,7 @@ Problem CheckMessage(const std::string& field, const Message& message,
   if (message.content && !message.parts.empty()) {
     return field + " has content and parts; send one of them";
   }
-  if (Problem problem = CheckCount(field + ".parts", message.parts.size(), limits.parts, "parts")) {
-    return problem;
-  }
-  return CheckCount(field + ".tool_calls", message.tool_calls.size(), limits.tool_calls, "calls");
+  return CheckPartCounts(field, std::ssize(message.parts), std::ssize(message.tool_calls), limits);
 }
 
 int64_t BytesOf(const Message& message) {
@@ -59,19 +57,27 @@ int64_t BytesOf(const Conversation& conversation) {
   return bytes;
 }
 
+Problem CheckMessageCount(int64_t count, const ConversationLimits& limits) {
+  if (count == 0) return "messages is empty, it needs at least 1";
+  return CheckCount("messages", count, limits.messages, "messages");
+}
+
+Problem CheckPartCounts(const std::string& field, int64_t parts, int64_t tool_calls,
+                        const ConversationLimits& limits) {
+  if (Problem problem = CheckCount(field + ".parts", parts, limits.parts, "parts")) return problem;
+  return CheckCount(field + ".tool_calls", tool_calls, limits.tool_calls, "calls");
+}
+
 Problem CheckConversation(const Conversation& conversation, int64_t bytes_max,
                           const ConversationLimits& limits) {
   const std::vector<Message>& messages = conversation.messages;
-  if (messages.empty()) return "messages is empty, it needs at least 1";
-  if (Problem problem = CheckCount("messages", messages.size(), limits.messages, "messages")) {
-    return problem;
-  }
+  if (Problem problem = CheckMessageCount(std::ssize(messages), limits)) return problem;
   const int64_t bytes = BytesOf(conversation);
   if (bytes > bytes_max) {
     return "messages, tools, documents and template_arguments have " + std::to_string(bytes) +
            " bytes together, the limit is " + std::to_string(bytes_max);
   }
-  if (Problem problem = CheckCount("template_name", conversation.template_name.size(),
+  if (Problem problem = CheckCount("template_name", std::ssize(conversation.template_name),
                                    limits.name_bytes, "bytes")) {
     return problem;
   }

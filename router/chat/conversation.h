@@ -47,6 +47,12 @@ struct ConversationLimits {
 // Of everything that the client wrote.
 int64_t BytesOf(const Conversation& conversation);
 
+// What is wrong with so many messages, and with a message `field` of so many parts and calls,
+// before anything is made of them.
+std::optional<std::string> CheckMessageCount(int64_t count, const ConversationLimits& limits);
+std::optional<std::string> CheckPartCounts(const std::string& field, int64_t parts,
+                                           int64_t tool_calls, const ConversationLimits& limits);
+
 // What is wrong with it, naming the field and the way out. bytes_max: of all its texts together.
 std::optional<std::string> CheckConversation(const Conversation& conversation, int64_t bytes_max,
                                              const ConversationLimits& limits);

@@ -202,6 +202,21 @@ INSTANTIATE_TEST_SUITE_P(
     Router, RouterRefusesChat,
     ::testing::ValuesIn(std::vector<BadChat>{
         {[](auto& r) { r.clear_messages(); }, "messages is empty, it needs at least 1"},
+        {[](auto& r) {
+           const v1::ChatMessage message = r.messages(0);
+           while (r.messages_size() <= 4096) *r.add_messages() = message;
+         },
+         "messages has 4097 messages, the limit is 4096"},
+        {[](auto& r) {
+           v1::ChatMessage& message = *r.add_messages();
+           while (message.parts_size() <= 256) message.add_parts()->set_text("");
+         },
+         "messages[1].parts has 257 parts, the limit is 256"},
+        {[](auto& r) {
+           v1::ChatMessage& message = *r.mutable_messages(0);
+           while (message.tool_calls_size() <= 128) message.add_tool_calls();
+         },
+         "messages[0].tool_calls has 129 calls, the limit is 128"},
         {[](auto& r) { r.mutable_messages(0)->clear_role(); }, "messages[0].role is missing"},
         {[](auto& r) { r.mutable_messages(0)->set_role("<eos>"); },
          "messages[0].role has a character outside"},
