@@ -131,10 +131,11 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"exchange-listen", &options.exchange_listen, "HOST:PORT",
              "where other workers connect; empty: the host of --listen, any port. It has no TLS: "
              "beyond this machine it needs --insecure"});
-  flags.Add({"gather-us", &options.gather_us, "US",
-             "how long experts wait for other homes that lately asked, to be read once for all; 0: "
-             "not at all",
-             0, 1e6});
+  flags.Add(
+      {"gather-us", &options.gather_us, "US",
+       "how long at most experts wait for homes that are about to ask of the same layer, to be "
+       "read once for all; 0: not at all",
+       0, 1e6});
   flags.Add(
       {"late-us", &options.late_us, "US",
        "rows that a worker owes for longer, and for longer than usual, are asked of a replica "
@@ -183,7 +184,7 @@ absl::Status WorkerNode::StartEngine() {
   if (!failpoints_.empty()) {
     engine_options.at = [this](std::string_view point) { failpoints_.Hit(point).IgnoreError(); };
   }
-  engine_options.experts.server.gather = std::chrono::microseconds(options_.gather_us);
+  engine_options.experts.server.gather.longest = scheduler::Micros(options_.gather_us);
   engine_options.experts.exchange.late = std::chrono::microseconds(options_.late_us);
   std::unique_ptr<PeerTransport> transport;
   if (!options_.scheduler.empty()) {

@@ -38,7 +38,7 @@ class WorkerNode {
     bool placed = false;                  // holds only the experts a placement gives it
     std::string exchange = "auto";        // what carries rows to other workers: tcp, shm or auto
     std::string exchange_listen;          // HOST:PORT; empty: where routers connect, any port
-    int64_t gather_us = 0;
+    int64_t gather_us = 20000;
     int64_t late_us = 2000;
     // Memory for weights that cannot be used as the checkpoint has them.
     int64_t converted_bytes = worker::ModelOptions().converted_bytes;

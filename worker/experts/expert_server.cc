@@ -11,11 +11,15 @@
 namespace conclave::worker {
 namespace {
 
+using scheduler::Micros;
+
 constexpr PeerIndex kOwnHome = -1;
 // Results held before they go where they are wanted.
 constexpr size_t kResultRows = 512;
-// Who has asked within this time is expected to ask again.
-constexpr std::chrono::milliseconds kActive{20};
+
+Micros Now() {
+  return std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now().time_since_epoch());
+}
 
 }  // namespace
 
@@ -28,7 +32,8 @@ ExpertServer::ExpertServer(const Options& options, const FrameLimits& limits,
       device_(device),
       transport_(transport),
       judge_(std::move(judge)),
-      count_(experts_.size()) {
+      count_(experts_.size()),
+      gather_(options.gather, static_cast<int32_t>(std::max(1U, limits.layers))) {
   CONCLAVE_CHECK(options_.max_rows >= static_cast<int32_t>(limits_.rows));
   CONCLAVE_CHECK(options_.max_routes >= static_cast<int32_t>(limits_.routes));
   const auto routes = static_cast<size_t>(options_.max_routes);
@@ -59,17 +64,16 @@ ExpertServer::~ExpertServer() {
 
 void ExpertServer::Submit(LocalJob* job) {
   job->done.store(false, std::memory_order_relaxed);
-  {
-    const std::lock_guard lock(mutex_);
-    NoteAsked(kOwnHome);
-    local_.push_back(job);  // its home serves when it waits: nobody is woken
-  }
-  came_.notify_one();
+  job->urgent = false;
+  const std::lock_guard lock(mutex_);
+  Ask(kOwnHome, job->routes, job->x.rows);
+  local_.push_back(job);  // its home serves when it waits: nobody is woken
 }
 
 void ExpertServer::Withdraw(LocalJob* job) {
   std::unique_lock lock(mutex_);
   if (std::erase(local_, job) > 0) {
+    gather_.Serve(kOwnHome);
     job->done.store(true, std::memory_order_release);
     return;
   }
@@ -82,38 +86,41 @@ void ExpertServer::Submit(RemoteJob job) {
     const std::lock_guard lock(mutex_);
     taken = remote_.size() < static_cast<size_t>(options_.max_waiting);
     if (taken) {
-      NoteAsked(job.from);
+      Ask(job.from, RoutesOf(job.header, job.body.bytes()), job.header.rows);
       remote_.push_back(std::move(job));
       if (watcher_ != nullptr) watcher_->OnWork();
     }
   }
   if (!taken) return Refuse(job, Refusal::kBusy);
-  came_.notify_one();
   wake_.notify_one();
 }
 
-void ExpertServer::NoteAsked(PeerIndex home) {
-  if (options_.gather.count() == 0) return;
-  const auto now = std::chrono::steady_clock::now();
-  std::erase_if(asked_, [&](const auto& entry) {
-    return entry.first == home || now - entry.second > kActive;
-  });
-  asked_.emplace_back(home, now);
+void ExpertServer::Ask(PeerIndex home, std::span<const FrameRoute> routes, int64_t rows) {
+  const uint32_t layer = routes.front().expert / std::max(1U, limits_.experts / limits_.layers);
+  gather_.Ask(home, static_cast<int32_t>(layer), static_cast<int32_t>(rows), Now());
 }
 
-// Everybody who asked lately has asked again.
-bool ExpertServer::AllAreHere() const {
-  return std::all_of(asked_.begin(), asked_.end(), [&](const auto& entry) {
-    if (entry.first == kOwnHome) return !local_.empty();
-    return std::any_of(remote_.begin(), remote_.end(),
-                       [&](const RemoteJob& job) { return job.from == entry.first; });
-  });
+bool ExpertServer::Due(const LocalJob* job, Micros now) const {
+  return job->urgent || gather_.Due(kOwnHome, now) <= now;
 }
 
-void ExpertServer::Gather() {
-  std::unique_lock lock(mutex_);
-  if (!Waiting()) return;
-  came_.wait_for(lock, options_.gather, [this] { return stopping_ || AllAreHere(); });
+bool ExpertServer::Due(const RemoteJob& job, Micros now) const {
+  return gather_.Due(job.from, now) <= now;
+}
+
+std::optional<ExpertServer::Clock::time_point> ExpertServer::NextDue() const {
+  const std::lock_guard lock(mutex_);
+  if (!Waiting()) return std::nullopt;
+  const Micros now = Now();
+  Micros due = Micros::max();
+  if (!local_.empty()) due = gather_.Due(kOwnHome, now);
+  for (const RemoteJob& job : remote_) due = std::min(due, gather_.Due(job.from, now));
+  return Clock::time_point(due);
+}
+
+bool ExpertServer::Waits(const LocalJob& job) const {
+  const std::lock_guard lock(mutex_);
+  return std::find(local_.begin(), local_.end(), &job) != local_.end() && !Due(&job, Now());
 }
 
 void ExpertServer::SetWatcher(Watcher* watcher) {
@@ -132,8 +139,11 @@ void ExpertServer::Run() {
     wake_.wait(lock, [this] { return stopping_ || (!remote_.empty() && watcher_ == nullptr); });
     if (stopping_) return;
     lock.unlock();
-    if (!Serve()) std::this_thread::yield();  // somebody else is serving what waits
+    const bool served = Serve();
+    const auto due = served ? std::nullopt : NextDue();
+    if (!served) std::this_thread::yield();  // somebody else is serving what waits
     lock.lock();
+    if (due && *due > Clock::now() && !stopping_) wake_.wait_until(lock, *due);
   }
 }
 
@@ -148,6 +158,10 @@ void ExpertServer::Quiet(const std::function<void()>& call) {
 }
 
 void ExpertServer::Finish(LocalJob* job) {
+  {
+    const std::lock_guard lock(mutex_);
+    job->urgent = true;
+  }
   while (!job->done.load(std::memory_order_acquire)) {
     const std::lock_guard serving(serving_);
     if (!job->done.load(std::memory_order_acquire)) Pass();
@@ -155,23 +169,45 @@ void ExpertServer::Finish(LocalJob* job) {
 }
 
 bool ExpertServer::Pass() {
-  if (options_.gather.count() > 0) Gather();
   Take();
   if (local_now_.empty() && remote_now_.empty()) return false;
+  const Micros begin = Now();
   Compute();
+  const Micros took = Now() - begin;
   Answer();
+  if (taken_rows_ <= options_.gather.rows) {
+    const std::lock_guard lock(mutex_);
+    gather_.Took(took);
+  }
   return true;
+}
+
+void ExpertServer::TakeDue() {
+  local_now_.clear();
+  remote_now_.clear();
+  const std::lock_guard lock(mutex_);
+  const Micros now = Now();
+  // All are judged by how things stand before one of them is taken.
+  due_.clear();
+  for (const RemoteJob& job : remote_) due_.push_back(Due(job, now));
+  std::erase_if(local_, [&](LocalJob* job) {
+    if (!Due(job, now)) return false;
+    local_now_.push_back(job);
+    return true;
+  });
+  size_t at = 0;
+  std::erase_if(remote_, [&](RemoteJob& job) {
+    if (!due_[at++]) return false;
+    gather_.Serve(job.from);
+    remote_now_.push_back(std::move(job));
+    return true;
+  });
+  if (!local_now_.empty()) gather_.Serve(kOwnHome);
 }
 
 // As many jobs as fit a pass, the own home's first; frames that may not be served are answered.
 void ExpertServer::Take() {
-  local_now_.clear();
-  remote_now_.clear();
-  {
-    const std::lock_guard lock(mutex_);
-    local_now_.swap(local_);
-    remote_now_.swap(remote_);
-  }
+  TakeDue();
   int64_t rows = 0, routes = 0;
   for (const LocalJob* job : local_now_) {
     rows += job->x.rows;
@@ -193,6 +229,7 @@ void ExpertServer::Take() {
     routes += job.header.routes;
     return false;
   });
+  taken_rows_ = rows;
   if (later.empty()) return;
   const std::lock_guard lock(mutex_);
   remote_.insert(remote_.begin(), std::make_move_iterator(later.begin()),

@@ -1,8 +1,8 @@
 #pragma once
 // The owner's side of the exchange: computes rows with the experts that are here, for everybody,
-// this worker's own home included. What has arrived is served together, each expert's weights read
-// once for all its rows, whoever sent them. It waits for no peer, so no two workers can wait for
-// each other.
+// this worker's own home included. What has arrived and is due (scheduler/gather_rule.h) is served
+// together, each expert's weights read once for all its rows, whoever sent them. It waits for no
+// peer, so no two workers can wait for each other.
 //
 // Whoever has time serves: a thread of its own, or the engine thread while it waits for answers.
 // One at a time; Serve says at once if somebody else does. Threads: every method from any thread.
@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "scheduler/gather_rule.h"
 #include "worker/device/device.h"
 #include "worker/experts/transport.h"
 
@@ -33,9 +34,7 @@ class ExpertServer {
     int32_t max_rows = 1024;
     int32_t max_routes = 8192;
     int32_t max_waiting = 256;  // frames; more are refused as busy
-    // How long a pass waits for homes that lately asked too, so that one read of an expert's
-    // weights serves them all; 0: not at all. Nothing depends on their coming.
-    std::chrono::microseconds gather{0};
+    scheduler::GatherRule::Options gather;
     bool start_thread = true;
   };
 
@@ -46,6 +45,7 @@ class ExpertServer {
     std::span<const int32_t> outputs;
     Rows out;
     std::atomic<bool> done{true};
+    bool urgent = false;  // waits for no other home; the server's
   };
 
   // What a peer asks; its rows and routes are checked, its experts are not yet judged.
@@ -71,8 +71,13 @@ class ExpertServer {
   void Withdraw(LocalJob* job);
   void Submit(RemoteJob job);
 
-  // One pass over what waits; false if nothing does, or another thread is serving.
+  // One pass over what waits and is due; false if nothing is, or another thread is serving.
   bool Serve();
+  using Clock = std::chrono::steady_clock;
+  // When the first of what waits is due; nothing: nothing waits.
+  std::optional<Clock::time_point> NextDue() const;
+  // Whether the job waits for other homes.
+  bool Waits(const LocalJob& job) const;
 
   // Calls it between two passes.
   void Quiet(const std::function<void()>& call);
@@ -109,12 +114,13 @@ class ExpertServer {
   };
 
   void Run();
-  void NoteAsked(PeerIndex home);  // mutex_ held, as for the next two
-  bool AllAreHere() const;
-  bool Waiting() const { return !local_.empty() || !remote_.empty(); }
   bool Pass();  // serving_ held
-  void Gather();
   void Take();
+  void TakeDue();
+  void Ask(PeerIndex home, std::span<const FrameRoute> routes, int64_t rows);  // mutex_ held
+  bool Waiting() const { return !local_.empty() || !remote_.empty(); }         // mutex_ held
+  bool Due(const LocalJob* job, scheduler::Micros now) const;                  // mutex_ held
+  bool Due(const RemoteJob& job, scheduler::Micros now) const;                 // mutex_ held
   void Compute();
   void Load(const RemoteJob& job);
   void Load(const LocalJob& job);
@@ -147,6 +153,8 @@ class ExpertServer {
   std::vector<int32_t> inputs_, order_, outputs_;  // [routes] sorted: row, route, row of the result
   std::vector<int32_t> every_row_;                 // 0, 1, ..
   std::vector<ExpertWork> work_;
+  std::vector<uint8_t> due_;  // [what waits]
+  int64_t taken_rows_ = 0;
   int32_t loaded_rows_ = 0;
   bool own_alone_ = false;  // this pass is one local job: it is computed where it lies
 
@@ -154,12 +162,11 @@ class ExpertServer {
   std::vector<LocalJob*> local_;
   std::vector<RemoteJob> remote_;
   Watcher* watcher_ = nullptr;
-  std::vector<std::pair<PeerIndex, std::chrono::steady_clock::time_point>> asked_;  // homes, lately
+  scheduler::GatherRule gather_;
   Stats stats_;
   bool stopping_ = false;
   std::condition_variable wake_;
   std::condition_variable done_;
-  std::condition_variable came_;
   std::thread thread_;
 };
 

@@ -210,7 +210,7 @@ absl::Status PeerExchange::AwaitAnswers(Rows outputs) {
     CONCLAVE_RETURN_IF_ERROR(redo_);
     if (closed_) return absl::CancelledError("the worker ends");
     if (!unasked_.empty()) CONCLAVE_RETURN_IF_ERROR(AskUnasked(outputs));
-    if (missing_ == 0) return absl::OkStatus();
+    if (missing_ == 0 && !server_.Waits(local_)) return absl::OkStatus();
     if (server_.Serve() || transport_->Poll()) continue;
     AskReplicasOfLate(outputs);
     AwaitNews();
@@ -226,8 +226,10 @@ void PeerExchange::AwaitNews() {
   }
   transport_->EndPolling();
   if (!transport_->Poll()) {
+    Clock::time_point look = Clock::now() + options_.look;
+    if (const auto due = server_.NextDue()) look = std::min(look, *due);
     std::unique_lock lock(mutex_);
-    bell_.wait_for(lock, options_.look, [this] { return news_.load(std::memory_order_relaxed); });
+    bell_.wait_until(lock, look, [this] { return news_.load(std::memory_order_relaxed); });
   }
   transport_->BeginPolling();
 }

@@ -1,7 +1,7 @@
 // What spreading experts costs on one machine: tokens a second of N workers with one compute thread
 // each, beside one worker with N, interleaved, in one process, on the same checkpoint.
 //   conclave-parallel-bench MODEL [--workers 2] [--pairs 20] [--batch 16] [--tokens 16]
-//   [--gather-us 0]
+//   [--gather-us 20000]
 // Prints a line for each pair and at the end the median of their ratios with its 95 % interval.
 
 #include <algorithm>
@@ -29,7 +29,7 @@ struct Arguments {
   int pairs = 20;
   int batch = 16;
   int tokens = 16;
-  int gather_us = 0;
+  int gather_us = static_cast<int>(scheduler::GatherRule::Options().longest.count());
 };
 
 class Ends final : public Link {
@@ -53,6 +53,7 @@ class Group {
         int threads)
       : arguments_(arguments),
         vocab_(model->spec.vocab),
+        layers_(static_cast<int32_t>(FrameLimitsFor(model->spec, 1).layers)),
         network_(FrameLimitsFor(model->spec, Engine::Options().planner.step_tokens)) {
     std::vector<Peer> peers;
     std::vector<std::string> names;
@@ -60,7 +61,7 @@ class Group {
       Engine::Options options;
       options.prefix_reuse = false;
       options.experts.id = "w" + std::to_string(i);
-      options.experts.server.gather = std::chrono::microseconds(arguments.gather_us);
+      options.experts.server.gather.longest = scheduler::Micros(arguments.gather_us);
       CpuDeviceOptions device = CpuDeviceOptionsFor(model->spec, options);
       device.threads = threads;
       auto engine = Engine::Create(options, model, *MakeCpuDevice(device),
@@ -112,12 +113,15 @@ class Group {
       read += stats.server.weights_read;
       steps += engine->stats().steps;
     }
-    char line[200];
+    const double rounds =
+        static_cast<double>(steps) * static_cast<double>(layers_);
+    char line[240];
     std::snprintf(line, sizeof line,
-                  "%llu steps, %llu frames, %llu rows sent, %llu passes, %llu experts read",
+                  "%llu steps, %llu frames, %llu rows sent, %llu passes, %llu experts read\n"
+                  "frames %.3f for each step and layer",
                   static_cast<unsigned long long>(steps), static_cast<unsigned long long>(frames),
                   static_cast<unsigned long long>(rows), static_cast<unsigned long long>(passes),
-                  static_cast<unsigned long long>(read));
+                  static_cast<unsigned long long>(read), static_cast<double>(frames) / rounds);
     return line;
   }
 
@@ -129,6 +133,7 @@ class Group {
 
   const Arguments arguments_;
   const int32_t vocab_;
+  const int32_t layers_;  // that have experts
   InProcessNetwork network_;
   std::vector<std::unique_ptr<Engine>> engines_;
   uint64_t last_id_ = 0;
