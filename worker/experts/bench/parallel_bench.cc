@@ -113,8 +113,7 @@ class Group {
       read += stats.server.weights_read;
       steps += engine->stats().steps;
     }
-    const double rounds =
-        static_cast<double>(steps) * static_cast<double>(layers_);
+    const double rounds = static_cast<double>(steps) * static_cast<double>(layers_);
     char line[240];
     std::snprintf(line, sizeof line,
                   "%llu steps, %llu frames, %llu rows sent, %llu passes, %llu experts read\n"
