@@ -65,7 +65,7 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   void Start(absl::StatusOr<router::Request> request) {
     self_ = shared_from_this();
-    absl::StatusOr<Frontend::LiveRequests> live =
+    absl::StatusOr<LiveRequests> live =
         request.ok()
             ? frontend_.Start(*std::move(request), DeadlineOf(*context_), shared_from_this())
             : request.status();

@@ -113,4 +113,28 @@ void RouterMetrics::Write(MetricsWriter& writer, const std::string& model_name) 
                static_cast<double>(pending_bytes_max.load(std::memory_order_relaxed)));
 }
 
+void Write(MetricsWriter& writer, const std::string& model_name, const RouterLoad& load) {
+  const router::Admission::Stats& requests = load.requests;
+  writer.Gauge("vllm:num_requests_waiting", "Requests that no worker has yet.",
+               {{"model_name", model_name}, {"engine", "router"}},
+               requests.preparing + requests.waiting);
+  writer.Gauge("conclave_router_live_requests", "Requests not yet finished for their clients.", {},
+               requests.requests);
+  writer.Gauge("conclave_router_home_requests", "Requests that a worker has.", {},
+               requests.running);
+  writer.Gauge("conclave_router_admitted_tokens",
+               "Prompt and most output of requests that wait or run.", {},
+               static_cast<double>(requests.tokens));
+  writer.Gauge("conclave_router_workers_ready", "Workers that can be given requests.", {},
+               static_cast<double>(load.workers_ready));
+  for (const auto& [address, link] : load.links) {
+    writer.Gauge("conclave_router_link_sequences", "On the worker, of this router.",
+                 {{"worker", address}}, static_cast<double>(link.sequences));
+  }
+  for (const auto& [address, link] : load.links) {
+    writer.Counter("conclave_router_link_streams_total", "Streams opened to the worker.",
+                   {{"worker", address}}, static_cast<double>(link.streams));
+  }
+}
+
 }  // namespace conclave::services

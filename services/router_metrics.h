@@ -8,14 +8,17 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "router/admission.h"
 #include "router/delta.h"
 #include "scheduler/types.h"
 #include "services/metrics.h"
+#include "services/worker_link.h"
 
 namespace conclave::services {
 
@@ -75,5 +78,14 @@ struct RouterMetrics {
 
   void Write(MetricsWriter& writer, const std::string& model_name) const;
 };
+
+// What a router has to do now.
+struct RouterLoad {
+  router::Admission::Stats requests;
+  size_t workers_ready = 0;
+  std::map<std::string, WorkerLink::Stats> links;  // by the worker's address
+};
+
+void Write(MetricsWriter& writer, const std::string& model_name, const RouterLoad& load);
 
 }  // namespace conclave::services

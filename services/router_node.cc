@@ -66,7 +66,7 @@ void RouterNode::AddFlags(Flags& flags, Options& options) {
              "scheduler that knows the workers; empty: none"});
   flags.Add({"worker", &options.workers, "HOST:PORT", "a worker besides those; may be repeated"});
   flags.Add({"metrics", &options.metrics, "HOST:PORT", "where Prometheus scrapes; empty: nowhere"});
-  flags.Add({"model-name", &options.frontend.model_name, "NAME",
+  flags.Add({"model-name", &options.frontend.homes.model_name, "NAME",
              "what clients call the model; empty: as workers do"});
   flags.Add({"stall-ms", &options.stall_ms, "MS", "longest time a client may read nothing", 1,
              86'400'000});
@@ -91,10 +91,9 @@ void RouterNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"max-completions", &limits.completions, "N", "of one request", 1, 1024});
   flags.Add({"default-max-tokens", &limits.default_max_tokens, "N", "of a request that names none",
              1, 1 << 30});
-  flags.Add(
-      {"tokenize-threads", &options.frontend.tokenize_threads, "N", "for long prompts", 1, 256});
-  flags.Add({"tokenize-queue", &options.frontend.tokenize_queue, "N", "prompts that wait for them",
-             1, 1 << 20});
+  flags.Add({"tokenize-threads", &options.frontend.codec.threads, "N", "for long prompts", 1, 256});
+  flags.Add({"tokenize-queue", &options.frontend.codec.queue, "N", "prompts that wait for them", 1,
+             1 << 20});
   flags.Add({"incoming-bytes", &options.server.incoming_bytes, "BYTES",
              "of messages that are not whole, of all clients", 1 << 20, 1e15});
   Credentials::AddFlags(flags, options.credentials);

@@ -186,7 +186,7 @@ TEST(Router, TokenizesAndDetokenizes) {
 
 TEST(Router, ListsTheModelAndAnswersOnlyToItsName) {
   FakeWorker worker;
-  TestRouter router({&worker}, {.model_name = "served"});
+  TestRouter router({&worker}, {.homes = {.model_name = "served"}});
   v1::ListModelsResponse models;
   grpc::ClientContext context;
   ASSERT_TRUE(router.stub().ListModels(&context, {}, &models).ok());

@@ -169,8 +169,8 @@ TEST(Router, CallsMalformedMessagesInvalid) {
 TEST(Router, TokenisesLongPromptsElsewhereAndRefusesTooManyOfThem) {
   FakeWorker worker({.context_limit = 1 << 20});
   services::Frontend::Options options;
-  options.tokenize_queue = 1;
-  options.tokenize_inline_bytes = 10;
+  options.codec.queue = 1;
+  options.codec.inline_bytes = 10;
   TestRouter router({&worker}, options);
   std::atomic<int> good = 0, refused = 0, other = 0;
   std::vector<std::thread> clients;

@@ -190,7 +190,7 @@ TEST(RouterResume, FindsAStopStringThatItsWorkersSaidTogether) {
 TEST(RouterResume, TakesAwayWhatASilentWorkerHas) {
   FakeWorker silent({.id = "a", .manual = true, .pulse_ms = 1});
   FakeWorker other({.id = "b"});
-  TestRouter router({&silent}, {.suspicion = 1ms, .give_up = 2ms});
+  TestRouter router({&silent}, {.homes = {.suspicion = 1ms, .give_up = 2ms}});
   Client client(router, Hello(9));
   ASSERT_TRUE(silent.WaitFor([](const auto& counts) { return counts.live == 1; }));
   StepAndHear(silent, router, 2);

@@ -164,7 +164,7 @@ TEST(Router, ServesOnAndAnswersFromItsViewWithoutTheScheduler) {
 TEST(Router, GivesUpAWorkerThatIsDeadAndSilent) {
   FakeWorker stuck({.manual = true});
   FakeWorker other;
-  TestRouter router({}, {.silence = 1ms});
+  TestRouter router({}, {.homes = {.silence = 1ms}});
   v1::ClusterView view;
   v1::WorkerInfo* const info = view.add_workers();
   info->set_address(stuck.address());

@@ -1,0 +1,77 @@
+#pragma once
+// The requests a router has admitted and not forgotten: a LiveRequest for each completion, its
+// place with router::Admission, and who has which id.
+//
+// Threads: no lock; its owner calls one method at a time.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "conclave/v1/worker.pb.h"
+#include "router/admission.h"
+#include "router/request.h"
+#include "scheduler/types.h"
+#include "services/live_request.h"
+#include "services/router_metrics.h"
+
+namespace conclave::services {
+
+using LiveRequests = std::vector<std::shared_ptr<LiveRequest>>;
+
+class RequestTable {
+ public:
+  using Micros = scheduler::Micros;
+
+  // A live request that is asked for once more: the new stream takes its place.
+  struct Predecessor {
+    LiveRequests requests;                     // to be ended, now that the new ones have their id
+    std::vector<scheduler::TokenId> received;  // the first tokens of its only one, or nothing
+    std::optional<uint64_t> home;
+  };
+
+  // owner and metrics outlive it, and all requests.
+  RequestTable(const router::Admission::Options& admission, const LiveRequest::Options& request,
+               LiveRequest::Owner* owner, RouterMetrics* metrics);
+
+  // Takes a place for each completion, or none: then the error says why, and `before` stays as it
+  // is. It becomes what the predecessor knows otherwise. The id and the seed are chosen here where
+  // the request has none.
+  absl::StatusOr<LiveRequests> Admit(router::Request request, std::optional<Micros> deadline,
+                                     const std::shared_ptr<LiveRequest::Reader>& reader,
+                                     const v1::ModelInfo& model, Predecessor& before);
+  // Lets all of them wait whose clients have not left; each has this many tokens, with its output,
+  // and goes to `home` if it can. RESOURCE_EXHAUSTED when they are too many together.
+  absl::Status Enqueue(const LiveRequests& requests, int64_t tokens, std::optional<uint64_t> home);
+  void Forget(uint64_t key);
+
+  bool has(uint64_t key) const { return live_.count(key) != 0; }
+  const std::shared_ptr<LiveRequest>& at(uint64_t key) const { return live_.at(key); }
+  bool empty() const { return live_.empty(); }
+  LiveRequests all() const;
+
+  // Where their places are. To be added to and removed from by this class alone.
+  router::Admission& admission() { return admission_; }
+  const router::Admission& admission() const { return admission_; }
+
+ private:
+  // Who has the request's id, if that is the same request.
+  Predecessor FindPredecessor(const router::Request& request) const;
+  absl::Status Refuse(const router::Admission::Refusal& refusal);
+
+  const LiveRequest::Options options_;
+  LiveRequest::Owner* const owner_;
+  RouterMetrics* const metrics_;
+  router::Admission admission_;
+  std::unordered_map<uint64_t, std::shared_ptr<LiveRequest>> live_;
+  std::mt19937_64 random_;
+  uint64_t last_key_ = 0;
+};
+
+}  // namespace conclave::services
