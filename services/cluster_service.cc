@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "services/convert_placement.h"
+#include "services/convert_router.h"
 #include "services/grpc_status.h"
 #include "services/join_rules.h"
 #include "services/log.h"
@@ -14,6 +15,8 @@ namespace {
 
 using scheduler::Membership;
 using scheduler::Micros;
+using scheduler::RouterRoster;
+using scheduler::RouterState;
 using scheduler::WorkerState;
 
 constexpr char kHeartbeat[] = "/conclave.v1.Cluster/Heartbeat";
@@ -50,66 +53,7 @@ const char* NameOf(WorkerState state) {
   return "unknown";
 }
 
-// A stream that ends before it begins.
-class RefusedWatch : public grpc::ServerWriteReactor<v1::ClusterView> {
- public:
-  explicit RefusedWatch(const absl::Status& status) { Finish(services::ToGrpc(status)); }
-  void OnDone() override { delete this; }
-};
-
 }  // namespace
-
-// One watcher's stream, shared by gRPC (until OnDone) and the service (while it has views to tell).
-class ClusterService::Watcher : public grpc::ServerWriteReactor<v1::ClusterView>,
-                                public std::enable_shared_from_this<Watcher> {
- public:
-  explicit Watcher(ClusterService& service) : service_(service) {}
-
-  void Tell(std::shared_ptr<const v1::ClusterView> view) {
-    const std::lock_guard lock(mutex_);
-    latest_ = std::move(view);
-    Next();
-  }
-
-  void Close() {
-    const std::lock_guard lock(mutex_);
-    closing_ = true;
-    Next();
-  }
-
- private:
-  void OnWriteDone(bool ok) override {
-    const std::lock_guard lock(mutex_);
-    writing_.reset();
-    if (!ok) return End(grpc::Status(grpc::UNAVAILABLE, "the watcher is gone"));
-    Next();
-  }
-  void OnCancel() override {
-    const std::lock_guard lock(mutex_);
-    End(grpc::Status::CANCELLED);
-  }
-  void OnDone() override { service_.Forget(shared_from_this()); }
-
-  // Under mutex_.
-  void Next() {
-    if (finished_ || writing_ != nullptr) return;
-    if (closing_) return End(grpc::Status(grpc::UNAVAILABLE, "the scheduler is going away"));
-    if (latest_ == nullptr) return;
-    writing_ = std::exchange(latest_, nullptr);
-    StartWrite(writing_.get());
-  }
-  // Under mutex_.
-  void End(const grpc::Status& status) {
-    if (!std::exchange(finished_, true)) Finish(status);
-  }
-
-  ClusterService& service_;
-  std::mutex mutex_;                                // guards what follows
-  std::shared_ptr<const v1::ClusterView> latest_;   // not yet written; null: none
-  std::shared_ptr<const v1::ClusterView> writing_;  // in flight; null: none
-  bool closing_ = false;
-  bool finished_ = false;
-};
 
 absl::StatusOr<std::unique_ptr<ClusterService>> ClusterService::Create(
     const Options& options, std::unique_ptr<StateStore> store, Authorize authorize,
@@ -127,7 +71,8 @@ ClusterService::ClusterService(const Options& options, std::unique_ptr<StateStor
       failpoints_(failpoints),
       store_(std::move(store)),
       membership_(options.membership, state.membership, now),
-      placement_(options.placement, state.placement, now) {
+      placement_(options.placement, state.placement, now),
+      routers_(options.routers) {
   for (const auto& [id, bytes] : state.infos) {
     if (!infos_[id].ParseFromString(bytes)) infos_.erase(id);  // its next beat says it again
   }
@@ -166,14 +111,15 @@ grpc::ServerUnaryReactor* ClusterService::Heartbeat(grpc::CallbackServerContext*
 grpc::ServerWriteReactor<v1::ClusterView>* ClusterService::Watch(
     grpc::CallbackServerContext* context, const v1::WatchRequest*) {
   if (const auto tenant = authorize_(kWatch, PeerOf(*context)); !tenant.ok())
-    return new RefusedWatch(tenant.status());
+    return ViewStream::Refused(tenant.status());
   const std::lock_guard lock(mutex_);
-  if (closing_) return new RefusedWatch(absl::UnavailableError("the scheduler is going away"));
+  if (closing_) return ViewStream::Refused(absl::UnavailableError("the scheduler is going away"));
   if (watchers_.size() >= static_cast<size_t>(options_.max_watchers)) {
-    return new RefusedWatch(absl::ResourceExhaustedError(
+    return ViewStream::Refused(absl::ResourceExhaustedError(
         absl::StrFormat("the scheduler has %d watchers, its limit", options_.max_watchers)));
   }
-  const auto watcher = std::make_shared<Watcher>(*this);
+  const auto watcher = std::make_shared<ViewStream>(
+      [this](const std::shared_ptr<ViewStream>& gone) { Forget(gone); });
   watchers_.insert(watcher);
   watcher->Tell(view_);
   return watcher.get();
@@ -190,6 +136,8 @@ grpc::ServerUnaryReactor* ClusterService::Status(grpc::CallbackServerContext* co
     *response->mutable_scheduler() = self_;
     for (const Membership::Worker& worker : membership_.Workers())
       *response->add_workers() = Describe(worker);
+    for (const RouterRoster::Router& router : routers_.Routers())
+      *response->add_routers() = ToProto(router);
   }
   reactor->Finish(ToGrpc(status));
   return reactor;
@@ -243,20 +191,30 @@ grpc::ServerUnaryReactor* ClusterService::Residency(grpc::CallbackServerContext*
 }
 
 absl::Status ClusterService::Hear(const v1::HeartbeatRequest& beat, Micros now) {
-  const v1::WorkerInfo& info = beat.worker();
-  absl::Status status = ValidateBeat(beat);
   const std::lock_guard lock(mutex_);
-  if (status.ok()) status = MayJoin(info, membership_.Workers(), infos_);
-  if (status.ok()) status = Note(info, now);
+  absl::Status status = beat.has_router() ? HearRouter(beat.router(), now) : HearWorker(beat, now);
   ++(status.ok() ? stats_.heartbeats : stats_.heartbeats_refused);
-  bool news = status.ok() && placement_.Hear(beat);
-  if (status.ok() && beat.lost_size() > 0) {
-    for (const v1::LostPeer& peer : beat.lost())
-      membership_.ReportBroken(peer.id(), peer.incarnation());
-    news = true;
-  }
-  if (news || membership_.version() != view_->version()) StepSoon();
   return status;
+}
+
+absl::Status ClusterService::HearWorker(const v1::HeartbeatRequest& beat, Micros now) {
+  const v1::WorkerInfo& info = beat.worker();
+  CONCLAVE_RETURN_IF_ERROR(ValidateBeat(beat));
+  CONCLAVE_RETURN_IF_ERROR(MayJoin(info, membership_.Workers(), infos_));
+  CONCLAVE_RETURN_IF_ERROR(Note(info, now));
+  for (const v1::LostPeer& peer : beat.lost())
+    membership_.ReportBroken(peer.id(), peer.incarnation());
+  const bool news = placement_.Hear(beat) || beat.lost_size() > 0;
+  if (news || membership_.version() != view_->version()) StepSoon();
+  return absl::OkStatus();
+}
+
+absl::Status ClusterService::HearRouter(const v1::RouterStatus& status, Micros now) {
+  CONCLAVE_ASSIGN_OR_RETURN(const RouterRoster::Router router, ToRouter(status));
+  if (routers_.Heartbeat(router, now)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("the cluster has %d routers, its limit; %s serves, but is not listed",
+                      options_.routers.max_routers, router.address));
 }
 
 void ClusterService::StepSoon() {
@@ -267,6 +225,7 @@ void ClusterService::StepSoon() {
 void ClusterService::Excuse(Micros deaf, Micros now) {
   const std::lock_guard lock(mutex_);
   membership_.Excuse(deaf, now);
+  routers_.Excuse(deaf, now);
 }
 
 // What a worker that counts says that it serves; all that count say the same.
@@ -304,6 +263,7 @@ void ClusterService::Step(Micros now) {
   {
     const std::lock_guard lock(mutex_);
     membership_.Tick(now);
+    routers_.Tick(now);
     if (placement_.Step(membership_.Workers(), Model(), now))
       membership_.SetEpoch(placement_.change().epoch());
     draft = Unsaved(now);
@@ -321,7 +281,7 @@ void ClusterService::Step(Micros now) {
   ++stats_.saves;
   view_ = draft->view;
   LogInfo("view %d: epoch %d, %d workers", view_->version(), view_->epoch(), view_->workers_size());
-  for (const std::shared_ptr<Watcher>& watcher : watchers_) watcher->Tell(view_);
+  for (const std::shared_ptr<ViewStream>& watcher : watchers_) watcher->Tell(view_);
   AnswerApplied();
 }
 
@@ -393,7 +353,7 @@ std::shared_ptr<const v1::ClusterView> ClusterService::view() const {
 void ClusterService::CloseWatches() {
   const std::lock_guard lock(mutex_);
   closing_ = true;
-  for (const std::shared_ptr<Watcher>& watcher : watchers_) watcher->Close();
+  for (const std::shared_ptr<ViewStream>& watcher : watchers_) watcher->Close();
   for (const auto& [plan, done] : applying_) {
     done(absl::UnavailableError(absl::StrFormat(
         "the scheduler is going away; what becomes of plan %d, the next one says", plan)));
@@ -401,7 +361,7 @@ void ClusterService::CloseWatches() {
   applying_.clear();
 }
 
-void ClusterService::Forget(const std::shared_ptr<Watcher>& watcher) {
+void ClusterService::Forget(const std::shared_ptr<ViewStream>& watcher) {
   const std::lock_guard lock(mutex_);
   watchers_.erase(watcher);
   wake_.notify_all();
@@ -419,6 +379,12 @@ ClusterService::Stats ClusterService::stats() const {
   }
   for (const Membership::Worker& worker : membership_.Workers())
     ++stats.workers[NameOf(worker.state)];
+  for (const RouterState state :
+       {RouterState::kServing, RouterState::kDraining, RouterState::kDead}) {
+    stats.routers[NameOf(state)] = 0;
+  }
+  for (const RouterRoster::Router& router : routers_.Routers())
+    ++stats.routers[NameOf(router.state)];
   stats.phase = placement_.change().phase();
   stats.released = placement_.change().floor();
   stats.placement = placement_.change().stats();
@@ -437,6 +403,7 @@ void ClusterService::TickThread() {
       LogWarning("this process was stopped or starved for %d ms, in which nobody was heard",
                  std::chrono::duration_cast<std::chrono::milliseconds>(now - last).count());
       membership_.Excuse(now - last, now);
+      routers_.Excuse(now - last, now);
     }
     last = now;
     lock.unlock();

@@ -1,9 +1,8 @@
 #pragma once
-// The scheduler's face (cluster.proto): hears the workers' heartbeats, keeps membership and
-// placement on disk, and tells every watcher the view. A view is told only once it is saved, so
-// nobody ever knows more than the scheduler will after a crash. Saving waits for the disk and is
-// the ticking thread's: a heartbeat is only noted. A slow watcher skips views and gets the latest;
-// nothing queues.
+// The scheduler's face (cluster.proto): hears the heartbeats of workers and routers, keeps
+// membership and placement on disk, and tells every watcher the view. A view is told only once it
+// is saved, so nobody ever knows more than the scheduler will after a crash. Saving waits for the
+// disk and is the ticking thread's: a heartbeat is only noted.
 
 #include <atomic>
 #include <chrono>
@@ -22,10 +21,12 @@
 #include "absl/status/status.h"
 #include "conclave/v1/cluster.grpc.pb.h"
 #include "scheduler/membership.h"
+#include "scheduler/router_roster.h"
 #include "services/authorize.h"
 #include "services/failpoint.h"
 #include "services/placement_driver.h"
 #include "services/state_store.h"
+#include "services/view_stream.h"
 
 namespace conclave::services {
 
@@ -33,6 +34,7 @@ class ClusterService : public v1::Cluster::CallbackService {
  public:
   struct Options {
     scheduler::Membership::Options membership;
+    scheduler::RouterRoster::Options routers;
     PlacementDriver::Options placement;
     int32_t max_watchers = 2048;  // routers and workers
     // How often silence is looked for; 0: no thread, a test calls Step.
@@ -73,7 +75,8 @@ class ClusterService : public v1::Cluster::CallbackService {
   void Step(scheduler::Micros now);
   // A heartbeat, as the RPC takes it; the view that follows is saved and told by the next Step.
   // FAILED_PRECONDITION: this worker cannot be one of this cluster. UNAVAILABLE: not as long as a
-  // worker that is silent right now may come back; to be tried again.
+  // worker that is silent right now may come back; to be tried again. RESOURCE_EXHAUSTED: there are
+  // too many; a router then serves on, but is not listed.
   absl::Status Hear(const v1::HeartbeatRequest& beat, scheduler::Micros now);
   // Opens a change of the placement; the number of its plan. `done` is called once with its epoch
   // when all workers serve by it, or with ABORTED if it was taken back; by Step, or when watches
@@ -91,7 +94,7 @@ class ClusterService : public v1::Cluster::CallbackService {
   struct Stats {
     uint64_t epoch = 0;
     uint64_t version = 0;
-    std::map<std::string, int32_t> workers;  // by state
+    std::map<std::string, int32_t> workers, routers;  // by state
     int32_t watchers = 0;
     uint64_t heartbeats = 0;
     uint64_t heartbeats_refused = 0;
@@ -107,7 +110,6 @@ class ClusterService : public v1::Cluster::CallbackService {
   static scheduler::Micros Now();
 
  private:
-  class Watcher;
   // A view and what is saved of it.
   struct Draft {
     StateStore::State state;
@@ -120,6 +122,8 @@ class ClusterService : public v1::Cluster::CallbackService {
   absl::Status Save(const Draft& draft);  // without mutex_
   // Under mutex_.
   absl::Status Note(const v1::WorkerInfo& info, scheduler::Micros now);
+  absl::Status HearWorker(const v1::HeartbeatRequest& beat, scheduler::Micros now);
+  absl::Status HearRouter(const v1::RouterStatus& status, scheduler::Micros now);
   absl::StatusOr<uint64_t> ApplyLocked(const Plan& plan, OnApplied done, scheduler::Micros now);
   const v1::ModelInfo* Model() const;
   void StepSoon();
@@ -129,7 +133,7 @@ class ClusterService : public v1::Cluster::CallbackService {
   std::shared_ptr<const v1::ClusterView> MakeView() const;
   v1::WorkerInfo Describe(const scheduler::Membership::Worker& worker) const;
 
-  void Forget(const std::shared_ptr<Watcher>& watcher);
+  void Forget(const std::shared_ptr<ViewStream>& watcher);
   void TickThread();
 
   const Options options_;
@@ -140,12 +144,13 @@ class ClusterService : public v1::Cluster::CallbackService {
   mutable std::mutex mutex_;  // guards what follows
   scheduler::Membership membership_;
   PlacementDriver placement_;
+  scheduler::RouterRoster routers_;
   std::map<uint64_t, OnApplied> applying_;       // by plan
   std::map<std::string, v1::WorkerInfo> infos_;  // what each worker last said
   std::shared_ptr<const v1::ClusterView> view_;  // as saved
   scheduler::Micros save_after_{0};
   v1::SchedulerStatus self_;
-  std::set<std::shared_ptr<Watcher>> watchers_;
+  std::set<std::shared_ptr<ViewStream>> watchers_;
   Stats stats_;
   bool closing_ = false;
   bool stopping_ = false;

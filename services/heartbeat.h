@@ -1,7 +1,7 @@
 #pragma once
-// A worker's voice: tells the scheduler every period that it is there, how loaded it is, and
-// whether it drains. Serving does not depend on being heard; a scheduler that is away is tried
-// again for as long as it takes.
+// A worker's or router's voice: tells the scheduler every period that it is there, how loaded it
+// is, and whether it drains. Serving does not depend on being heard; a scheduler that is away is
+// tried again for as long as it takes.
 
 #include <grpcpp/channel.h>
 
@@ -30,7 +30,7 @@ class Heartbeat {
   using Describe = std::function<v1::HeartbeatRequest()>;
   // Called once, on the beating thread, if the cluster will not have this worker: it is of another
   // model or numerics, or a later incarnation of it was heard. A scheduler that answers UNAVAILABLE
-  // does not know yet; the worker goes on beating.
+  // does not know yet; the worker goes on beating. Never of a router.
   using OnRefused = std::function<void(const absl::Status&)>;
 
   Heartbeat(const Options& options, std::shared_ptr<grpc::Channel> channel, Describe describe,

@@ -35,7 +35,7 @@ grpc::ServerUnaryReactor* RouterClusterService::Status(grpc::CallbackServerConte
   }
   if (scheduler_ == nullptr) {
     FillFromView(response);
-    FillRouter(response->mutable_router());
+    FillSelf(response);
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }
@@ -46,7 +46,7 @@ grpc::ServerUnaryReactor* RouterClusterService::Status(grpc::CallbackServerConte
       [this, forwarded, reactor, response](const grpc::Status& status) mutable {
         forwarded.reset();  // its share of the channel goes before ours can
         if (!status.ok()) FillFromView(response);
-        FillRouter(response->mutable_router());
+        FillSelf(response);
         reactor->Finish(grpc::Status::OK);
       });
   return reactor;
@@ -92,12 +92,26 @@ void RouterClusterService::FillFromView(v1::StatusResponse* response) const {
   *response->mutable_workers() = view.workers();
 }
 
-void RouterClusterService::FillRouter(v1::RouterStatus* status) const {
+// What the scheduler heard of this router is older.
+void RouterClusterService::FillSelf(v1::StatusResponse* response) const {
+  v1::RouterStatus& self = *response->mutable_router();
+  Describe(&self);
+  auto* const routers = response->mutable_routers();
+  const auto known = std::find_if(routers->begin(), routers->end(), [&](const auto& router) {
+    return router.address() == self.address();
+  });
+  (known == routers->end() ? *routers->Add() : *known) = self;
+  std::sort(routers->begin(), routers->end(),
+            [](const auto& a, const auto& b) { return a.address() < b.address(); });
+}
+
+void RouterClusterService::Describe(v1::RouterStatus* status) const {
   status->set_pid(getpid());
   status->set_address(options_.address);
   status->set_metrics_address(options_.metrics_address);
   status->set_live_requests(static_cast<uint32_t>(frontend_.stats().requests));
   status->set_draining(frontend_.draining());
+  status->set_state(frontend_.draining() ? v1::ROUTER_STATE_DRAINING : v1::ROUTER_STATE_SERVING);
 }
 
 }  // namespace conclave::services

@@ -29,6 +29,8 @@ class RouterClusterService final : public v1::Cluster::CallbackService {
 
   // Known only once the server listens; before the first call.
   void SetAddresses(const std::string& address, const std::string& metrics_address);
+  // What this router says of itself, as it is now.
+  void Describe(v1::RouterStatus* status) const;
 
   grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
                                    const v1::StatusRequest* request,
@@ -42,7 +44,7 @@ class RouterClusterService final : public v1::Cluster::CallbackService {
 
  private:
   void FillFromView(v1::StatusResponse* response) const;
-  void FillRouter(v1::RouterStatus* status) const;
+  void FillSelf(v1::StatusResponse* response) const;
 
   Options options_;
   Frontend& frontend_;

@@ -104,7 +104,7 @@ absl::StatusOr<std::unique_ptr<RouterNode>> RouterNode::Start(const Options& opt
   CONCLAVE_ASSIGN_OR_RETURN(node->credentials_, Credentials::Load(options.credentials));
   CONCLAVE_RETURN_IF_ERROR(node->StartFrontend());
   CONCLAVE_RETURN_IF_ERROR(node->StartServer());
-  node->StartWatching();
+  node->StartReporting();
   return node;
 }
 
@@ -154,9 +154,16 @@ absl::Status RouterNode::StartServer() {
   return absl::OkStatus();
 }
 
-void RouterNode::StartWatching() {
+void RouterNode::StartReporting() {
   for (const std::string& worker : options_.workers) frontend_->AddWorker(worker);
   if (scheduler_ == nullptr) return;
+  const auto beat = [this] {
+    v1::HeartbeatRequest request;
+    cluster_->Describe(request.mutable_router());
+    return request;
+  };
+  heartbeat_ = std::make_unique<Heartbeat>(options_.heartbeat, scheduler_, beat,
+                                           Heartbeat::OnRefused(), failpoints_);
   watch_ = std::make_unique<ClusterWatch>(
       ClusterWatch::Options{.watcher = address_}, scheduler_,
       [this](const v1::ClusterView& view) { frontend_->SetView(view); });
@@ -168,6 +175,7 @@ RouterNode::~RouterNode() {
 
 absl::Status RouterNode::Drain(std::chrono::milliseconds bound) {
   frontend_->Drain();
+  if (heartbeat_ != nullptr) heartbeat_->BeatSoon();
   if (!frontend_->WaitIdle(bound)) {
     return absl::DeadlineExceededError(absl::StrFormat("%d requests still live after %d ms",
                                                        frontend_->stats().requests, bound.count()));

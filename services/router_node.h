@@ -1,6 +1,6 @@
 #pragma once
-// A whole router: frontend, its gRPC faces, the watch of the cluster, metrics, wired together. What
-// conclave-router runs, and what tests run in one process.
+// A whole router: frontend, its gRPC faces, heartbeat, watch of the cluster, metrics, wired
+// together. What conclave-router runs, and what tests run in one process.
 
 #include <chrono>
 #include <memory>
@@ -11,8 +11,10 @@
 #include "absl/status/statusor.h"
 #include "services/cluster_watch.h"
 #include "services/credentials.h"
+#include "services/failpoint.h"
 #include "services/flags.h"
 #include "services/frontend.h"
+#include "services/heartbeat.h"
 #include "services/inference_service.h"
 #include "services/metrics.h"
 #include "services/router_cluster_service.h"
@@ -33,6 +35,7 @@ class RouterNode {
     int64_t stall_ms = 30'000;            // how long a client may read nothing
     Frontend::Options frontend;
     Server::Options server;
+    Heartbeat::Options heartbeat;
     Credentials::Options credentials;
   };
   static void AddFlags(Flags& flags, Options& options);
@@ -44,7 +47,8 @@ class RouterNode {
   const std::string& address() const { return address_; }
   const std::string& metrics_address() const { return metrics_address_; }  // "-": none
   Frontend& frontend() { return *frontend_; }
-  ClusterWatch* watch() { return watch_.get(); }  // null without a scheduler
+  Heartbeat* heartbeat() { return heartbeat_.get(); }  // null without a scheduler
+  ClusterWatch* watch() { return watch_.get(); }       // likewise
 
   // Accepts nothing new, says so, finishes what lives. DEADLINE_EXCEEDED if that takes longer than
   // `bound`; what is left is then cut off by the destructor.
@@ -54,9 +58,10 @@ class RouterNode {
   explicit RouterNode(const Options& options) : options_(options) {}
   absl::Status StartFrontend();
   absl::Status StartServer();
-  void StartWatching();
+  void StartReporting();
 
   Options options_;
+  const Failpoints failpoints_;  // none
   Credentials credentials_;
   std::string address_;
   std::string metrics_address_ = "-";
@@ -67,6 +72,7 @@ class RouterNode {
   std::unique_ptr<RouterClusterService> cluster_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Server> server_;
+  std::unique_ptr<Heartbeat> heartbeat_;
   std::unique_ptr<ClusterWatch> watch_;
 };
 

@@ -16,6 +16,9 @@ void WriteMetrics(const ClusterService::Stats& stats, MetricsWriter& writer) {
   for (const auto& [state, count] : stats.workers) {
     writer.Gauge("conclave_workers", "Workers known, by state.", {{"state", state}}, count);
   }
+  for (const auto& [state, count] : stats.routers) {
+    writer.Gauge("conclave_routers", "Routers known, by state.", {{"state", state}}, count);
+  }
   writer.Gauge("conclave_epoch", "Number of the placement.", {}, static_cast<double>(stats.epoch));
   writer.Gauge("conclave_epoch_released", "Frames of epochs below are refused.", {},
                static_cast<double>(stats.released));
@@ -70,6 +73,8 @@ void SchedulerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"metrics", &options.metrics, "HOST:PORT", "where Prometheus scrapes; empty: nowhere"});
   flags.Add({"max-workers", &options.service.membership.max_workers, "N",
              "workers known, the dead included", 1, 1e6});
+  flags.Add({"max-routers", &options.service.routers.max_routers, "N",
+             "routers listed, the dead included", 1, 1e6});
   flags.Add(
       {"workers", &options.service.placement.workers, "N",
        "wait for so many workers, then spread the experts over them; 0: every worker computes "

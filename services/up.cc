@@ -1,24 +1,17 @@
 #include "services/up.h"
 
-#include <fcntl.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <sys/file.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
 #include <optional>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "conclave/v1/cluster.grpc.pb.h"
 #include "services/channel.h"
 #include "worker/status.h"
@@ -28,6 +21,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
+constexpr char kRouterProgram[] = "conclave-router";
 constexpr milliseconds kProbePause(20);       // between two looks at a router that is not ready
 constexpr milliseconds kProbeDeadline(1000);  // of one look
 // How soon it is noticed that a child was stopped, of which nothing wakes a poll.
@@ -64,21 +58,29 @@ bool IsServing(const std::shared_ptr<grpc::Channel>& channel) {
   return std::string(bytes.begin(), bytes.end()) == std::string("\x08\x01");
 }
 
-bool HasReadyWorkers(const std::shared_ptr<grpc::Channel>& channel, int32_t count) {
+// Whether a router sees so many workers that can compute, and so many routers that can be asked.
+bool SeesAll(const std::shared_ptr<grpc::Channel>& channel, int32_t workers, int32_t routers) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kProbeDeadline);
   v1::StatusResponse response;
   if (!v1::Cluster::NewStub(channel)->Status(&context, {}, &response).ok()) return false;
-  return std::count_if(response.workers().begin(), response.workers().end(),
-                       [](const v1::WorkerInfo& worker) {
-                         return worker.state() == v1::WORKER_STATE_READY;
-                       }) >= count;
+  const auto in_state = [](const auto& all, auto state) {
+    return std::count_if(all.begin(), all.end(),
+                         [&](const auto& one) { return one.state() == state; });
+  };
+  return in_state(response.workers(), v1::WORKER_STATE_READY) >= workers &&
+         in_state(response.routers(), v1::ROUTER_STATE_SERVING) >= routers;
 }
 
 // Names that sort as their numbers do: a plan's worker i is the i-th by name.
-std::string NameOfWorker(int32_t i, int32_t workers) {
-  const auto width = static_cast<int>(std::to_string(workers - 1).size());
-  return absl::StrFormat("worker-%0*d", width, i);
+std::string NameOf(const std::string& kind, int32_t i, int32_t count) {
+  const auto width = static_cast<int>(std::to_string(count - 1).size());
+  return absl::StrFormat("%s-%0*d", kind, width, i);
+}
+
+// HOST:0 of HOST:PORT. What is no address stays none, for the process to refuse.
+std::string AnyPortOf(const std::string& address) {
+  return address.substr(0, address.rfind(':') + 1) + "0";
 }
 
 milliseconds Left(std::chrono::steady_clock::time_point until) {
@@ -87,70 +89,6 @@ milliseconds Left(std::chrono::steady_clock::time_point until) {
 }
 
 }  // namespace
-
-// A directory that one supervisor at a time may use.
-class Up::StateDirectory {
- public:
-  static absl::StatusOr<std::unique_ptr<StateDirectory>> Open(const std::string& path) {
-    auto state = std::unique_ptr<StateDirectory>(new StateDirectory);
-    CONCLAVE_RETURN_IF_ERROR(path.empty() ? state->MakeTemporary() : state->Make(path));
-    CONCLAVE_RETURN_IF_ERROR(state->Lock());
-    return state;
-  }
-  ~StateDirectory() {
-    if (lock_ >= 0) close(lock_);
-    std::error_code ignored;
-    if (temporary_) std::filesystem::remove_all(path_, ignored);
-  }
-  StateDirectory(const StateDirectory&) = delete;
-  StateDirectory& operator=(const StateDirectory&) = delete;
-
-  const std::string& path() const { return path_; }
-
- private:
-  StateDirectory() = default;
-
-  absl::Status MakeTemporary() {
-    std::string path = std::filesystem::temp_directory_path().string() + "/conclave-up-XXXXXX";
-    if (mkdtemp(path.data()) == nullptr) {
-      return absl::UnavailableError(
-          absl::StrFormat("cannot make a temporary directory: %s", std::strerror(errno)));
-    }
-    path_ = path;
-    temporary_ = true;
-    return absl::OkStatus();
-  }
-
-  absl::Status Make(const std::string& path) {
-    std::error_code error;
-    std::filesystem::create_directories(path, error);
-    if (error) {
-      return absl::UnavailableError(
-          absl::StrFormat("--state: cannot make \"%s\": %s", path, error.message()));
-    }
-    path_ = path;
-    return absl::OkStatus();
-  }
-
-  // The lock goes with the process, however it ends; the file stays.
-  absl::Status Lock() {
-    const std::string file = path_ + "/up.lock";
-    lock_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (lock_ < 0) {
-      return absl::UnavailableError(
-          absl::StrFormat("cannot open \"%s\": %s", file, std::strerror(errno)));
-    }
-    if (flock(lock_, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "state directory \"%s\" is in use by another `conclave up`: stop it, or choose another "
-        "--state",
-        path_));
-  }
-
-  std::string path_;
-  bool temporary_ = false;
-  int lock_ = -1;
-};
 
 struct Up::Process {
   std::string name;
@@ -170,12 +108,16 @@ Up::Up(const Options& options, std::ostream& out, std::ostream& err)
       out_(out),
       err_(err),
       scheduler_(
-          new Process{.name = "scheduler", .program = "conclave-scheduler", .restart = true}),
-      router_(new Process{.name = "router", .program = "conclave-router", .restart = true}) {
+          new Process{.name = "scheduler", .program = "conclave-scheduler", .restart = true}) {
   for (int32_t i = 0; i < options_.workers; ++i) {
-    workers_.emplace_back(new Process{.name = NameOfWorker(i, options_.workers),
+    workers_.emplace_back(new Process{.name = NameOf("worker", i, options_.workers),
                                       .program = "conclave-worker",
                                       .restart = options_.restart_workers});
+  }
+  for (int32_t i = 0; i < options_.routers; ++i) {
+    const std::string name =
+        options_.routers == 1 ? "router" : NameOf("router", i, options_.routers);
+    routers_.emplace_back(new Process{.name = name, .program = kRouterProgram, .restart = true});
   }
 }
 
@@ -188,8 +130,7 @@ absl::Status Up::Run(Shutdown& shutdown) {
   if (status.ok()) status = WaitUntilReady();
   if (status.ok()) {
     ready_ = true;
-    out_ << absl::StrFormat("ready grpc=%s http=- metrics=%s\n", router_->grpc, router_->metrics)
-         << std::flush;
+    SayReady();
     Supervise();
   }
   const absl::Status drained = Drain();
@@ -197,10 +138,22 @@ absl::Status Up::Run(Shutdown& shutdown) {
   return status.ok() || absl::IsCancelled(status) ? drained : status;
 }
 
+// A cluster of one router is known by its address alone.
+void Up::SayReady() {
+  const Process& first = *routers_.front();
+  std::string line = absl::StrFormat("ready grpc=%s http=- metrics=%s", first.grpc, first.metrics);
+  if (routers_.size() > 1) {
+    line += " routers=" + absl::StrJoin(routers_, ",", [](std::string* text, const auto& router) {
+              *text += router->grpc;
+            });
+  }
+  out_ << line << "\n" << std::flush;
+}
+
 std::vector<Up::Process*> Up::All() const {
   std::vector<Process*> all = {scheduler_.get()};
   for (const std::unique_ptr<Process>& worker : workers_) all.push_back(worker.get());
-  all.push_back(router_.get());
+  for (const std::unique_ptr<Process>& router : routers_) all.push_back(router.get());
   return all;
 }
 
@@ -225,10 +178,12 @@ absl::Status Up::AwaitListening(Process& process) {
 
 absl::Status Up::WaitUntilReady() {
   const Clock::time_point deadline = Clock::now() + options_.ready_wait;
-  const std::shared_ptr<grpc::Channel> channel = MakeChannel(router_->grpc, Credentials());
-  while (!IsServing(channel) || !HasReadyWorkers(channel, options_.workers)) {
-    CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
-    Pump(kProbePause);
+  for (const std::unique_ptr<Process>& router : routers_) {
+    const std::shared_ptr<grpc::Channel> channel = MakeChannel(router->grpc, Credentials());
+    while (!IsServing(channel) || !SeesAll(channel, options_.workers, options_.routers)) {
+      CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
+      Pump(kProbePause);
+    }
   }
   return absl::OkStatus();
 }
@@ -262,8 +217,8 @@ void Up::Supervise() {
 absl::Status Up::Drain() {
   draining_ = true;
   absl::Status first;
-  AskToEnd(*router_);
-  first.Update(AwaitEnd(*router_));
+  for (const std::unique_ptr<Process>& router : routers_) AskToEnd(*router);
+  for (const std::unique_ptr<Process>& router : routers_) first.Update(AwaitEnd(*router));
   for (const std::unique_ptr<Process>& worker : workers_) AskToEnd(*worker);
   for (const std::unique_ptr<Process>& worker : workers_) first.Update(AwaitEnd(*worker));
   AskToEnd(*scheduler_);
@@ -316,14 +271,12 @@ std::vector<std::string> Up::ArgumentsOf(const Process& process) const {
     if (Placed()) arguments.push_back(absl::StrFormat("--workers=%d", options_.workers));
     if (!options_.placement.empty()) arguments.push_back("--placement=" + options_.placement);
     more = &options_.scheduler_flags;
-  } else if (&process != router_.get()) {
+  } else if (process.program == kRouterProgram) {
+    arguments = RouterArguments(process);
+    more = &options_.router_flags;
+  } else {
     arguments = WorkerArguments(process);
     more = &options_.worker_flags;
-  } else {
-    arguments = {"--listen=" + (process.grpc.empty() ? options_.grpc : process.grpc),
-                 "--metrics=" + (process.metrics.empty() ? options_.metrics : process.metrics),
-                 "--model=" + options_.model, "--scheduler=" + scheduler_->grpc};
-    more = &options_.router_flags;
   }
   arguments.insert(arguments.end(), more->begin(), more->end());
   return arguments;
@@ -338,6 +291,18 @@ std::vector<std::string> Up::WorkerArguments(const Process& worker) const {
                                         "--scheduler=" + scheduler_->grpc};
   if (Placed()) arguments.push_back("--placed");
   return arguments;
+}
+
+std::vector<std::string> Up::RouterArguments(const Process& router) const {
+  const bool first = &router == routers_.front().get();
+  const auto where = [first](const std::string& known, const std::string& asked) {
+    if (asked.empty()) return asked;  // nowhere
+    if (!known.empty()) return known;
+    return first ? asked : AnyPortOf(asked);
+  };
+  return {"--listen=" + where(router.grpc, options_.grpc),
+          "--metrics=" + where(router.metrics, options_.metrics), "--model=" + options_.model,
+          "--scheduler=" + scheduler_->grpc};
 }
 
 void Up::Pump(milliseconds longest) {

@@ -1,7 +1,7 @@
 #pragma once
-// A whole cluster on this machine: scheduler, workers and router as child processes of one
+// A whole cluster on this machine: scheduler, workers and routers as child processes of one
 // supervisor. It starts them, learns their ports, says when requests will be answered, restarts
-// what must not stay dead, and ends them in the order that loses nothing: router, workers,
+// what must not stay dead, and ends them in the order that loses nothing: routers, workers,
 // scheduler. One thread, which must be the one that lives as long as the process.
 
 #include <chrono>
@@ -14,19 +14,23 @@
 #include "absl/status/statusor.h"
 #include "services/child.h"
 #include "services/shutdown.h"
+#include "services/state_directory.h"
 
 namespace conclave::services {
 
 class Up {
  public:
+  static constexpr int32_t kMaxRouters = 32;  // a worker has 64 links, and routers come and go
   struct Options {
     std::string binaries;   // directory of conclave-router, conclave-scheduler, conclave-worker
     std::string model;      // directory
     int32_t workers = 1;    // the experts are spread over them if there are several, or a placement
     std::string placement;  // Plan JSON; empty: none
+    int32_t routers = 1;    // any of them serves any client
     std::string state;      // directory, kept; empty: a temporary one, removed by Run
-    std::string grpc = "127.0.0.1:0";     // of the router
-    std::string metrics = "127.0.0.1:0";  // of the router
+    // Of the first router; the others are at any free ports of the same hosts.
+    std::string grpc = "127.0.0.1:0";
+    std::string metrics = "127.0.0.1:0";
     bool restart_workers = false;
     std::vector<std::string> scheduler_flags, worker_flags, router_flags;  // passed on
     std::chrono::milliseconds ready_wait{60'000};   // until everything answers
@@ -49,10 +53,10 @@ class Up {
  private:
   using Clock = std::chrono::steady_clock;
   struct Process;
-  class StateDirectory;
 
   absl::Status StartAll();
   absl::Status WaitUntilReady();
+  void SayReady();
   void Supervise();
   absl::Status Drain();
   void AskToEnd(Process& process);
@@ -61,6 +65,7 @@ class Up {
   absl::Status Launch(Process& process);
   std::vector<std::string> ArgumentsOf(const Process& process) const;
   std::vector<std::string> WorkerArguments(const Process& worker) const;
+  std::vector<std::string> RouterArguments(const Process& router) const;
   bool Placed() const { return options_.workers > 1 || !options_.placement.empty(); }
   std::vector<Process*> All() const;  // in the order they start in
   // Waits until something happens, at most so long, and takes notice of it.
@@ -84,7 +89,7 @@ class Up {
   std::unique_ptr<StateDirectory> state_;
   std::unique_ptr<Process> scheduler_;
   std::vector<std::unique_ptr<Process>> workers_;
-  std::unique_ptr<Process> router_;
+  std::vector<std::unique_ptr<Process>> routers_;
 };
 
 }  // namespace conclave::services

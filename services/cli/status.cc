@@ -32,6 +32,28 @@ const char* NameOf(v1::WorkerState state) {
   }
 }
 
+const char* NameOf(v1::RouterState state) {
+  switch (state) {
+    case v1::ROUTER_STATE_SERVING:
+      return "serving";
+    case v1::ROUTER_STATE_DRAINING:
+      return "draining";
+    case v1::ROUTER_STATE_DEAD:
+      return "dead";
+    default:
+      return "unknown";
+  }
+}
+
+Json ToJson(const v1::RouterStatus& router) {
+  return {{"pid", router.pid()},
+          {"address", router.address()},
+          {"metrics_address", router.metrics_address()},
+          {"live_requests", router.live_requests()},
+          {"draining", router.draining()},
+          {"state", NameOf(router.state())}};
+}
+
 Json ToJson(const v1::WorkerInfo& worker) {
   const v1::WorkerLoad& load = worker.load();
   return {{"id", worker.id()},
@@ -53,19 +75,12 @@ Json ToJson(const v1::WorkerInfo& worker) {
 
 // A scheduler that is out of reach is null: serving goes on without it.
 Json ToJson(const v1::StatusResponse& status) {
-  const v1::RouterStatus& router = status.router();
-  Json workers = Json::array();
+  Json routers = Json::array(), workers = Json::array();
+  for (const v1::RouterStatus& router : status.routers()) routers.push_back(ToJson(router));
   for (const v1::WorkerInfo& worker : status.workers()) workers.push_back(ToJson(worker));
-  Json json = {{"epoch", status.epoch()},
-               {"router",
-                {{"pid", router.pid()},
-                 {"address", router.address()},
-                 {"metrics_address", router.metrics_address()},
-                 {"live_requests", router.live_requests()},
-                 {"draining", router.draining()}}},
-               {"scheduler", nullptr},
-               {"workers", std::move(workers)},
-               {"adapters", Json::array()}};
+  Json json = {{"epoch", status.epoch()},       {"router", ToJson(status.router())},
+               {"routers", std::move(routers)}, {"scheduler", nullptr},
+               {"workers", std::move(workers)}, {"adapters", Json::array()}};
   if (status.has_scheduler()) {
     json["scheduler"] = {{"pid", status.scheduler().pid()},
                          {"address", status.scheduler().address()},
@@ -74,12 +89,18 @@ Json ToJson(const v1::StatusResponse& status) {
   return json;
 }
 
+std::string ToLine(const v1::RouterStatus& router) {
+  return absl::StrFormat("router     %s  pid %d  %s, live requests %d\n", router.address(),
+                         router.pid(), NameOf(router.state()), router.live_requests());
+}
+
+// The router that was asked is the first.
 std::string ToTable(const v1::StatusResponse& status) {
-  const v1::RouterStatus& router = status.router();
   std::string text = absl::StrFormat("epoch      %d\n", status.epoch());
-  absl::StrAppendFormat(&text, "router     %s  pid %d  %s, live requests %d\n", router.address(),
-                        router.pid(), router.draining() ? "draining" : "serving",
-                        router.live_requests());
+  text += ToLine(status.router());
+  for (const v1::RouterStatus& router : status.routers()) {
+    if (router.address() != status.router().address()) text += ToLine(router);
+  }
   if (status.has_scheduler()) {
     absl::StrAppendFormat(&text, "scheduler  %s  pid %d\n", status.scheduler().address(),
                           status.scheduler().pid());

@@ -89,16 +89,22 @@ void Bind(Flags& flags, Options& options) {
   flags.AddOptional({"placement", &up.placement, "PLAN.json",
                      "where experts are, instead; without --workers also how many workers there "
                      "are"});
+  flags.Add({"routers", &up.routers, "R", "routers, each serving any client; ready names them all",
+             1, Up::kMaxRouters});
   flags.Add({"adapter", &options.adapters, "NAME=DIR", "not served by this version"});
   flags.Add({"state", &up.state, "DIR",
              "durable state, kept; without it a temporary directory, removed at the end unless a "
              "second signal has cut that short"});
-  flags.Add({"grpc", &up.grpc, "HOST:PORT", "where clients connect; port 0: any free one"});
+  flags.Add(
+      {"grpc", &up.grpc, "HOST:PORT",
+       "where clients connect; port 0: any free one; further routers are at any free port of this "
+       "host"});
   flags.Add({"http", &options.http, "HOST:PORT",
              "accepted, but this version has no HTTP gateway: ready says http=-"});
-  flags.Add({"metrics", &up.metrics, "HOST:PORT", "where Prometheus scrapes the router"});
+  flags.Add({"metrics", &up.metrics, "HOST:PORT",
+             "where Prometheus scrapes the router; further ones as with --grpc"});
   flags.Add({"restart", &up.restart_workers, "",
-             "start a worker again that has ended, as is always done for scheduler and router"});
+             "start a worker again that has ended, as is always done for scheduler and routers"});
   flags.Add({"insecure", &options.insecure, "",
              "allow --grpc and --metrics where others can connect, without TLS"});
   flags.Add({"ready-timeout", &options.ready_timeout, "S",
@@ -175,7 +181,8 @@ int RunUp(const Arguments& arguments, Io& io) {
       "conclave up",
       "Runs a whole cluster on this machine until SIGTERM or Ctrl-C, which finish what runs "
       "(a second one ends it at once).\nPrints `ready grpc=HOST:PORT http=HOST:PORT "
-      "metrics=HOST:PORT` once requests are answered. Scheduler and router\nare started "
+      "metrics=HOST:PORT` once requests are answered,\nwith several routers followed by "
+      "`routers=HOST:PORT,...`, all of them. Scheduler and routers\nare started "
       "again when they die, on the same ports; a worker only with --restart: without it "
       "the cluster stays up\nand refuses requests as UNAVAILABLE.");
   Bind(flags, options);

@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -14,8 +13,8 @@
 
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/channel.h"
-#include "services/child.h"
 #include "tests/cluster/test_link.h"
+#include "tests/cluster/test_process.h"
 #include "tests/cluster/test_watch.h"
 #include "tests/services/testing/scrape.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
@@ -26,51 +25,10 @@ namespace {
 using ::testing::HasSubstr;
 using worker::testing::TempDir;
 
-// A daemon of ours that has said where it listens.
-class Process {
+class Process : public TestProcess {
  public:
-  Process(const std::string& name, const std::vector<std::string>& arguments) {
-    auto child = Child::Start(std::string(CONCLAVE_BIN_DIR) + "/" + name, arguments);
-    EXPECT_TRUE(child.ok()) << child.status();
-    child_ = *std::move(child);
-    while (child_->out().fd() >= 0 && ready_.empty()) {
-      WaitFor(child_->out().fd());
-      for (const std::string& line : child_->out().Take()) ready_ += line;
-    }
-  }
-
-  const std::string& ready() const { return ready_; }
-  std::string grpc() const { return Word("grpc="); }
-  std::string metrics() const { return Word("metrics="); }
-  pid_t pid() const { return child_->pid(); }
-  void Signal(int signal) { child_->Signal(signal); }
-
-  // What wait() says of it.
-  int WaitForEnd() {
-    WaitFor(child_->exit_fd());
-    return *child_->Reap();
-  }
-  // Everything it said on stderr; after its end.
-  std::string Log() {
-    std::string log;
-    while (child_->err().fd() >= 0) {
-      for (const std::string& line : child_->err().Take()) log += line + "\n";
-    }
-    return log;
-  }
-
- private:
-  static void WaitFor(int fd) {
-    pollfd poll_fd = {.fd = fd, .events = POLLIN};
-    poll(&poll_fd, 1, -1);
-  }
-  std::string Word(const std::string& key) const {
-    const size_t begin = ready_.find(key) + key.size();
-    return ready_.substr(begin, ready_.find(' ', begin) - begin);
-  }
-
-  std::unique_ptr<Child> child_;
-  std::string ready_;
+  Process(const std::string& name, const std::vector<std::string>& arguments)
+      : TestProcess(CONCLAVE_BIN_DIR, name, arguments) {}
 };
 
 // A client of a router, one request at a time.

@@ -45,6 +45,7 @@ class ClusterServiceTest : public ::testing::Test {
   ClusterServiceTest() {
     options_.tick = std::chrono::milliseconds(0);
     options_.membership.max_workers = 3;
+    options_.routers.max_routers = 3;
     Restart({});
   }
 
@@ -63,6 +64,12 @@ class ClusterServiceTest : public ::testing::Test {
     absl::Status status = service_->Hear(BeatOf(info), now_);
     service_->Step(now_);
     return status;
+  }
+  absl::Status HearRouter(const std::string& address, const std::string& metrics = "-") {
+    v1::HeartbeatRequest beat;
+    beat.mutable_router()->set_address(address);
+    beat.mutable_router()->set_metrics_address(metrics);
+    return service_->Hear(beat, now_);
   }
   void Pass(std::chrono::milliseconds time) {
     now_ += time;
@@ -207,6 +214,45 @@ TEST_F(ClusterServiceTest, RefusesMoreWorkersThanItsLimit) {
   for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(Hear(Info(id)).ok());
   EXPECT_EQ(Hear(Info("d")).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(Hear(Info("c")).ok());
+}
+
+TEST_F(ClusterServiceTest, HearsRoutersWithoutAWordToTheWatchersOrTheDisk) {
+  const auto view = service_->view();
+  ASSERT_TRUE(HearRouter("127.0.0.1:6000").ok());
+  EXPECT_EQ(service_->stats().routers.at("serving"), 1);
+  Pass(std::chrono::seconds(2));
+  EXPECT_EQ(service_->stats().routers.at("serving"), 0);
+  EXPECT_EQ(service_->stats().routers.at("dead"), 1);
+  Pass(std::chrono::minutes(10));
+  EXPECT_EQ(service_->stats().routers.at("dead"), 0);
+  EXPECT_EQ(service_->view(), view);
+  EXPECT_EQ(service_->stats().saves, 0u);
+}
+
+TEST_F(ClusterServiceTest, ExcusesRoutersForWhatItCouldNotHear) {
+  ASSERT_TRUE(HearRouter("127.0.0.1:6000").ok());
+  now_ += std::chrono::seconds(30);
+  service_->Excuse(std::chrono::seconds(30), now_);
+  service_->Step(now_);
+  EXPECT_EQ(service_->stats().routers.at("serving"), 1);
+}
+
+TEST_F(ClusterServiceTest, RefusesMoreRoutersThanItsLimit) {
+  for (const char* const address : {"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"})
+    ASSERT_TRUE(HearRouter(address).ok());
+  const absl::Status status = HearRouter("127.0.0.1:4");
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("127.0.0.1:4 serves, but is not listed"));
+  EXPECT_TRUE(HearRouter("127.0.0.1:3").ok());
+}
+
+TEST_F(ClusterServiceTest, RefusesARoutersBeatThatMakesNoSense) {
+  for (const char* const address : {"", "here", "127.0.0.1:0", "0.0.0.0:80", ":80"})
+    EXPECT_EQ(HearRouter(address).code(), absl::StatusCode::kInvalidArgument) << address;
+  EXPECT_EQ(HearRouter(std::string(300, 'a') + ":80").code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(HearRouter("127.0.0.1:80", std::string(300, 'a')).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(service_->stats().heartbeats_refused, 7u);
 }
 
 TEST_F(ClusterServiceTest, RefusesABeatThatMakesNoSense) {

@@ -49,6 +49,14 @@ def any_placement(workers, layers, experts, seed, replicas=0.25):
             "placement": [[owners() for _ in range(experts)] for _ in range(layers)]}
 
 
+def plan_of(placement):
+    """The message of a plan that is a dictionary."""
+    owners = [workers for layer in placement["placement"] for workers in layer]
+    return cluster_pb2.ApplyRequest(workers=placement["workers"], layers=placement["layers"], experts=placement["experts"],
+                                    copies=[len(workers) for workers in owners],
+                                    owners=[worker for workers in owners for worker in workers])
+
+
 def moe_shape(model=MODEL):
     """(MoE layers, experts of each) as a checkpoint's config.json has them."""
     config = json.loads((pathlib.Path(model) / "config.json").read_text())

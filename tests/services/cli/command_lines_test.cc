@@ -44,6 +44,8 @@ TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
       {{"up"}, "--model is missing"},
       {{"up", "--model", "/nonexistent"}, "is not a directory"},
       {{"up", "--model", "/", "--placement", "/nonexistent"}, "/nonexistent"},
+      {{"up", "--model", "/", "--routers", "0"}, "--routers: \"0\": out of range [1, 32]"},
+      {{"up", "--model", "/", "--routers", "33"}, "--routers: \"33\": out of range [1, 32]"},
       {{"apply"}, "name a PLAN.json"},
       {{"apply", "/nonexistent"}, "/nonexistent"},
       {{"residency", "--layer", "-1"}, "out of range"},

@@ -414,6 +414,14 @@ TEST_F(Commands, StatusTellsOfEveryProcess) {
   router_.status.set_epoch(3);
   router_.status.mutable_router()->set_pid(11);
   router_.status.mutable_router()->set_live_requests(2);
+  router_.status.mutable_router()->set_address("127.0.0.1:5");
+  router_.status.mutable_router()->set_state(v1::ROUTER_STATE_SERVING);
+  *router_.status.add_routers() = router_.status.router();
+  v1::RouterStatus& other = *router_.status.add_routers();
+  other.set_pid(14);
+  other.set_address("127.0.0.1:6");
+  other.set_metrics_address("127.0.0.1:8");
+  other.set_state(v1::ROUTER_STATE_DEAD);
   v1::WorkerInfo& worker = *router_.status.add_workers();
   worker.set_id("w0");
   worker.set_pid(12);
@@ -428,6 +436,13 @@ TEST_F(Commands, StatusTellsOfEveryProcess) {
   EXPECT_EQ(document["epoch"], 3);
   EXPECT_EQ(document["router"]["pid"], 11);
   EXPECT_EQ(document["router"]["live_requests"], 2);
+  ASSERT_EQ(document["routers"].size(), 2U);
+  EXPECT_EQ(document["routers"][0], document["router"]);
+  EXPECT_EQ(document["routers"][0]["state"], "serving");
+  EXPECT_EQ(document["routers"][1]["pid"], 14);
+  EXPECT_EQ(document["routers"][1]["address"], "127.0.0.1:6");
+  EXPECT_EQ(document["routers"][1]["metrics_address"], "127.0.0.1:8");
+  EXPECT_EQ(document["routers"][1]["state"], "dead");
   EXPECT_TRUE(document["scheduler"].is_null());
   EXPECT_EQ(document["adapters"], json::array());
   ASSERT_EQ(document["workers"].size(), 1U);
@@ -443,6 +458,8 @@ TEST_F(Commands, StatusTellsOfEveryProcess) {
   EXPECT_EQ(Call({"status", "--json"}), kDone);
   EXPECT_EQ(Document()["scheduler"]["pid"], 13);
   EXPECT_EQ(Call({"status"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("router     127.0.0.1:5  pid 11  serving, live requests 2\n"
+                                    "router     127.0.0.1:6  pid 14  dead, live requests 0\n"));
   EXPECT_THAT(out_.str(), HasSubstr("worker     w0  127.0.0.1:7  pid 12  ready"));
 }
 

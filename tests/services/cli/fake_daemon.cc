@@ -1,7 +1,7 @@
 // Stands in for any of the three processes, by the name it is started under: for tests of the
-// supervisor. It listens, is healthy, knows of one ready worker, and writes down in --journal when
-// it starts and when it is told to end. --misbehave: die (at once), mute (never say where it
-// listens), stay (ignore SIGTERM).
+// supervisor. It listens, is healthy, knows of one ready worker and of three routers, and writes
+// down in --journal when it starts and when it is told to end. --misbehave: die (at once), mute
+// (never say where it listens), stay (ignore SIGTERM).
 
 #include <signal.h>
 #include <unistd.h>
@@ -46,8 +46,10 @@ int main(int argc, char** argv) {
   grpc::EnableDefaultHealthCheckService(true);
   conclave::testing::FakeRouter server(listen);
   server.status.add_workers()->set_state(conclave::v1::WORKER_STATE_READY);
+  for (int i = 0; i < 3; ++i)
+    server.status.add_routers()->set_state(conclave::v1::ROUTER_STATE_SERVING);
   Write(journal, name + " start " + std::to_string(getpid()) + " " + server.address() +
-                     " scheduler=" + scheduler + " state=" + state);
+                     " scheduler=" + scheduler + " state=" + state + " metrics=" + metrics);
   if (misbehave != "mute") {
     std::cout << "listening grpc=" << server.address() << " metrics=" << metrics << std::endl;
   }

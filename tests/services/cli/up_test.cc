@@ -27,6 +27,7 @@ using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::UnorderedElementsAre;
 
 // What one thread writes and another waits for.
 class SharedText : public std::streambuf {
@@ -111,12 +112,26 @@ class UpTest : public ::testing::Test {
     }
     return lines;
   }
-  // The word at `index` of the journal's `nth` start of a process: 2 is the pid, 3 the address.
+  // The word at `index` of the journal's `nth` start of a process: 2 is the pid, 3 the address, 6
+  // where its metrics are to be.
   std::string Word(const std::string& program, size_t nth, int index) {
     std::istringstream words(Journal(program + " start").at(nth));
     std::string word;
     for (int i = 0; i <= index; ++i) words >> word;
     return word;
+  }
+  // Where it listens, as the supervisor has said.
+  std::string AddressOf(const std::string& name) {
+    const std::string log = err_.text(), key = "[up] " + name + " has pid ";
+    const size_t begin = log.find("grpc=", log.find(key)) + 5;
+    return log.substr(begin, log.find(' ', begin) - begin);
+  }
+  // Of each start, where its metrics were to be.
+  std::vector<std::string> Metrics(const std::string& program) {
+    std::vector<std::string> metrics;
+    for (size_t i = 0; i < Journal(program + " start").size(); ++i)
+      metrics.push_back(Word(program, i, 6));
+    return metrics;
   }
   void Kill(const std::string& program) { kill(std::stoi(Word(program, 0, 2)), SIGKILL); }
   void WaitForStarts(const std::string& program, size_t count) {
@@ -164,6 +179,40 @@ TEST_F(UpTest, SaysReadyOnceAndEndsRouterWorkersSchedulerInThisOrder) {
 TEST_F(UpTest, StartsTheSchedulerAgainOnItsPort) { KillAndSeeItAgain("conclave-scheduler"); }
 
 TEST_F(UpTest, StartsTheRouterAgainOnItsPort) { KillAndSeeItAgain("conclave-router"); }
+
+TEST_F(UpTest, NamesSeveralRoutersInTheirOrderAndEndsThemAll) {
+  options_.routers = 3;
+  options_.metrics = "127.0.0.1:4321";
+  EXPECT_TRUE(Run([] {}).ok());
+  EXPECT_EQ(Journal("conclave-router start").size(), 3U);
+  EXPECT_EQ(Journal("conclave-router end").size(), 3U);
+  const std::string first = AddressOf("router-0");
+  EXPECT_EQ(out_.text(), "ready grpc=" + first + " http=- metrics=127.0.0.1:4321 routers=" + first +
+                             "," + AddressOf("router-1") + "," + AddressOf("router-2") + "\n");
+  EXPECT_NE(first, AddressOf("router-1"));
+  EXPECT_THAT(
+      Metrics("conclave-router"),
+      UnorderedElementsAre("metrics=127.0.0.1:4321", "metrics=127.0.0.1:0", "metrics=127.0.0.1:0"));
+}
+
+TEST_F(UpTest, StartsEachOfSeveralRoutersAgainOnItsPort) {
+  options_.routers = 2;
+  EXPECT_TRUE(Run([&] {
+                Kill("conclave-router");
+                WaitForStarts("conclave-router", 3);
+              }).ok());
+  EXPECT_EQ(Word("conclave-router", 2, 3), Word("conclave-router", 0, 3));
+  EXPECT_NE(Word("conclave-router", 2, 2), Word("conclave-router", 0, 2));
+}
+
+TEST_F(UpTest, StartsARouterWithoutMetricsAgain) {
+  options_.metrics.clear();
+  EXPECT_TRUE(Run([&] {
+                Kill("conclave-router");
+                WaitForStarts("conclave-router", 2);
+              }).ok());
+  EXPECT_THAT(Metrics("conclave-router"), ElementsAre("metrics=", "metrics="));
+}
 
 TEST_F(UpTest, LeavesADeadWorkerDeadAndSaysSo) {
   EXPECT_TRUE(Run([&] {

@@ -1,0 +1,68 @@
+#include "services/convert_router.h"
+
+#include "absl/strings/str_format.h"
+#include "services/address.h"
+#include "worker/status.h"
+
+namespace conclave::services {
+namespace {
+
+using scheduler::RouterRoster;
+using scheduler::RouterState;
+
+constexpr size_t kMaxAddressBytes = 261;  // a DNS name, brackets, a port
+
+v1::RouterState ToProto(RouterState state) {
+  switch (state) {
+    case RouterState::kServing:
+      return v1::ROUTER_STATE_SERVING;
+    case RouterState::kDraining:
+      return v1::ROUTER_STATE_DRAINING;
+    case RouterState::kDead:
+      return v1::ROUTER_STATE_DEAD;
+  }
+  return v1::ROUTER_STATE_UNSPECIFIED;
+}
+
+}  // namespace
+
+absl::StatusOr<RouterRoster::Router> ToRouter(const v1::RouterStatus& status) {
+  CONCLAVE_ASSIGN_OR_RETURN(const Address address, Address::Parse(status.address()));
+  if (address.port == 0 || address.wildcard()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("router.address: nobody can connect to %s", status.address()));
+  }
+  if (status.metrics_address().size() > kMaxAddressBytes)
+    return absl::InvalidArgumentError("router.metrics_address: it is too long for an address");
+  return RouterRoster::Router{
+      .address = status.address(),
+      .metrics_address = status.metrics_address(),
+      .pid = status.pid(),
+      .live_requests = status.live_requests(),
+      .state = status.draining() ? RouterState::kDraining : RouterState::kServing};
+}
+
+v1::RouterStatus ToProto(const RouterRoster::Router& router) {
+  v1::RouterStatus status;
+  status.set_pid(router.pid);
+  status.set_address(router.address);
+  status.set_metrics_address(router.metrics_address);
+  status.set_live_requests(router.live_requests);
+  status.set_draining(router.state == RouterState::kDraining);
+  status.set_state(ToProto(router.state));
+  return status;
+}
+
+const char* NameOf(RouterState state) {
+  switch (state) {
+    case RouterState::kServing:
+      return "serving";
+    case RouterState::kDraining:
+      return "draining";
+    case RouterState::kDead:
+      return "dead";
+  }
+  return "unknown";
+}
+
+}  // namespace conclave::services
