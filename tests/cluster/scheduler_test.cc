@@ -137,34 +137,40 @@ TEST(Scheduler, EndsItsWatchesWhenDraining) {
   EXPECT_EQ(watch.WaitForStatus().error_code(), grpc::UNAVAILABLE);
 }
 
-TEST(Scheduler, RefusesAWorkerOfOtherNumericsWhichThenSaysSo) {
-  FakeCluster::Options options = Quick(1);
-  options.worker.numerics = "portable";
-  FakeCluster cluster(options);
-  TestWatch watch(cluster.scheduler_address());
-  ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
-  if (worker::CpuLevels().front() == "portable") GTEST_SKIP() << "this CPU has one level only";
+// A worker of the least numerics, before one of the best comes.
+class SchedulerOfNumerics : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(watch_.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
+    if (worker::CpuLevels().front() == "portable") GTEST_SKIP() << "this CPU has one level only";
+  }
 
+  static FakeCluster::Options Portable() {
+    FakeCluster::Options options = Quick(1);
+    options.worker.numerics = "portable";
+    return options;
+  }
+
+  FakeCluster cluster_{Portable()};
+  TestWatch watch_{cluster_.scheduler_address()};
+};
+
+TEST_F(SchedulerOfNumerics, RefusesAWorkerOfOthersWhichThenSaysSo) {
   absl::Status refused;
-  auto node = WorkerNode::Start(OtherWorker(cluster),
+  auto node = WorkerNode::Start(OtherWorker(cluster_),
                                 [&](const absl::Status& status) { refused = status; });
   ASSERT_TRUE(node.ok()) << node.status();
   EXPECT_EQ((*node)->heartbeat()->Step().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.message()), HasSubstr("worker other computes as"));
 }
 
-TEST(Scheduler, LetsAWorkerThatItAskedToWaitTakeThePlaceOfASilentOne) {
-  if (worker::CpuLevels().front() == "portable") GTEST_SKIP() << "this CPU has one level only";
-  FakeCluster::Options options = Quick(1);
-  options.worker.numerics = "portable";
-  FakeCluster cluster(options);
-  TestWatch watch(cluster.scheduler_address());
-  ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
-  cluster.KillWorker(0);
-  ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_SUSPECT).has_value());
+TEST_F(SchedulerOfNumerics, LetsAWorkerThatItAskedToWaitTakeThePlaceOfASilentOne) {
+  cluster_.KillWorker(0);
+  ASSERT_TRUE(watch_.WaitForState("worker-0", v1::WORKER_STATE_SUSPECT).has_value());
 
   std::atomic<bool> refused = false;
-  auto node = WorkerNode::Start(OtherWorker(cluster), [&](const absl::Status&) { refused = true; });
+  auto node =
+      WorkerNode::Start(OtherWorker(cluster_), [&](const absl::Status&) { refused = true; });
   ASSERT_TRUE(node.ok()) << node.status();
   EXPECT_TRUE(WaitFor([&] { return (*node)->heartbeat()->Step().ok(); }, "a beat to be heard"));
   EXPECT_FALSE(refused);

@@ -8,13 +8,10 @@
 #include <thread>
 #include <vector>
 
-#include "conclave/v1/inference.grpc.pb.h"
-#include "scheduler/check.h"
-#include "services/channel.h"
 #include "services/convert_inference.h"
-#include "services/router_node.h"
 #include "tests/cluster/fake_cluster.h"
 #include "tests/cluster/test_link.h"
+#include "tests/cluster/whole_router.h"
 #include "tests/testing/wait_for.h"
 
 namespace conclave::services::testing {
@@ -23,31 +20,12 @@ namespace {
 using conclave::testing::WaitFor;
 using namespace std::chrono_literals;
 
-struct Answer {
-  grpc::Status status;
-  std::vector<uint32_t> tokens;
-  std::vector<float> logprobs;
-  std::string text;
-  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
-
-  bool operator==(const Answer& other) const {
-    return tokens == other.tokens && logprobs == other.logprobs && text == other.text &&
-           reason == other.reason;
-  }
-};
-
 class WholeResume : public ::testing::Test {
  protected:
   static constexpr uint32_t kTokens = 200;
 
   static std::unique_ptr<RouterNode> StartRouter(const FakeCluster& cluster) {
-    RouterNode::Options options;
-    options.model = cluster.model();
-    options.scheduler = cluster.scheduler_address();
-    options.metrics.clear();
-    auto router = RouterNode::Start(options);
-    CONCLAVE_CHECK(router.ok());
-    return *std::move(router);
+    return testing::StartRouter(cluster, cluster.model());
   }
 
   static ::testing::AssertionResult WaitForWorkers(RouterNode& router, size_t count) {
@@ -62,39 +40,15 @@ class WholeResume : public ::testing::Test {
   }
 
   static v1::GenerateRequest Request(uint64_t seed) {
-    v1::GenerateRequest request;
-    for (uint64_t i = 0; i < 1 + seed % 40; ++i) {
-      request.mutable_prompt()->mutable_tokens()->add_ids(
-          static_cast<uint32_t>((seed * 31 + i * 7) % 256));
-    }
+    v1::GenerateRequest request = SeededRequest(seed, kTokens);
     request.set_request_id("request-" + std::to_string(seed));
-    request.mutable_sampling()->set_temperature(seed % 2 == 0 ? 0.0f : 0.8f);
-    request.mutable_sampling()->set_seed(seed);
     request.mutable_sampling()->set_frequency_penalty(seed % 3 == 0 ? 0.5f : 0.0f);
-    request.mutable_stopping()->set_max_tokens(kTokens);
-    request.mutable_stopping()->set_ignore_eos(true);
-    request.set_logprobs(0);
     return request;
   }
 
-  // `heard` counts tokens as they come.
   static Answer Generate(const RouterNode& router, const v1::GenerateRequest& request,
                          std::atomic<size_t>* heard = nullptr) {
-    const auto stub = v1::Inference::NewStub(MakeChannel(router.address(), Credentials()));
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + 60s);
-    const auto reader = stub->Generate(&context, request);
-    Answer answer;
-    v1::GenerateResponse message;
-    while (reader->Read(&message)) {
-      for (const uint32_t token : message.token_ids()) answer.tokens.push_back(token);
-      for (const auto& logprob : message.logprobs()) answer.logprobs.push_back(logprob.logprob());
-      answer.text += message.text();
-      answer.reason = message.finish_reason();
-      if (heard != nullptr) *heard += static_cast<size_t>(message.token_ids_size());
-    }
-    answer.status = reader->Finish();
-    return answer;
+    return testing::Generate(*StubOf(router), request, heard);
   }
 };
 

@@ -7,12 +7,9 @@
 #include <set>
 #include <thread>
 
-#include "conclave/v1/inference.grpc.pb.h"
-#include "scheduler/check.h"
-#include "services/channel.h"
-#include "services/router_node.h"
 #include "services/worker_metrics.h"
 #include "tests/cluster/fake_cluster.h"
+#include "tests/cluster/whole_router.h"
 #include "tests/testing/wait_for.h"
 
 namespace conclave::services::testing {
@@ -21,13 +18,6 @@ namespace {
 using conclave::testing::WaitFor;
 using namespace std::chrono_literals;
 
-struct Answer {
-  grpc::Status status;
-  std::vector<uint32_t> tokens;
-  std::vector<float> logprobs;
-  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
-};
-
 class WholeTest : public ::testing::Test {
  protected:
   WholeTest() : router_(StartRouter(cluster_.model())) {}
@@ -35,51 +25,20 @@ class WholeTest : public ::testing::Test {
   // Ready, with `model` as the directory of its tokenizer; stub_ then calls it.
   std::unique_ptr<RouterNode> StartRouter(const std::string& model,
                                           const Frontend::Options& frontend = {}) {
-    RouterNode::Options options;
-    options.frontend = frontend;
-    options.model = model;
-    options.scheduler = cluster_.scheduler_address();
-    options.metrics.clear();
-    auto router = RouterNode::Start(options);
-    CONCLAVE_CHECK(router.ok());
-    stub_ = v1::Inference::NewStub(MakeChannel((*router)->address(), Credentials()));
+    auto router = testing::StartRouter(cluster_, model, frontend);
+    stub_ = StubOf(*router);
     // The scheduler hears of the worker by its first heartbeat, the router by the view after it.
     const auto serves = [&] {
       return Generate(Request(1, 1)).status.error_code() != grpc::UNAVAILABLE;
     };
     EXPECT_TRUE(WaitFor(serves, "the router to know its worker"));
-    return *std::move(router);
+    return router;
   }
 
   static v1::GenerateRequest Request(uint64_t seed, uint32_t max_tokens) {
-    v1::GenerateRequest request;
-    for (uint64_t i = 0; i < 1 + seed % 40; ++i) {
-      request.mutable_prompt()->mutable_tokens()->add_ids(
-          static_cast<uint32_t>((seed * 31 + i * 7) % 256));
-    }
-    request.mutable_sampling()->set_temperature(seed % 2 == 0 ? 0.0f : 0.8f);
-    request.mutable_sampling()->set_seed(seed);
-    request.mutable_stopping()->set_max_tokens(max_tokens);
-    request.mutable_stopping()->set_ignore_eos(true);
-    request.set_logprobs(0);
-    return request;
+    return SeededRequest(seed, max_tokens);
   }
-
-  Answer Generate(const v1::GenerateRequest& request) {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + 60s);
-    const auto reader = stub_->Generate(&context, request);
-    Answer answer;
-    v1::GenerateResponse message;
-    while (reader->Read(&message)) {
-      answer.tokens.insert(answer.tokens.end(), message.token_ids().begin(),
-                           message.token_ids().end());
-      for (const auto& logprob : message.logprobs()) answer.logprobs.push_back(logprob.logprob());
-      answer.reason = message.finish_reason();
-    }
-    answer.status = reader->Finish();
-    return answer;
-  }
+  Answer Generate(const v1::GenerateRequest& request) { return testing::Generate(*stub_, request); }
 
   int32_t BlocksUsed() { return cluster_.worker(0).engine().stats().planner.blocks_used; }
 

@@ -3,65 +3,30 @@
 // {"template", "variables", "text": what Python's Jinja makes of them; absent: it refuses}.
 
 #include <cstdio>
-#include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "router/chat/chat_template.h"
-#include "router/chat/json.h"
+#include "tests/router/chat/rendered.h"
 
 namespace {
 
 using Json = nlohmann::ordered_json;
-namespace chat = conclave::router::chat;
 
 int Broken(const std::string& what) {
   std::fprintf(stderr, "%s\n", what.c_str());
   return 2;
 }
 
-// What our renderer makes of a line: its text, or "refused: ..." .
-struct Outcome {
-  bool rendered = false;
-  std::string text;  // or the error
-};
-
-Outcome Render(const Json& line) {
-  Outcome outcome;
-  const auto loaded = chat::ChatTemplate::Load(line.at("template").get_ref<const std::string&>(),
-                                               {}, &outcome.text);
-  if (!loaded) return outcome;
-  // 21 January 2025, 13:45:59, a Tuesday: the day the oracle lets it be.
-  std::tm now = {};
-  now.tm_year = 125;
-  now.tm_mday = 21;
-  now.tm_hour = 13;
-  now.tm_min = 45;
-  now.tm_sec = 59;
-  now.tm_wday = 2;
-  now.tm_yday = 20;
-  chat::Work work({}, now);
-  chat::Variables variables;
-  for (const auto& [name, value] : line.at("variables").items()) {
-    const auto parsed = chat::ParseJson(work, value.dump(), &outcome.text);
-    if (!parsed) return outcome;
-    variables.emplace_back(name, *parsed);
-  }
-  const chat::Text text = loaded->Render(variables, work);
-  outcome.rendered = !work.failed();
-  outcome.text = outcome.rendered ? text.bytes() : work.error();
-  return outcome;
-}
-
 std::string Difference(const Json& line) {
-  const Outcome outcome = Render(line);
-  const bool expected = line.contains("text");
-  if (!expected) return outcome.rendered ? "rendered as " + Json(outcome.text).dump() : "";
-  if (!outcome.rendered) return "refused: " + outcome.text;
+  const conclave::testing::Rendered rendered = conclave::testing::Render(
+      line.at("template").get_ref<const std::string&>(), line.at("variables"));
+  const bool refused = !rendered.error.empty();
+  if (!line.contains("text")) return refused ? "" : "rendered as " + Json(rendered.text).dump();
+  if (refused) return "refused: " + rendered.error;
   const auto& text = line.at("text").get_ref<const std::string&>();
-  if (outcome.text == text) return "";
-  return "rendered as " + Json(outcome.text).dump() + "\n  expected    " + Json(text).dump();
+  if (rendered.text == text) return "";
+  return "rendered as " + Json(rendered.text).dump() + "\n  expected    " + Json(text).dump();
 }
 
 }  // namespace

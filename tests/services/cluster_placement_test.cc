@@ -8,7 +8,7 @@
 #include <set>
 
 #include "services/cluster_service.h"
-#include "tests/worker/testing/tiny_checkpoint.h"
+#include "tests/services/testing/stepped_cluster_service.h"
 
 namespace conclave::services {
 namespace {
@@ -17,28 +17,15 @@ using scheduler::Micros;
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using worker::testing::TempDir;
 using Phase = scheduler::PlacementChange::Phase;
 
 // A scheduler among workers "a", "b", ... that beat every time anything happens, and do at once
 // what views tell unless they are among those that do not.
-class ClusterPlacementTest : public ::testing::Test {
+class ClusterPlacementTest : public testing::SteppedClusterService {
  protected:
   explicit ClusterPlacementTest(int32_t workers = 2) {
-    options_.tick = milliseconds(0);
     options_.placement.workers = workers;
     Restart();
-  }
-
-  void Restart(const std::vector<std::string>& failpoints = {}) {
-    service_.reset();
-    failpoints_ = *Failpoints::Parse(failpoints);
-    auto store = StateStore::Open(directory_.path());
-    ASSERT_TRUE(store.ok()) << store.status();
-    auto service = ClusterService::Create(options_, *std::move(store), SingleTenant(Credentials()),
-                                          failpoints_, now_);
-    ASSERT_TRUE(service.ok()) << service.status();
-    service_ = *std::move(service);
   }
 
   // A worker that starts, or starts again.
@@ -101,16 +88,11 @@ class ClusterPlacementTest : public ::testing::Test {
         [this](const absl::StatusOr<scheduler::Epoch>& end) { ended_ = end; }, now_);
   }
 
-  ClusterService::Options options_;
-  TempDir directory_;
-  Failpoints failpoints_;
-  Micros now_{1'000'000};
   std::map<std::string, v1::HeartbeatRequest> beats_;
   std::set<std::string> silent_;  // are not heard and follow nothing
   std::set<std::string> slow_;    // beat, but follow nothing
   std::shared_ptr<const v1::ClusterView> seen_;
   std::optional<absl::StatusOr<scheduler::Epoch>> ended_;
-  std::unique_ptr<ClusterService> service_;
 };
 
 TEST_F(ClusterPlacementTest, WaitsForItsWorkersThenSpreadsTheExperts) {

@@ -7,14 +7,13 @@
 
 #include <thread>
 
-#include "tests/worker/testing/tiny_checkpoint.h"
+#include "tests/services/testing/stepped_cluster_service.h"
 
 namespace conclave::services {
 namespace {
 
 using scheduler::Micros;
 using ::testing::HasSubstr;
-using worker::testing::TempDir;
 
 v1::WorkerInfo Info(const std::string& id, uint64_t incarnation = 1) {
   v1::WorkerInfo info;
@@ -40,25 +39,14 @@ v1::HeartbeatRequest BeatOf(const v1::WorkerInfo& info) {
   return beat;
 }
 
-class ClusterServiceTest : public ::testing::Test {
+class ClusterServiceTest : public testing::SteppedClusterService {
  protected:
   ClusterServiceTest() {
-    options_.tick = std::chrono::milliseconds(0);
     options_.membership.max_workers = 3;
     options_.routers.max_routers = 3;
-    Restart({});
+    Restart();
   }
 
-  void Restart(const std::vector<std::string>& failpoints) {
-    service_.reset();
-    failpoints_ = *Failpoints::Parse(failpoints);
-    auto store = StateStore::Open(directory_.path());
-    ASSERT_TRUE(store.ok()) << store.status();
-    auto service = ClusterService::Create(options_, *std::move(store), SingleTenant(Credentials()),
-                                          failpoints_, now_);
-    ASSERT_TRUE(service.ok()) << service.status();
-    service_ = *std::move(service);
-  }
   // A beat and what follows at once.
   absl::Status Hear(const v1::WorkerInfo& info) {
     absl::Status status = service_->Hear(BeatOf(info), now_);
@@ -75,12 +63,6 @@ class ClusterServiceTest : public ::testing::Test {
     now_ += time;
     service_->Step(now_);
   }
-
-  ClusterService::Options options_;
-  TempDir directory_;
-  Failpoints failpoints_;
-  Micros now_{1'000'000};
-  std::unique_ptr<ClusterService> service_;
 };
 
 TEST_F(ClusterServiceTest, ShowsAWorkerAfterItsFirstBeat) {
@@ -115,7 +97,7 @@ TEST_F(ClusterServiceTest, ComesBackFromARestartAsItWas) {
   ASSERT_TRUE(Hear(Info("a")).ok());
   ASSERT_TRUE(Hear(Info("b", 7)).ok());
   const auto before = service_->view();
-  Restart({});
+  Restart();
   EXPECT_EQ(service_->view()->SerializeAsString(), before->SerializeAsString());
   EXPECT_EQ(Hear(Info("b", 6)).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(Hear(Info("b", 7)).ok());
@@ -165,13 +147,13 @@ TEST_F(ClusterServiceTest, LetsAnotherModelFollowAClusterThatDrainedBeforeAResta
   v1::WorkerInfo leaving = Info("a");
   leaving.set_state(v1::WORKER_STATE_DRAINING);
   ASSERT_TRUE(Hear(leaving).ok());
-  Restart({});
+  Restart();
   EXPECT_TRUE(Hear(OfAnotherModel("b")).ok());
 }
 
 TEST_F(ClusterServiceTest, LetsTheStoredClusterBeHeardBeforeAnotherModelTakesItsPlace) {
   ASSERT_TRUE(Hear(Info("a")).ok());
-  Restart({});
+  Restart();
   EXPECT_EQ(Hear(OfAnotherModel("b")).code(), absl::StatusCode::kUnavailable);
   ASSERT_TRUE(Hear(Info("a")).ok());
   EXPECT_EQ(Hear(OfAnotherModel("b")).code(), absl::StatusCode::kFailedPrecondition);
@@ -180,7 +162,7 @@ TEST_F(ClusterServiceTest, LetsTheStoredClusterBeHeardBeforeAnotherModelTakesIts
 TEST_F(ClusterServiceTest, LetsAnotherModelTakeThePlaceOfAStoredClusterThatIsNotHeard) {
   ASSERT_TRUE(Hear(Info("a")).ok());
   ASSERT_TRUE(Hear(Info("b")).ok());
-  Restart({});
+  Restart();
   v1::WorkerInfo swapped = OfAnotherModel("a");
   swapped.set_incarnation(2);
   EXPECT_EQ(Hear(swapped).code(), absl::StatusCode::kUnavailable);

@@ -77,13 +77,15 @@ class EngineResume : public ::testing::TestWithParam<Family> {
     return request;
   }
 
+  template <typename List>
+  static void Cut(List& list, size_t count) {
+    if (!list.empty()) list.erase(list.begin(), list.begin() + static_cast<ptrdiff_t>(count));
+  }
+
   // What is left of `answer` behind `told` tokens, of which it reported on everything before.
   Collector::Answer Rest(const SequenceRequest& request, Collector::Answer answer, size_t told) {
-    const auto cut = [](auto& list, size_t count) {
-      if (!list.empty()) list.erase(list.begin(), list.begin() + static_cast<ptrdiff_t>(count));
-    };
-    cut(answer.tokens, told);
-    cut(answer.logprobs, told);
+    Cut(answer.tokens, told);
+    Cut(answer.logprobs, told);
     if (told == 0) return answer;
     answer.prompt_logprobs.clear();
     const size_t width =
@@ -91,8 +93,8 @@ class EngineResume : public ::testing::TestWithParam<Family> {
         static_cast<size_t>(std::count_if(model_->spec.layers.begin(), model_->spec.layers.end(),
                                           [](const LayerSpec& layer) { return layer.moe; }));
     const size_t positions = request.prompt.size() + told - 1;
-    cut(answer.routing.slots, positions * width);
-    cut(answer.routing.weights, positions * width);
+    Cut(answer.routing.slots, positions * width);
+    Cut(answer.routing.weights, positions * width);
     return answer;
   }
 
@@ -168,11 +170,9 @@ TEST_P(EngineResume, GoesOnInTheMiddleOfAScore) {
   for (size_t told = 0; told < request.prompt.size(); ++told) {
     request.prompt_logprobs_told = request.routing_told = static_cast<int32_t>(told);
     Collector::Answer rest = whole;
-    const auto count = static_cast<ptrdiff_t>(told);
-    rest.prompt_logprobs.erase(rest.prompt_logprobs.begin(), rest.prompt_logprobs.begin() + count);
-    const auto routes = static_cast<ptrdiff_t>(told * width);
-    rest.routing.slots.erase(rest.routing.slots.begin(), rest.routing.slots.begin() + routes);
-    rest.routing.weights.erase(rest.routing.weights.begin(), rest.routing.weights.begin() + routes);
+    Cut(rest.prompt_logprobs, told);
+    Cut(rest.routing.slots, told * width);
+    Cut(rest.routing.weights, told * width);
     EXPECT_EQ(Run(*Fresh(3), request), rest) << told;
   }
 }

@@ -2,6 +2,7 @@
 // Views of numbers in memory: activations (float rows) and weights (mapped, in the checkpoint's
 // type). Views own nothing.
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -11,6 +12,15 @@ namespace conclave::worker {
 enum class DType : uint8_t { kF32, kBF16, kF16 };
 
 constexpr size_t SizeOf(DType type) { return type == DType::kF32 ? 4 : 2; }
+
+// To nearest even; a NaN stays one.
+constexpr uint16_t ToBf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = bits + 0x7FFF + ((bits >> 16) & 1);
+  const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+  return static_cast<uint16_t>(nan ? (bits >> 16) | 0x40 : rounded >> 16);
+}
+constexpr float FromBf16(uint16_t value) { return std::bit_cast<float>(uint32_t{value} << 16); }
 
 // A weight matrix [rows, cols], row-major, without padding. A vector is one row. Not necessarily
 // aligned.

@@ -220,13 +220,7 @@ void PackRow(const float* row, size_t dim, DType type, std::byte* out) {
     return;
   }
   auto* to = reinterpret_cast<uint16_t*>(out);
-  for (size_t i = 0; i < dim; ++i) {
-    const auto bits = std::bit_cast<uint32_t>(row[i]);
-    const uint32_t rounded = bits + 0x7FFF + ((bits >> 16) & 1);
-    // A NaN must not round to infinity.
-    const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
-    to[i] = static_cast<uint16_t>(nan ? (bits >> 16) | 0x40 : rounded >> 16);
-  }
+  for (size_t i = 0; i < dim; ++i) to[i] = ToBf16(row[i]);
 }
 
 void UnpackRow(const std::byte* row, size_t dim, DType type, float* out) {
@@ -235,7 +229,7 @@ void UnpackRow(const std::byte* row, size_t dim, DType type, float* out) {
     return;
   }
   const auto* from = reinterpret_cast<const uint16_t*>(row);
-  for (size_t i = 0; i < dim; ++i) out[i] = std::bit_cast<float>(uint32_t{from[i]} << 16);
+  for (size_t i = 0; i < dim; ++i) out[i] = FromBf16(from[i]);
 }
 
 }  // namespace conclave::worker

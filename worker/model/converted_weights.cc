@@ -53,13 +53,6 @@ void Gather(const char* from, const ConvertedWeights::Part& part, void* to) {
   }
 }
 
-// To nearest even; not for NaN.
-uint16_t ToBf16(float value) {
-  uint32_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 // values times factor, as the type; the index of the first result that is not finite, or -1.
 int64_t Scale(const char* values, int64_t count, float factor, DType type, char* out) {
   const std::array<float, 256>& table = Fp8Values();

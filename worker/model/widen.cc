@@ -1,14 +1,11 @@
 #include "worker/model/widen.h"
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
 namespace conclave::worker {
 namespace {
-
-float FromBf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
 float FromF16(uint16_t bits) {
   const int exponent = bits >> 10 & 31;

@@ -1,8 +1,6 @@
 #pragma once
 // Renders a template for tests: with JSON variables, all of whose strings are from outside.
 
-#include <gtest/gtest.h>
-
 #include <ctime>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -12,7 +10,7 @@
 
 namespace conclave::testing {
 
-// 21 January 2025, 13:45:59, a Tuesday.
+// 21 January 2025, 13:45:59, a Tuesday; chat_oracle.py lets it be that day too.
 inline std::tm Day() {
   std::tm day = {};
   day.tm_year = 125;

@@ -15,12 +15,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-uint16_t ToBf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
 // Normal and subnormal range; tests write no infinities.
 uint16_t ToF16(float value) {
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
