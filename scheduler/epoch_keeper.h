@@ -56,8 +56,6 @@ class EpochKeeper {
   // The one the home steps by; null before the first.
   const Shared& adopted() const { return adopted_; }
   Epoch adopted_epoch() const { return adopted_ == nullptr ? 0 : adopted_->epoch; }
-  // The latest committed one, which AdoptAtStep takes; null before the first.
-  const Shared& committed() const { return committed_; }
   // The plan that is prepared and neither committed nor aborted; 0: none.
   uint64_t prepared_plan() const { return prepared_ == nullptr ? 0 : prepared_->plan; }
   Epoch floor() const { return floor_; }
@@ -82,7 +80,7 @@ class EpochKeeper {
   const std::string worker_;
   std::map<Epoch, Shared> held_;  // prepared, committed, adopted and not yet released
   Shared prepared_;               // not committed; null: none
-  Shared committed_;
+  Shared committed_;              // the latest, which AdoptAtStep takes; null: none
   Shared adopted_;
   Epoch floor_ = 0;
   uint64_t last_plan_ = 0;  // the latest that was prepared here

@@ -142,14 +142,4 @@ std::vector<size_t> CountOwned(const Placement& placement) {
   return counts;
 }
 
-Move MoveOf(std::string_view worker, const Placement& from, const Placement& to) {
-  const std::vector<ExpertId> had = OwnedBy(from, worker);
-  const std::vector<ExpertId> has = OwnedBy(to, worker);
-  Move move;
-  std::set_difference(has.begin(), has.end(), had.begin(), had.end(), std::back_inserter(move.add));
-  std::set_difference(had.begin(), had.end(), has.begin(), has.end(),
-                      std::back_inserter(move.drop));
-  return move;
-}
-
 }  // namespace conclave::scheduler

@@ -59,11 +59,4 @@ std::vector<ExpertId> OwnedBy(const Placement& placement, std::string_view worke
 // How many experts each worker owns, [workers].
 std::vector<size_t> CountOwned(const Placement& placement);
 
-// What a worker must take up and may give up on the way from one placement to another, ascending.
-struct Move {
-  std::vector<ExpertId> add;
-  std::vector<ExpertId> drop;
-};
-Move MoveOf(std::string_view worker, const Placement& from, const Placement& to);
-
 }  // namespace conclave::scheduler

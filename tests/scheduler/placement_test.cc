@@ -109,14 +109,5 @@ TEST(Placement, KnowsWhoOwnsWhat) {
   EXPECT_THAT(CountOwned(placement), ElementsAre(2, 1, 0));
 }
 
-TEST(MoveOf, SaysWhatAWorkerTakesUpAndGivesUp) {
-  const Placement from = Of({"a", "b"}, {{0}, {0, 1}, {1}});
-  const Placement to = Of({"b", "c"}, {{0}, {1}, {0}});
-  EXPECT_THAT(MoveOf("b", from, to).add, ElementsAre(0));
-  EXPECT_THAT(MoveOf("b", from, to).drop, ElementsAre(1));
-  EXPECT_THAT(MoveOf("a", from, to).drop, ElementsAre(0, 1));
-  EXPECT_THAT(MoveOf("c", from, to).add, ElementsAre(1));
-}
-
 }  // namespace
 }  // namespace conclave::scheduler

@@ -105,6 +105,7 @@ void ExpertHost::SetPeers(const std::vector<Peer>& peers) {
   for (const Peer& peer : peers) {
     if (peer.id == options_.id) continue;
     const PeerIndex index = transport_->Connect(peer);
+    if (index < 0) continue;  // one too many: nobody to ask anything of
     known[peer.id] = {peer, index};
     if (dead_.size() <= static_cast<size_t>(index)) dead_.resize(static_cast<size_t>(index) + 1);
     const bool dies = !peer.alive && !dead_[static_cast<size_t>(index)];

@@ -88,7 +88,7 @@ class Transport {
   virtual void Stop() = 0;
 
   // Begins to connect, and connects again after a loss until it is told to Forget. The same peer
-  // has the same index.
+  // has the same index; -1: it is above a limit.
   virtual PeerIndex Connect(const Peer& peer) = 0;
   virtual void Forget(PeerIndex peer) = 0;
   virtual bool up(PeerIndex peer) const = 0;
