@@ -35,10 +35,13 @@ bool Engine::Impl::Step(Micros now) {
       RunHead(plan);
       Commit(plan);
       stuck_since_.reset();
-    } else if (MayRedo(status, now)) {
-      Abandon(plan);
-    } else {
+    } else if (!MayRedo(status)) {
       FailBatch(plan, status);  // only this batch's sequences end
+    } else if (IsStuck(status, now)) {
+      FailBatch(plan, stuck_);
+      stuck_since_.reset();  // the next ones may wait as long
+    } else {
+      Abandon(plan);
     }
     At("step.publish");
   }
@@ -484,11 +487,15 @@ void Engine::Impl::FailBatch(const StepPlan& plan, const absl::Status& status) {
 }
 
 // Whether a step that the exchange could not complete is worth another try.
-bool Engine::Impl::MayRedo(const absl::Status& status, Micros now) {
-  if (!absl::IsUnavailable(status) && !absl::IsAborted(status)) return false;
+bool Engine::Impl::MayRedo(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsAborted(status);
+}
+
+// Whether steps have been redone for as long as they may be.
+bool Engine::Impl::IsStuck(const absl::Status& status, Micros now) {
   if (!stuck_since_) stuck_since_ = now;
   stuck_ = absl::UnavailableError(status.message());
-  return now - *stuck_since_ < options_.expert_wait;
+  return now - *stuck_since_ >= options_.expert_wait;
 }
 
 // The step brought nothing: what it began to tell is forgotten, its sequences are planned again

@@ -136,7 +136,8 @@ class Engine::Impl {
                   const SampledToken& result);
   void Commit(const scheduler::StepPlan& plan);
   void FailBatch(const scheduler::StepPlan& plan, const absl::Status& status);
-  bool MayRedo(const absl::Status& status, scheduler::Micros now);
+  static bool MayRedo(const absl::Status& status);
+  bool IsStuck(const absl::Status& status, scheduler::Micros now);
   void Abandon(const scheduler::StepPlan& plan);
   void Publish(double seconds);
   void AddStats(double seconds) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -221,6 +221,27 @@ TEST_F(Workers, EndWithUnavailableWhenTheDeadlineComesBeforeAnOwner) {
               ::testing::HasSubstr("no live owner for expert"));
 }
 
+TEST_F(Workers, EndWithUnavailableWhenStepsWereRedoneAsLongAsTheyMayBe) {
+  Engine::Options engine;
+  engine.expert_wait = std::chrono::milliseconds(20);
+  WorkerGroup group({.workers = 2, .engine = engine}, directory_);
+  group.Place(Contiguous(2));
+  // The other worker has not heard of the epoch this one steps by.
+  Placement ahead = Contiguous(2);
+  ahead.epoch = group.epoch() + 1;
+  ahead.plan = 1000;
+  ASSERT_TRUE(group.engine(0).Prepare(std::make_shared<const Placement>(ahead)).ok());
+  ASSERT_TRUE(group.engine(0).Commit(ahead.plan, ahead.epoch).ok());
+  for (const int request : {1, 2}) {
+    group.Submit(0, Request(request, model_->spec.vocab));
+    group.AwaitAll();
+    const absl::Status status = group.AllAnswers().at(static_cast<uint64_t>(request)).end->status;
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("refused rows of epoch 2"));
+  }
+  EXPECT_GT(group.engine(0).stats().steps_redone, 1u) << "the second one was waited for as well";
+}
+
 TEST_F(Workers, AskAReplicaToo_WhenOneIsLate) {
   Engine::Options engine;
   engine.experts.exchange.late = std::chrono::microseconds(200);
