@@ -1,6 +1,7 @@
 #include "router/pick.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace conclave::router {
 namespace {
@@ -21,29 +22,41 @@ bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& l
   return worker.requests < limits.requests && worker.tokens + demand.tokens <= limits.tokens;
 }
 
-double Load(const WorkerView& worker, const HomeLimits& limits) {
-  return std::max(static_cast<double>(worker.requests) / limits.requests,
-                  static_cast<double>(worker.tokens) / static_cast<double>(limits.tokens));
+void NoteLate(std::span<WorkerView> workers) {
+  for (WorkerView& worker : workers) {
+    size_t others = 0, complaints = 0;
+    for (const WorkerView& other : workers) {
+      if (&other == &worker || !other.ready || other.model != worker.model) continue;
+      ++others;
+      complaints += std::find(other.finds_late.begin(), other.finds_late.end(), worker.id) !=
+                    other.finds_late.end();
+    }
+    worker.late = 2 * complaints > others;
+  }
+}
+
+Score ScoreOf(const WorkerView& worker, const Demand& demand, const HomeLimits& limits) {
+  return {
+      .late = worker.late,
+      .tight = worker.room && *worker.room < demand.tokens,
+      .load = std::max(static_cast<double>(worker.requests) / limits.requests,
+                       static_cast<double>(worker.tokens) / static_cast<double>(limits.tokens))};
 }
 
 std::optional<size_t> PickHome(std::span<const WorkerView> workers, const Demand& demand,
                                const HomeLimits& limits, uint64_t seed) {
-  std::optional<size_t> best;
-  double best_load = 0;
   const bool trusted = std::any_of(workers.begin(), workers.end(), [&](const WorkerView& worker) {
     return worker.ready && !worker.suspect && worker.model == demand.model;
   });
-  uint64_t best_tie = 0;
+  std::optional<size_t> best;
+  std::pair<Score, uint64_t> best_score;  // and the tie
   for (size_t i = 0; i < workers.size(); ++i) {
     if (!CanTake(workers[i], demand, limits) || (trusted && workers[i].suspect)) continue;
     if (workers[i].key == demand.preferred) return i;
-    const double load = Load(workers[i], limits);
-    const uint64_t tie = Mix(seed ^ Mix(workers[i].key));
-    if (!best || load < best_load || (load == best_load && tie < best_tie)) {
-      best = i;
-      best_load = load;
-      best_tie = tie;
-    }
+    const std::pair score(ScoreOf(workers[i], demand, limits), Mix(seed ^ Mix(workers[i].key)));
+    if (best && !(score < best_score)) continue;
+    best = i;
+    best_score = score;
   }
   return best;
 }

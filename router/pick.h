@@ -1,6 +1,7 @@
 #pragma once
 // Chooses a request's home: filter, score, pick. Pure; any thread.
 
+#include <compare>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -28,12 +29,23 @@ struct Demand {
 // Filter: ready, of the model, with room.
 bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits);
 
-// Score, lower is better: the fuller of its two bounds, 0..1.
-double Load(const WorkerView& worker, const HomeLimits& limits);
+// A worker is late while more than half of the others that are ready and have its model pass it
+// over. What runs there runs at its pace, however few.
+void NoteLate(std::span<WorkerView> workers);
 
-// Index into `workers` of the preferred one, else of the least loaded that can take it; ties go by
-// seed. Nothing if nobody
-// can. While anybody serves the model who is not suspect, suspects get nothing, whoever is full.
+// Score, lower is better: first whether it is late, then whether it said that it has no KV blocks
+// for all of the request, then the fuller of its two bounds, 0..1.
+struct Score {
+  bool late = false;
+  bool tight = false;
+  double load = 0;
+  auto operator<=>(const Score&) const = default;
+};
+Score ScoreOf(const WorkerView& worker, const Demand& demand, const HomeLimits& limits);
+
+// Index into `workers` of the preferred one, else of the best that can take it; ties go by seed.
+// Nothing if nobody can. While anybody serves the model who is not suspect, suspects get nothing,
+// whoever is full.
 std::optional<size_t> PickHome(std::span<const WorkerView> workers, const Demand& demand,
                                const HomeLimits& limits, uint64_t seed);
 

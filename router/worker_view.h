@@ -3,7 +3,9 @@
 // link says, and what this router has given it. Plain data; any thread.
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace conclave::router {
 
@@ -15,6 +17,10 @@ struct WorkerView {
   bool suspect = false;  // the scheduler has not heard from it; used only when there is nobody else
   int32_t requests = 0;  // this router's, on it now
   int64_t tokens = 0;    // prompt + max_tokens of those
+  // As it said last.
+  std::optional<int64_t> room;          // positions of KV blocks that no sequence holds
+  std::vector<std::string> finds_late;  // ids of workers that it passes over for now
+  bool late = false;                    // what the others say of it: NoteLate
 };
 
 }  // namespace conclave::router

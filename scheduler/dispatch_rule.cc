@@ -1,6 +1,7 @@
 #include "scheduler/dispatch_rule.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "scheduler/check.h"
 
@@ -13,7 +14,29 @@ DispatchRule::DispatchRule(const Options& options, size_t workers, int32_t self)
 }
 
 void DispatchRule::SetAlive(int32_t worker, bool alive) {
-  workers_[static_cast<size_t>(worker)].alive = alive;
+  Worker& changed = workers_[static_cast<size_t>(worker)];
+  const bool was_used = changed.used();
+  changed.alive = alive;
+  if (!was_used && changed.used()) Welcome(changed);
+}
+
+void DispatchRule::SetLate(int32_t worker, bool late) {
+  Worker& changed = workers_[static_cast<size_t>(worker)];
+  const bool was_used = changed.used();
+  changed.late = late;
+  if (!was_used && changed.used()) Welcome(changed);
+}
+
+void DispatchRule::Welcome(Worker& back) {
+  std::optional<uint64_t> least;
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    const Worker& other = workers_[i];
+    if (&other == &back || !other.used() || static_cast<int32_t>(i) == self_) continue;
+    least = std::min(least.value_or(other.load), other.load);
+  }
+  if (!least || *least <= back.load) return;
+  total_ += *least - back.load;
+  back.load = *least;
 }
 
 void DispatchRule::SetDistance(int32_t worker, int32_t distance) {
@@ -36,10 +59,15 @@ void DispatchRule::Choose(const Placement& placement, std::span<const ExpertId> 
 }
 
 int32_t DispatchRule::Pick(std::span<const int32_t> owners) const {
+  const int32_t prompt = PickAmong(owners, /*late=*/false);
+  return prompt != kNobody ? prompt : PickAmong(owners, /*late=*/true);
+}
+
+int32_t DispatchRule::PickAmong(std::span<const int32_t> owners, bool late) const {
   int32_t reached = kNobody, any = kNobody;
   for (const int32_t owner : owners) {
     const Worker& worker = workers_[static_cast<size_t>(owner)];
-    if (!worker.alive) continue;
+    if (!worker.alive || worker.late != late) continue;
     if (owner == self_) return owner;
     if (any == kNobody || Better(owner, any)) any = owner;
     if (worker.reached && (reached == kNobody || Better(owner, reached))) reached = owner;

@@ -6,7 +6,8 @@
 // A token's experts with one owner go first. Then, in gate order, each other one goes to the home
 // itself if it owns it; else to the least busy of its owners that the token reaches anyway, unless
 // that one is more than `slack` above the mean of all; else to its least busy owner. Of equally
-// busy ones the nearer is taken, then the first. A home counts what it sent itself.
+// busy ones the nearer is taken, then the first. A home counts what it sent itself. A worker that
+// is late is passed over for any other owner that is not.
 //
 // Pure and deterministic. One thread: the home's.
 
@@ -30,8 +31,11 @@ class DispatchRule {
   // For homes of a placement with `workers` workers, the home being `self` of them, -1: none.
   DispatchRule(const Options& options, size_t workers, int32_t self);
 
-  // A worker that is not alive is given nothing. Smaller distance is nearer; 0 at the start.
+  // A worker that is not alive is given nothing; one that is late what no other owner can compute.
+  // Who is back starts as busy as the least busy of the others: it has nothing to make up for.
+  // Smaller distance is nearer; 0 at the start.
   void SetAlive(int32_t worker, bool alive);
+  void SetLate(int32_t worker, bool late);
   void SetDistance(int32_t worker, int32_t distance);
 
   // One token: workers[i] = who computes experts[i], kNobody where no owner is alive. The placement
@@ -46,12 +50,16 @@ class DispatchRule {
     uint64_t load = 0;  // rows sent to it
     int32_t distance = 0;
     bool alive = true;
+    bool late = false;
     bool reached = false;  // by the current token
+    bool used() const { return alive && !late; }
   };
   int32_t Pick(std::span<const int32_t> owners) const;
+  int32_t PickAmong(std::span<const int32_t> owners, bool late) const;
   bool Better(int32_t a, int32_t b) const;
   bool Overloaded(int32_t worker) const;
   void Count(int32_t worker);
+  void Welcome(Worker& back);
 
   const Options options_;
   const int32_t self_;

@@ -1,8 +1,6 @@
 #include "services/exchange_metrics.h"
 
-#include <algorithm>
 #include <array>
-#include <iterator>
 #include <string>
 
 namespace conclave::services {
@@ -44,6 +42,8 @@ void WriteHome(const Stats& stats, Writer& writer) {
   writer.Counter("payload_bytes_total",
                  "Rows and routes sent and results received, without headers.", home.bytes);
   writer.Counter("late_total", "Frames whose rows were asked of a replica as well.", home.late);
+  writer.Counter("avoided_total", "Times that a worker was passed over for a while for being late.",
+                 home.avoided);
   writer.Counter("rerouted_total", "Frames whose rows a lost worker still owed.", home.rerouted);
   writer.Counter("stale_total", "Answers nobody waited for any more; none of them counted.",
                  home.stale);
@@ -59,10 +59,8 @@ void WriteOwner(const Stats& stats, Writer& writer) {
   writer.Counter("rows_served_total", "Rows of other workers that were computed.", owner.rows);
   writer.Counter("routes_served_total", "(Row, expert) pairs of other workers.", owner.routes);
   writer.Counter("replies_lost_total", "Results whose asker was gone.", owner.replies_lost);
-  std::array<uint64_t, std::size(decltype(owner.refused){})> refused;
-  std::copy(std::begin(owner.refused), std::end(owner.refused), refused.begin());
   writer.Each<worker::Refusal>("refused_total", "Frames that were refused, by why.", "reason",
-                               refused);
+                               owner.refused);
 }
 
 }  // namespace

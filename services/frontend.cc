@@ -360,6 +360,7 @@ void Frontend::Tick(Micros now) {
 
 bool Frontend::WatchSilence() {
   std::lock_guard lock(mutex_);
+  homes_.NoteLoads();
   return homes_.WatchSilence();
 }
 
@@ -383,7 +384,10 @@ void Frontend::WriteMetrics(MetricsWriter& writer) const {
     std::lock_guard lock(mutex_);
     if (homes_.served() != nullptr) name = homes_.served()->name;
     load.requests = requests_.admission().stats();
-    for (const router::WorkerView& view : homes_.views()) load.workers_ready += view.ready;
+    for (const router::WorkerView& view : homes_.views()) {
+      load.workers_ready += view.ready;
+      load.workers_late += view.late;
+    }
     for (const auto& link : homes_.links()) load.links[link->address()] = link->stats();
   }
   metrics_.Write(writer, name);

@@ -124,7 +124,7 @@ class Frontend : private LiveRequest::Owner {
   void Refresh();
   void Run();
   void Tick(Micros now);
-  bool WatchSilence();  // as Homes
+  bool WatchSilence();  // as Homes; what they say is taken too
   void Retire(Homes::Links links);
 
   const Options options_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "router/pick.h"
 #include "services/convert_inference.h"
 
 namespace conclave::services {
@@ -82,6 +83,7 @@ bool Homes::Refresh() {
   // The model changes only when nobody serves the old one any more.
   if (!still_served && first != nullptr) served_ = first;
   for (router::WorkerView& view : views_) view.ready = view.ready && view.model == served_->key;
+  NoteLoads();
   if (AnyReady()) return true;
   // Who was admitted may still go where nobody new does.
   for (size_t i = 0; i < views_.size(); ++i) {
@@ -89,6 +91,22 @@ bool Homes::Refresh() {
         !seen[i]->quiet && seen[i]->link->takes_leftovers() && views_[i].model == served_->key;
   }
   return false;
+}
+
+void Homes::NoteLoads() {
+  for (router::WorkerView& view : views_) {
+    const std::shared_ptr<WorkerLink> link = LinkOf(view.key);
+    if (link == nullptr) continue;
+    const std::optional<v1::WorkerHello> hello = link->hello();
+    const v1::WorkerLoad load = link->load();
+    view.room.reset();
+    if (hello && load.kv_blocks() > 0) {
+      const int64_t free = int64_t{load.kv_blocks()} - load.kv_blocks_used();
+      view.room = free * hello->kv_block_size();
+    }
+    view.finds_late = {load.late().begin(), load.late().end()};
+  }
+  router::NoteLate(views_);
 }
 
 std::shared_ptr<const ServedModel> Homes::ModelOf(const v1::WorkerHello& hello) const {

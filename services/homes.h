@@ -61,6 +61,8 @@ class Homes {
   // Looks at links and view again; whether anybody takes what is new. views() and served() are as
   // the last call found them.
   bool Refresh();
+  // Takes what the workers said last of themselves and of each other into views().
+  void NoteLoads();
   const std::vector<router::WorkerView>& views() const { return views_; }
   // Null until the first worker has said what it serves; changes when nobody serves it any more.
   const std::shared_ptr<const ServedModel>& served() const { return served_; }

@@ -127,6 +127,9 @@ void Write(MetricsWriter& writer, const std::string& model_name, const RouterLoa
                static_cast<double>(requests.tokens));
   writer.Gauge("conclave_router_workers_ready", "Workers that can be given requests.", {},
                static_cast<double>(load.workers_ready));
+  writer.Gauge("conclave_router_workers_late",
+               "Workers that most others pass over for being late; new requests go elsewhere.", {},
+               static_cast<double>(load.workers_late));
   for (const auto& [address, link] : load.links) {
     writer.Gauge("conclave_router_link_sequences", "On the worker, of this router.",
                  {{"worker", address}}, static_cast<double>(link.sequences));

@@ -83,6 +83,7 @@ struct RouterMetrics {
 struct RouterLoad {
   router::Admission::Stats requests;
   size_t workers_ready = 0;
+  size_t workers_late = 0;
   std::map<std::string, WorkerLink::Stats> links;  // by the worker's address
 };
 

@@ -131,6 +131,9 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"exchange-listen", &options.exchange_listen, "HOST:PORT",
              "where other workers connect; empty: the host of --listen, any port. It has no TLS: "
              "beyond this machine it needs --insecure"});
+  flags.Add({"exchange-advertise", &options.exchange_advertise, "HOST:PORT",
+             "where other workers are told to connect, if that is not where this one listens; port "
+             "0: the same"});
   flags.Add(
       {"gather-us", &options.gather_us, "US",
        "how long at most experts wait for homes that are about to ask of the same layer, to be "
@@ -233,10 +236,22 @@ absl::Status WorkerNode::StartService() {
                                           {{v1::Worker::service_full_name(), service_.get()}}));
   CONCLAVE_ASSIGN_OR_RETURN(address_, AdvertisedAddress(options_.advertise, *server_));
   if (transport_ != nullptr) {
-    CONCLAVE_ASSIGN_OR_RETURN(const Address listens, Address::Parse(transport_->address()));
-    exchange_address_ = listens.As(Address::Parse(address_)->host).ToString();
+    CONCLAVE_ASSIGN_OR_RETURN(exchange_address_, AdvertisedExchange());
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> WorkerNode::AdvertisedExchange() const {
+  CONCLAVE_ASSIGN_OR_RETURN(const Address listens, Address::Parse(transport_->address()));
+  if (options_.exchange_advertise.empty()) {
+    return listens.As(Address::Parse(address_)->host).ToString();
+  }
+  CONCLAVE_ASSIGN_OR_RETURN(Address advertised, Address::Parse(options_.exchange_advertise));
+  if (advertised.wildcard()) {
+    return absl::FailedPreconditionError("--exchange-advertise: name a host others can reach");
+  }
+  if (advertised.port == 0) advertised.port = listens.port;
+  return advertised.ToString();
 }
 
 absl::Status WorkerNode::StartMetrics() {

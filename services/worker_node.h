@@ -38,6 +38,7 @@ class WorkerNode {
     bool placed = false;                  // holds only the experts a placement gives it
     std::string exchange = "auto";        // what carries rows to other workers: tcp, shm or auto
     std::string exchange_listen;          // HOST:PORT; empty: where routers connect, any port
+    std::string exchange_advertise;  // HOST:PORT told to other workers; empty: where it listens
     int64_t gather_us = 20000;
     int64_t late_us = 2000;
     // Memory for weights that cannot be used as the checkpoint has them.
@@ -77,6 +78,7 @@ class WorkerNode {
   absl::StatusOr<std::unique_ptr<PeerTransport>> MakeTransport(const worker::ModelSpec& spec,
                                                                const std::string& numerics) const;
   absl::Status StartService();
+  absl::StatusOr<std::string> AdvertisedExchange() const;
   absl::Status StartMetrics();
   absl::Status StartReporting(Heartbeat::OnRefused on_refused);
   void Follow(const v1::ClusterView& view);

@@ -309,6 +309,7 @@ v1::Orphans WorkerService::Orphans() const {
 
 v1::WorkerLoad WorkerService::Load() const {
   v1::WorkerLoad load = ToProto(engine_.stats());
+  for (std::string& id : engine_.LatePeers()) load.add_late(std::move(id));
   const std::lock_guard lock(mutex_);
   load.set_draining(load.draining() || draining_);
   return load;

@@ -58,6 +58,7 @@ void Engine::Release(scheduler::Epoch below) { impl_->host().Release(below); }
 void Engine::SetPeers(const std::vector<Peer>& peers) { impl_->host().SetPeers(peers); }
 scheduler::Epoch Engine::adopted() const { return impl_->host().adopted(); }
 std::vector<Peer> Engine::LostPeers() const { return impl_->host().Lost(); }
+std::vector<std::string> Engine::LatePeers() const { return impl_->host().Late(); }
 void Engine::OnNews(std::function<void()> callback) { impl_->host().OnNews(std::move(callback)); }
 ExpertHost::Stats Engine::expert_stats() const { return impl_->host().stats(); }
 std::vector<scheduler::ExpertId> Engine::OwnedExperts() const { return impl_->host().Owned(); }

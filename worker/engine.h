@@ -126,6 +126,7 @@ class Engine {
   void SetPeers(const std::vector<Peer>& peers);
   scheduler::Epoch adopted() const;
   std::vector<Peer> LostPeers() const;
+  std::vector<std::string> LatePeers() const;
   void OnNews(std::function<void()> callback);
   ExpertHost::Stats expert_stats() const;
   std::vector<scheduler::ExpertId> OwnedExperts() const;

@@ -51,6 +51,53 @@ TEST(Pick, UsesASuspectOnlyWhenThereIsNobodyElse) {
   EXPECT_EQ(PickHome(workers, {"m", 1}, kLimits, 7), 0u);
 }
 
+TEST(Pick, GivesALateWorkerNothingWhileAnotherHasRoom) {
+  std::vector<WorkerView> workers = {Worker(1, 0, 0), Worker(2, 3, 90)};
+  workers[0].late = true;
+  EXPECT_EQ(PickHome(workers, {"m", 10}, kLimits, 7), 1u);
+  EXPECT_EQ(PickHome(workers, {"m", 11}, kLimits, 7), 0u) << "rather slowly than not at all";
+  workers[1].late = true;
+  EXPECT_EQ(PickHome(workers, {"m", 10}, kLimits, 7), 0u) << "all late are equal";
+}
+
+TEST(Pick, PrefersAWorkerWithKvBlocksForAllOfTheRequest) {
+  std::vector<WorkerView> workers = {Worker(1, 0, 0), Worker(2, 3, 30)};
+  workers[0].room = 9;
+  EXPECT_EQ(PickHome(workers, {"m", 9}, kLimits, 7), 0u);
+  EXPECT_EQ(PickHome(workers, {"m", 10}, kLimits, 7), 1u);
+  workers[1].room = 9;
+  EXPECT_EQ(PickHome(workers, {"m", 10}, kLimits, 7), 0u)
+      << "where all are tight, the least loaded";
+}
+
+TEST(Pick, CallsAWorkerLateWhenMoreThanHalfOfTheOthersDo) {
+  std::vector<WorkerView> workers;
+  for (uint64_t key = 0; key < 5; ++key) {
+    workers.push_back(Worker(key, 0, 0));
+    workers.back().id = "w" + std::to_string(key);
+  }
+  const auto late = [&] {
+    NoteLate(workers);
+    std::vector<std::string> ids;
+    for (const WorkerView& worker : workers) {
+      if (worker.late) ids.push_back(worker.id);
+    }
+    return ids;
+  };
+  EXPECT_EQ(late(), std::vector<std::string>());
+  // Who finds all the others late is but one voice of four.
+  workers[4].finds_late = {"w0", "w1", "w2", "w3"};
+  EXPECT_EQ(late(), std::vector<std::string>());
+  workers[0].finds_late = workers[1].finds_late = {"w4"};
+  EXPECT_EQ(late(), std::vector<std::string>()) << "half of them";
+  workers[2].finds_late = {"w4"};
+  EXPECT_EQ(late(), std::vector<std::string>{"w4"});
+  workers[2].ready = false;
+  EXPECT_EQ(late(), std::vector<std::string>{"w4"}) << "two of three that are ready";
+  workers[1].model = "other";
+  EXPECT_EQ(late(), std::vector<std::string>()) << "one of two that have its model";
+}
+
 TEST(Pick, FindsNobodyAmongNone) { EXPECT_EQ(PickHome({}, {"m", 1}, kLimits, 7), std::nullopt); }
 
 TEST(Pick, SpreadsTiesBySeedAndRepeatsThem) {

@@ -80,6 +80,41 @@ TEST(DispatchRule, GivesNothingToTheDead) {
   EXPECT_THAT(Choose(rule, placement, {1}), ElementsAre(1));
 }
 
+TEST(DispatchRule, GivesTheLateOnlyWhatNobodyElseCanCompute) {
+  const Placement placement = Of(4, {{1, 2}, {1}, {1, 3}});
+  DispatchRule rule({}, 4, 0);
+  rule.SetLate(1, true);
+  EXPECT_THAT(Choose(rule, placement, {0, 1, 2}), ElementsAre(2, 1, 3))
+      << "not even where the token goes anyway";
+  rule.SetLate(2, true);
+  EXPECT_THAT(Choose(rule, placement, {0, 2}), ElementsAre(1, 3)) << "all late are equal";
+  rule.SetAlive(2, false);
+  EXPECT_THAT(Choose(rule, placement, {0}), ElementsAre(1));
+}
+
+TEST(DispatchRule, ComputesAtHomeThoughEverybodyElseIsPrompt) {
+  const Placement everywhere = Of(2, {{0, 1}});
+  DispatchRule rule({}, 2, 0);
+  rule.SetLate(1, true);
+  EXPECT_THAT(Choose(rule, everywhere, {0}), ElementsAre(0));
+}
+
+TEST(DispatchRule, LetsNobodyMakeUpForTheTimeItWasAway) {
+  const Placement placement = Of(3, {{1, 2}});
+  for (const bool dead : {false, true}) {
+    DispatchRule rule({}, 3, 0);
+    const auto set_away = [&](bool away) {
+      dead ? rule.SetAlive(1, !away) : rule.SetLate(1, away);
+    };
+    set_away(true);
+    for (int i = 0; i < 100; ++i) EXPECT_THAT(Choose(rule, placement, {0}), ElementsAre(2));
+    set_away(false);
+    EXPECT_EQ(rule.load(1), 100u);
+    EXPECT_THAT(Choose(rule, placement, {0}), ElementsAre(1));
+    EXPECT_THAT(Choose(rule, placement, {0}), ElementsAre(2));
+  }
+}
+
 TEST(DispatchRule, ForgetsLoadsOfLongAgo) {
   const Placement placement = Of(2, {{1}});
   DispatchRule rule({.window_rows = 4}, 2, 0);

@@ -36,6 +36,7 @@ struct FaultyProxy::Pair {
   explicit Pair(asio::io_context& io, tcp::socket accepted)
       : client(std::move(accepted)), server(io) {}
   tcp::socket client, server;
+  std::string name;  // of the client; empty: not told yet, or never
 
   void Close() {
     error_code ignored;
@@ -71,13 +72,15 @@ class FaultyProxy::Pump : public std::enable_shared_from_this<Pump> {
 
   size_t index() const { return static_cast<size_t>(way_); }
 
+  Faults faults() const { return proxy_.FaultsOf(pair_->name, way_); }
+
   void Take(Bytes bytes) {
-    const Faults faults = proxy_.FaultsOf(way_);
+    if (way_ == Way::kThere && proxy_.unit_size_ != nullptr) bytes = InUnits(std::move(bytes));
+    const Faults faults = this->faults();
     if (faults.blackhole) {
       proxy_.counts_.swallowed += bytes.size();
       return Read();
     }
-    if (way_ == Way::kThere && proxy_.unit_size_ != nullptr) bytes = InUnits(std::move(bytes));
     Corrupt(faults, bytes);
     const bool last = Truncate(bytes);
     if (!bytes.empty()) Queue(faults, std::move(bytes));
@@ -101,6 +104,7 @@ class FaultyProxy::Pump : public std::enable_shared_from_this<Pump> {
       ++units_;
       const auto end = partial_.begin() + static_cast<ptrdiff_t>(size);
       Bytes unit(partial_.begin(), end);
+      if (units_ == 1 && proxy_.client_of_ != nullptr) pair_->name = proxy_.client_of_(unit);
       partial_.erase(partial_.begin(), end);
       if (held_.empty() && units_ > 1 && proxy_.reorder_.exchange(false)) {
         held_ = std::move(unit);
@@ -181,6 +185,7 @@ class FaultyProxy::Pump : public std::enable_shared_from_this<Pump> {
 
   // What waits is still handed on.
   void End() {
+    if (faults().blackhole) return;
     ended_ = true;
     if (queue_.empty()) pair_->Close();
   }
@@ -201,11 +206,13 @@ class FaultyProxy::Pump : public std::enable_shared_from_this<Pump> {
   Clock::time_point turn_;
 };
 
-FaultyProxy::FaultyProxy(const std::string& target, uint64_t seed, UnitSize unit_size)
+FaultyProxy::FaultyProxy(const std::string& target, uint64_t seed, UnitSize unit_size,
+                         ClientOf client_of)
     : acceptor_(io_, tcp::endpoint(asio::ip::address_v4::loopback(), 0)),
       target_(EndpointOf(target)),
       address_("127.0.0.1:" + std::to_string(acceptor_.local_endpoint().port())),
       unit_size_(std::move(unit_size)),
+      client_of_(std::move(client_of)),
       random_(seed) {
   Accept();
   thread_ = std::thread([this] { io_.run(); });
@@ -235,14 +242,22 @@ void FaultyProxy::Accept() {
   });
 }
 
-FaultyProxy::Faults FaultyProxy::FaultsOf(Way way) const {
+FaultyProxy::Faults FaultyProxy::FaultsOf(const std::string& client, Way way) const {
   const std::lock_guard lock(mutex_);
-  return faults_[static_cast<size_t>(way)];
+  const auto& own = faults_of_[static_cast<size_t>(way)];
+  const auto found = own.find(client);
+  return found == own.end() ? faults_[static_cast<size_t>(way)] : found->second;
 }
 
 void FaultyProxy::Set(Way way, const Faults& faults) {
   const std::lock_guard lock(mutex_);
   faults_[static_cast<size_t>(way)] = faults;
+  faults_of_[static_cast<size_t>(way)].clear();
+}
+
+void FaultyProxy::SetOf(const std::string& client, Way way, const Faults& faults) {
+  const std::lock_guard lock(mutex_);
+  faults_of_[static_cast<size_t>(way)][client] = faults;
 }
 
 void FaultyProxy::Truncate(Way way, size_t after_bytes) {

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -28,20 +29,28 @@ class FaultyProxy {
     std::chrono::milliseconds delay{0};  // of everything
     uint64_t bytes_per_second = 0;       // 0: as fast as it goes
     double corrupt = 0.0;                // of every byte, that one of its bits is flipped
-    bool blackhole = false;              // taken, and never handed on
+    bool blackhole = false;              // taken, and never handed on; an end neither
   };
 
   // Where in a stream to the target its units (a greeting, a frame) end: the size of the unit that
   // begins with these bytes, of a connection that had `before` units; 0: it takes more to tell.
   using UnitSize = std::function<size_t(uint64_t before, std::span<const std::byte> bytes)>;
 
-  // target: "127.0.0.1:PORT". Without unit_size nothing can be reordered.
-  explicit FaultyProxy(const std::string& target, uint64_t seed = 1, UnitSize unit_size = nullptr);
+  // Who connects, by the first unit of its stream.
+  using ClientOf = std::function<std::string(std::span<const std::byte> unit)>;
+
+  // target: "127.0.0.1:PORT". Without unit_size nothing can be reordered, without client_of all
+  // clients are one. Both are called on the proxy's thread.
+  explicit FaultyProxy(const std::string& target, uint64_t seed = 1, UnitSize unit_size = nullptr,
+                       ClientOf client_of = nullptr);
   ~FaultyProxy();
 
   const std::string& address() const { return address_; }
 
+  // Of every connection, those with faults of their own included.
   void Set(Way way, const Faults& faults);
+  // Of this client's connections, whatever those of the others are.
+  void SetOf(const std::string& client, Way way, const Faults& faults);
   // Every connection that passes data this way is cut off after so many bytes more, once.
   void Truncate(Way way, size_t after_bytes);
   // The next two whole units to the target change places, but never the first of a connection,
@@ -68,13 +77,14 @@ class FaultyProxy {
   struct Pair;
 
   void Accept();
-  Faults FaultsOf(Way way) const;
+  Faults FaultsOf(const std::string& client, Way way) const;
 
   boost::asio::io_context io_;
   boost::asio::ip::tcp::acceptor acceptor_;
   boost::asio::ip::tcp::endpoint target_;
   std::string address_;
   const UnitSize unit_size_;
+  const ClientOf client_of_;
   Counts counts_;
   std::mt19937_64 random_;  // the proxy's thread, as the pairs
   std::vector<std::weak_ptr<Pair>> pairs_;
@@ -83,6 +93,7 @@ class FaultyProxy {
 
   mutable std::mutex mutex_;  // guards what follows
   Faults faults_[2];
+  std::map<std::string, Faults> faults_of_[2];  // by client
   std::thread thread_;
 };
 

@@ -265,6 +265,83 @@ TEST_F(Workers, AskAReplicaToo_WhenOneIsLate) {
   EXPECT_GT(group.engine(0).expert_stats().exchange.stale, stale) << "late answers count nowhere";
 }
 
+// w1 and w2 own everything that w0 does not.
+Placement OnTheOtherTwo(Placement placement) {
+  for (std::vector<int32_t>& owners : placement.owners) {
+    if (owners.back() != 0) owners = {1, 2};
+  }
+  return placement;
+}
+
+TEST_F(Workers, PassOverAPeerThatWasLate) {
+  Engine::Options engine;
+  engine.experts.exchange.late = std::chrono::milliseconds(20);
+  engine.experts.exchange.lateness = {.avoid_min = std::chrono::hours(1),
+                                      .avoid_max = std::chrono::hours(1)};
+  WorkerGroup group({.workers = 3, .engine = engine}, directory_);
+  group.Place(OnTheOtherTwo(Contiguous(3)));
+  std::atomic<int> asked_w1{0}, asked_w2{0};
+  group.network().SetJudge(
+      [&](const std::string& from, const std::string& to, const FrameHeader& h) {
+        if (h.kind == FrameKind::kRows && from == "w0") ++(to == "w1" ? asked_w1 : asked_w2);
+        return from == "w2" && h.kind == FrameKind::kResults ? InProcessNetwork::Fate::kHold
+                                                             : InProcessNetwork::Fate::kDeliver;
+      });
+  SubmitAll(group, 1);
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+  EXPECT_GE(group.engine(0).expert_stats().exchange.avoided, 1u);
+  // Once; more often only where w1 has seemed late for a moment too.
+  EXPECT_GE(asked_w2, 1);
+  EXPECT_LT(asked_w2, asked_w1 / 4);
+}
+
+TEST_F(Workers, AskAPeerAgainThatWasLateOnce) {
+  Engine::Options engine;
+  engine.experts.exchange.late = std::chrono::microseconds(200);
+  engine.experts.exchange.lateness = {.avoid_min = std::chrono::milliseconds(1),
+                                      .avoid_max = std::chrono::milliseconds(1)};
+  WorkerGroup group({.workers = 3, .engine = engine}, directory_);
+  group.Place(OnTheOtherTwo(Contiguous(3)));
+  std::atomic<bool> slow{true};
+  group.network().SetJudge([&](const std::string& from, const std::string&, const FrameHeader& h) {
+    return slow && from == "w2" && h.kind == FrameKind::kResults ? InProcessNetwork::Fate::kHold
+                                                                 : InProcessNetwork::Fate::kDeliver;
+  });
+  SubmitAll(group, 1);
+  ASSERT_TRUE(conclave::testing::WaitFor(
+      [&] { return group.engine(0).expert_stats().exchange.avoided > 0; }, "w2 to be avoided"));
+  slow = false;
+  const uint64_t served = group.engine(2).expert_stats().server.rows;
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+  EXPECT_GT(group.engine(2).expert_stats().server.rows, served);
+}
+
+TEST_F(Workers, AskEveryReplicaOnceHoweverLateTheyAre) {
+  Engine::Options engine;
+  engine.experts.exchange.late = std::chrono::microseconds(200);
+  WorkerGroup group({.workers = 3, .engine = engine}, directory_);
+  group.Place(OnTheOtherTwo(Contiguous(3)));
+  std::atomic<uint32_t> attempts{0};
+  group.network().SetJudge([&](const std::string&, const std::string& to, const FrameHeader& h) {
+    attempts = std::max(attempts.load(), h.attempt);
+    return to == "w0" && h.kind == FrameKind::kResults ? InProcessNetwork::Fate::kHold
+                                                       : InProcessNetwork::Fate::kDeliver;
+  });
+  SequenceRequest stuck = Request(0, model_->spec.vocab);
+  group.Submit(0, stuck);
+  ASSERT_TRUE(conclave::testing::WaitFor([&] { return attempts == 1; }, "replicas to be asked"));
+  for (int i = 1; i < kRequests; ++i) group.Submit(1, Request(i, model_->spec.vocab));
+  ASSERT_TRUE(conclave::testing::WaitFor([&] { return group.link(1).ends() == kRequests - 1; },
+                                         "another home to be done, many times as late"));
+  EXPECT_EQ(attempts, 1u);
+  group.network().SetJudge(nullptr);
+  group.network().DeliverHeld();
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+}
+
 TEST_F(Workers, RefuseFramesOfAWorkerThatIsCalledDead) {
   WorkerGroup group({.workers = 2}, directory_);
   group.Place(Everywhere(2));

@@ -142,6 +142,16 @@ std::vector<Peer> ExpertHost::Lost() const {
   return lost;
 }
 
+std::vector<std::string> ExpertHost::Late() const {
+  const std::vector<PeerIndex> late = exchange_.Late();
+  const std::lock_guard lock(mutex_);
+  std::vector<std::string> ids;
+  for (const auto& [id, known] : peers_) {
+    if (std::binary_search(late.begin(), late.end(), known.index)) ids.push_back(id);
+  }
+  return ids;
+}
+
 void ExpertHost::OnNews(std::function<void()> callback) {
   const std::lock_guard lock(mutex_);
   on_news_ = std::move(callback);

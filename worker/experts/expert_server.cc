@@ -47,6 +47,7 @@ ExpertServer::ExpertServer(const Options& options, const FrameLimits& limits,
   outputs_.resize(routes);
   order_.resize(routes);
   places_.reserve(routes);
+  copied_.reserve(routes);
   work_.reserve(experts_.size());
   local_.reserve(1);
   remote_.reserve(static_cast<size_t>(options_.max_waiting));
@@ -208,6 +209,7 @@ void ExpertServer::TakeDue() {
 // As many jobs as fit a pass, the own home's first; frames that may not be served are answered.
 void ExpertServer::Take() {
   TakeDue();
+  copied_.clear();
   int64_t rows = 0, routes = 0;
   for (const LocalJob* job : local_now_) {
     rows += job->x.rows;
@@ -215,14 +217,15 @@ void ExpertServer::Take() {
   }
   std::vector<RemoteJob> later;
   std::erase_if(remote_now_, [&](RemoteJob& job) {
-    const Refusal refusal = judge_(job.from, job.header, RoutesOf(job.header, job.body.bytes()));
-    if (refusal != Refusal::kNone) {
-      Refuse(job, refusal);
-      return true;
-    }
     if (rows + job.header.rows > options_.max_rows ||
         routes + job.header.routes > options_.max_routes) {
       later.push_back(std::move(job));
+      return true;
+    }
+    const size_t before = copied_.size();
+    if (const Refusal refusal = CopyRoutes(job); refusal != Refusal::kNone) {
+      copied_.resize(before);
+      Refuse(job, refusal);
       return true;
     }
     rows += job.header.rows;
@@ -234,6 +237,16 @@ void ExpertServer::Take() {
   const std::lock_guard lock(mutex_);
   remote_.insert(remote_.begin(), std::make_move_iterator(later.begin()),
                  std::make_move_iterator(later.end()));
+}
+
+// What is judged is what is computed: whoever shares the body's memory can write to it at any time.
+Refusal ExpertServer::CopyRoutes(const RemoteJob& job) {
+  const size_t before = copied_.size();
+  const std::span<const FrameRoute> shared = RoutesOf(job.header, job.body.bytes());
+  copied_.insert(copied_.end(), shared.begin(), shared.end());
+  const std::span<const FrameRoute> routes = std::span(copied_).subspan(before);
+  if (!CheckRoutes(job.header, routes, limits_).ok()) return Refusal::kChanged;
+  return judge_(job.from, job.header, routes);
 }
 
 void ExpertServer::Load(const LocalJob& job) {
@@ -248,13 +261,13 @@ void ExpertServer::Load(const LocalJob& job) {
   }
 }
 
-void ExpertServer::Load(const RemoteJob& job) {
+void ExpertServer::Load(const RemoteJob& job, std::span<const FrameRoute> routes) {
   const FrameHeader& header = job.header;
   const size_t bytes = limits_.dim * SizeOf(limits_.type);
   std::optional<FrameBody>& reply =
       replies_.emplace_back(transport_->Reserve(job.from, header.routes * bytes));
   std::byte* to = reply ? reply->bytes().data() : nullptr;
-  for (const FrameRoute& route : RoutesOf(header, job.body.bytes())) {
+  for (const FrameRoute& route : routes) {
     routes_.push_back({route.row + static_cast<uint32_t>(loaded_rows_), route.expert});
     places_.push_back({.packed = to});
     if (to != nullptr) to += bytes;
@@ -310,7 +323,11 @@ void ExpertServer::Compute() {
   own_alone_ = remote_now_.empty() && local_now_.size() == 1;
   if (own_alone_) return ComputeInPlace(*local_now_[0]);
   for (const LocalJob* job : local_now_) Load(*job);
-  for (const RemoteJob& job : remote_now_) Load(job);
+  size_t next = 0;
+  for (const RemoteJob& job : remote_now_) {
+    Load(job, std::span(copied_).subspan(next, job.header.routes));
+    next += job.header.routes;
+  }
   SortByExpert();
   const auto dim = static_cast<int64_t>(limits_.dim);
   const ConstRows rows = {rows_.get(), loaded_rows_, dim, dim};

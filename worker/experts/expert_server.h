@@ -7,6 +7,7 @@
 // Whoever has time serves: a thread of its own, or the engine thread while it waits for answers.
 // One at a time; Serve says at once if somebody else does. Threads: every method from any thread.
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -96,12 +97,12 @@ class ExpertServer {
 
   struct Stats {
     uint64_t passes = 0;
-    uint64_t rows = 0;          // of peers
-    uint64_t own_rows = 0;      // routes of the own home
-    uint64_t routes = 0;        // computed for peers
-    uint64_t weights_read = 0;  // (expert, pass) pairs
-    uint64_t refused[5] = {};   // by Refusal
-    uint64_t replies_lost = 0;  // the peer was gone, or had no room
+    uint64_t rows = 0;                          // of peers
+    uint64_t own_rows = 0;                      // routes of the own home
+    uint64_t routes = 0;                        // computed for peers
+    uint64_t weights_read = 0;                  // (expert, pass) pairs
+    std::array<uint64_t, kRefusals> refused{};  // by Refusal
+    uint64_t replies_lost = 0;                  // the peer was gone, or had no room
   };
   Stats stats() const;
 
@@ -121,8 +122,9 @@ class ExpertServer {
   bool Waiting() const { return !local_.empty() || !remote_.empty(); }         // mutex_ held
   bool Due(const LocalJob* job, scheduler::Micros now) const;                  // mutex_ held
   bool Due(const RemoteJob& job, scheduler::Micros now) const;                 // mutex_ held
+  Refusal CopyRoutes(const RemoteJob& job);
   void Compute();
-  void Load(const RemoteJob& job);
+  void Load(const RemoteJob& job, std::span<const FrameRoute> routes);
   void Load(const LocalJob& job);
   void SortByExpert();
   void MakeWork(size_t first, size_t end, const std::vector<int32_t>& outputs);
@@ -142,6 +144,7 @@ class ExpertServer {
   std::mutex serving_;
   std::vector<LocalJob*> local_now_;
   std::vector<RemoteJob> remote_now_;
+  std::vector<FrameRoute> copied_;    // routes of remote_now_, one job's after the other's; checked
   std::unique_ptr<float[]> rows_;     // [max_rows, dim]; touched only as used
   std::unique_ptr<float[]> results_;  // [some rows, dim]
   std::vector<FrameRoute> routes_;    // of this pass, rows counted over rows_

@@ -67,7 +67,7 @@ size_t BeginOfRows(const FrameHeader& header) {
 
 absl::Status CheckCounts(const FrameHeader& h, const FrameLimits& limits) {
   if (h.kind == FrameKind::kRefusal) {
-    if (h.refusal == Refusal::kNone || h.refusal > Refusal::kBusy) return Bad("unknown refusal");
+    if (h.refusal == Refusal::kNone || h.refusal > Refusal::kChanged) return Bad("unknown refusal");
     return h.body_bytes == 0 ? absl::OkStatus() : Bad("a refusal has no body");
   }
   if (h.refusal != Refusal::kNone) return Bad("a refusal of another kind");
@@ -98,6 +98,8 @@ std::string_view NameOf(Refusal refusal) {
       return "fenced";
     case Refusal::kBusy:
       return "busy";
+    case Refusal::kChanged:
+      return "changed";
   }
   return "unknown";
 }
@@ -188,7 +190,12 @@ absl::Status CheckBody(const FrameHeader& header, std::span<const std::byte> bod
   if (header.body_hash != 0 && header.body_hash != HashBody(body))
     return Bad("its body's checksum is wrong");
   if (header.kind != FrameKind::kRows) return absl::OkStatus();
-  for (const FrameRoute& route : RoutesOf(header, body)) {
+  return CheckRoutes(header, RoutesOf(header, body), limits);
+}
+
+absl::Status CheckRoutes(const FrameHeader& header, std::span<const FrameRoute> routes,
+                         const FrameLimits& limits) {
+  for (const FrameRoute& route : routes) {
     if (route.row >= header.rows) return Bad("a route of a row that is not there");
     if (route.expert >= limits.experts)
       return TooMany("is the expert", route.expert, limits.experts);

@@ -32,7 +32,9 @@ enum class Refusal : uint8_t {
   kNotOwned = 2,  // an expert is not this worker's
   kFenced = 3,    // sender or receiver is not the process the frame names
   kBusy = 4,      // no room
+  kChanged = 5,   // its routes are no longer what they were when it came: shared memory was written
 };
+inline constexpr size_t kRefusals = 6;
 std::string_view NameOf(Refusal refusal);
 
 struct FrameHeader {
@@ -91,6 +93,10 @@ uint64_t HashBody(std::span<const std::byte> body);
 // experts. The header was parsed with the same limits.
 absl::Status CheckBody(const FrameHeader& header, std::span<const std::byte> body,
                        const FrameLimits& limits);
+// Its part about routes, for who keeps a copy of them: memory of a ring is its sender's too, and
+// may have changed since.
+absl::Status CheckRoutes(const FrameHeader& header, std::span<const FrameRoute> routes,
+                         const FrameLimits& limits);
 
 // Parts of a body of BodyBytes(header) bytes, which is aligned to 8.
 std::span<const FrameRoute> RoutesOf(const FrameHeader& header, std::span<const std::byte> body);

@@ -8,13 +8,14 @@
 #include "worker/status.h"
 
 namespace conclave::worker {
-namespace {
 
-absl::Status NoOwner(scheduler::ExpertId expert) {
+absl::Status PeerExchange::NoOwner(scheduler::ExpertId expert) {
   return absl::UnavailableError(absl::StrCat("no live owner for expert ", expert));
 }
 
-}  // namespace
+scheduler::Micros PeerExchange::Now() {
+  return std::chrono::duration_cast<scheduler::Micros>(Clock::now().time_since_epoch());
+}
 
 PeerExchange::PeerExchange(const Options& options, const FrameLimits& limits, ExpertServer& server,
                            Transport* transport)
@@ -22,7 +23,8 @@ PeerExchange::PeerExchange(const Options& options, const FrameLimits& limits, Ex
       limits_(limits),
       server_(server),
       transport_(transport),
-      row_index_(limits.rows, -1) {
+      row_index_(limits.rows, -1),
+      lateness_(options.lateness) {
   workers_.reserve(limits.routes);
   arrived_.reserve(limits.routes);
   local_routes_.reserve(limits.routes);
@@ -44,11 +46,13 @@ void PeerExchange::BeginStep(uint64_t step, const Table& table) {
     rule_.emplace(options_.rule, workers, table_.self);
     routes_of_.resize(workers);
   }
+  const std::vector<PeerIndex> late = Late();
   for (size_t i = 0; i < workers; ++i) {
     const auto worker = static_cast<int32_t>(i);
     const PeerIndex peer = table_.peers[i];
     rule_->SetAlive(worker, worker == table_.self ||
                                 (peer >= 0 && transport_ != nullptr && transport_->up(peer)));
+    rule_->SetLate(worker, std::binary_search(late.begin(), late.end(), peer));
   }
 }
 
@@ -249,28 +253,6 @@ bool PeerExchange::TakeNews(Rows outputs) {
   return any;
 }
 
-void PeerExchange::Lose(PeerIndex peer) {
-  uint64_t lost = 0;
-  for (size_t i = questions_.size(); i-- > 0;) {
-    if (questions_[i].peer != peer) continue;
-    rule_->SetAlive(questions_[i].worker, false);
-    Drop(i);
-    ++lost;
-  }
-  const std::lock_guard lock(mutex_);
-  stats_.rerouted += lost;
-}
-
-// Forgets a question; what it asked for and nobody else was asked for is to be asked again.
-void PeerExchange::Drop(size_t question) {
-  for (const int32_t route : questions_[question].routes) {
-    const auto r = static_cast<size_t>(route);
-    if (--asked_[r] == 0 && !arrived_[r]) unasked_.push_back(route);
-  }
-  std::swap(questions_[question], questions_.back());
-  questions_.pop_back();
-}
-
 void PeerExchange::Take(const Answer& answer, Rows outputs) {
   const FrameHeader& header = answer.header;
   const auto found =
@@ -311,90 +293,6 @@ void PeerExchange::Take(const Answer& answer, Rows outputs) {
   Drop(index);
 }
 
-absl::Status PeerExchange::AskUnasked(Rows outputs) {
-  for (std::vector<int32_t>& routes : routes_of_) routes.clear();
-  for (const int32_t route : std::exchange(unasked_, {})) {
-    const auto r = static_cast<size_t>(route);
-    if (arrived_[r]) continue;
-    int32_t worker = scheduler::DispatchRule::kNobody;
-    rule_->Choose(*table_.placement, experts_.subspan(r, 1), {&worker, 1});
-    if (worker == scheduler::DispatchRule::kNobody) return NoOwner(experts_[r]);
-    routes_of_[static_cast<size_t>(worker)].push_back(route);
-  }
-  for (size_t worker = 0; worker < routes_of_.size(); ++worker) {
-    const std::vector<int32_t>& routes = routes_of_[worker];
-    if (routes.empty()) continue;
-    if (static_cast<int32_t>(worker) == table_.self) {
-      ComputeHere(routes, outputs);
-    } else {
-      Ask(static_cast<int32_t>(worker), routes, 1);
-    }
-  }
-  return absl::OkStatus();
-}
-
-void PeerExchange::ComputeHere(std::span<const int32_t> routes, Rows outputs) {
-  again_routes_.clear();
-  for (const int32_t route : routes) {
-    const auto r = static_cast<size_t>(route);
-    again_routes_.push_back({static_cast<uint32_t>(route / top_k_), experts_[r]});
-    arrived_[r] = 1;
-  }
-  again_.x = x_;
-  again_.routes = again_routes_;
-  again_.outputs = routes;
-  again_.out = outputs;
-  server_.Submit(&again_);
-  server_.Finish(&again_);
-  missing_ -= routes.size();
-}
-
-PeerExchange::Clock::duration PeerExchange::LateAfter() const {
-  const auto usual = std::chrono::duration_cast<Clock::duration>(
-      std::chrono::duration<double>(options_.late_factor * mean_seconds_));
-  return std::max<Clock::duration>(options_.late, usual);
-}
-
-void PeerExchange::AskReplicasOfLate(Rows outputs) {
-  const auto late = Clock::now() - LateAfter();
-  const size_t open = questions_.size();  // those that are asked now are not late
-  for (size_t i = 0; i < open; ++i) {
-    if (questions_[i].late || questions_[i].asked > late) continue;
-    questions_[i].late = true;
-    const int32_t slow = questions_[i].worker;
-    std::vector<std::pair<int32_t, int32_t>> again;  // worker, route
-    rule_->SetAlive(slow, false);
-    for (const int32_t route : questions_[i].routes) {
-      const auto r = static_cast<size_t>(route);
-      if (arrived_[r]) continue;
-      int32_t worker = scheduler::DispatchRule::kNobody;
-      rule_->Choose(*table_.placement, experts_.subspan(r, 1), {&worker, 1});
-      if (worker == scheduler::DispatchRule::kNobody) continue;  // only it can answer
-      again.emplace_back(worker, route);
-    }
-    rule_->SetAlive(slow, true);
-    if (again.empty()) continue;
-    const uint32_t attempt = questions_[i].attempt + 1;
-    std::sort(again.begin(), again.end());
-    std::vector<int32_t> routes;
-    for (size_t first = 0; first < again.size();) {
-      size_t end = first;
-      routes.clear();
-      for (; end < again.size() && again[end].first == again[first].first; ++end) {
-        routes.push_back(again[end].second);
-      }
-      if (again[first].first == table_.self) {
-        ComputeHere(routes, outputs);
-      } else {
-        Ask(again[first].first, routes, attempt);
-      }
-      first = end;
-    }
-    const std::lock_guard lock(mutex_);
-    ++stats_.late;
-  }
-}
-
 void PeerExchange::AwaitChange(std::chrono::microseconds longest) {
   std::unique_lock lock(mutex_);
   bell_.wait_for(lock, longest, [this] { return news_.load(std::memory_order_relaxed); });
@@ -428,6 +326,11 @@ void PeerExchange::Ring() {
 void PeerExchange::Close() {
   closed_ = true;
   Ring();
+}
+
+std::vector<PeerIndex> PeerExchange::Late() const {
+  const std::lock_guard lock(mutex_);
+  return lateness_.Avoided(Now());
 }
 
 PeerExchange::Stats PeerExchange::stats() const {

@@ -5,9 +5,10 @@
 // which the engine thread serves while it waits.
 //
 // Rows that a peer owes for too long are asked of a replica as well; the bits are equal, so the
-// first answer counts. Rows of a peer that is lost go to a replica; where there is none, the step
-// is to be done again: Combine says UNAVAILABLE, naming an expert, or ABORTED if the placement it
-// stepped by is not the others'. Nothing may be committed then.
+// first answer counts, and the peer is passed over for a while. Rows of a peer that is lost go to a
+// replica; where there is none, the step is to be done again: Combine says UNAVAILABLE, naming an
+// expert, or ABORTED if the placement it stepped by is not the others'. Nothing may be committed
+// then.
 //
 // Threads: Adopt, BeginStep, Dispatch, Combine, AwaitChange: the engine thread. The rest: any.
 
@@ -22,6 +23,7 @@
 #include <vector>
 
 #include "scheduler/dispatch_rule.h"
+#include "scheduler/lateness.h"
 #include "scheduler/placement.h"
 #include "worker/experts/exchange.h"
 #include "worker/experts/expert_server.h"
@@ -37,6 +39,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     // take in the mean.
     std::chrono::microseconds late{2000};
     double late_factor = 4.0;
+    scheduler::Lateness::Options lateness;
     int32_t spin_us = 50;  // how long the engine thread watches before it sleeps
     // How long it sleeps at most before it looks at the clock again.
     std::chrono::microseconds look{1000};
@@ -73,6 +76,9 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   // From now on Combine says CANCELLED instead of waiting.
   void Close();
 
+  // Peers that were late and are passed over for now.
+  std::vector<PeerIndex> Late() const;
+
   struct Stats {
     uint64_t frames = 0;      // asked of peers
     uint64_t rows = 0;        // sent to peers
@@ -80,6 +86,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     uint64_t own_routes = 0;  // computed here
     uint64_t bytes = 0;       // bodies, asked and answered
     uint64_t late = 0;        // frames whose rows were asked of a replica too
+    uint64_t avoided = 0;     // times that a peer was late and is passed over since
     uint64_t rerouted = 0;    // frames whose rows a lost peer still owed
     uint64_t stale = 0;       // answers nobody waited for any more
     uint64_t refusals = 0;    // answers that refused
@@ -95,8 +102,8 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     PeerIndex peer = -1;
     uint32_t attempt = 0;
     Clock::time_point asked;
-    bool late = false;  // asked of others too
-    std::vector<int32_t> routes;
+    bool late = false;            // asked of others too, if they own it
+    std::vector<int32_t> routes;  // ascending
   };
   struct Answer {
     PeerIndex from = -1;
@@ -106,6 +113,8 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
 
   void OnWork() override { Ring(); }
 
+  static absl::Status NoOwner(scheduler::ExpertId expert);
+  static scheduler::Micros Now();
   absl::Status Choose();
   // Asks `worker` for routes of this dispatch; if it cannot be asked they are unasked again.
   void Ask(int32_t worker, std::span<const int32_t> routes, uint32_t attempt);
@@ -120,6 +129,9 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   absl::Status AskUnasked(Rows outputs);
   void ComputeHere(std::span<const int32_t> routes, Rows outputs);
   void AskReplicasOfLate(Rows outputs);
+  void NoteLate(Question& question);
+  void AskReplicas(size_t question, Rows outputs);
+  int32_t ChooseAnother(int32_t route);
   Clock::duration LateAfter() const;
 
   const Options options_;
@@ -156,6 +168,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   std::vector<PeerIndex> losses_;
 
   mutable std::mutex mutex_;  // guards what follows
+  scheduler::Lateness lateness_;
   std::vector<Answer> inbox_;
   std::vector<PeerIndex> lost_;
   bool waiting_ = false;  // for answers; others are dropped, and their memory with them

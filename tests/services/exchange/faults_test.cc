@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <string>
@@ -169,6 +170,36 @@ TEST_F(Faults, OfDelayAreNone) {
   EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(30));
   EXPECT_GE(proxy_.counts().delayed, 1u);
   EXPECT_EQ(a_.sink.downs() + b_.sink.downs(), 0);
+}
+
+TEST_F(Faults, OfOneClientAreNotTheOthers) {
+  FaultyProxy proxy(b_.transport->address(), /*seed=*/1, SizeOfUnit,
+                    [](std::span<const std::byte> unit) {
+                      Hello hello;
+                      EXPECT_EQ(ParseHello(unit.first<kHelloBytes>(), hello), Verdict::kWelcome);
+                      return hello.from_id;
+                    });
+  Side c(TestOptions("c", Carrier::kTcp));
+  a_.transport->Forget(b_of_a_);
+  b_of_a_ = a_.transport->Connect(b_.AsPeer(proxy.address()));
+  const PeerIndex b_of_c = c.transport->Connect(b_.AsPeer(proxy.address()));
+  b_.transport->Connect(c.AsPeer());
+  ASSERT_TRUE(WaitUp());
+  ASSERT_TRUE(WaitFor([&] { return IsUp(c, b_of_c); }, "c to be up"));
+  proxy.SetOf("c", Way::kThere, {.blackhole = true});
+  ASSERT_TRUE(SendRows(*c.transport, b_of_c, 1'000'000));
+  ASSERT_TRUE(WaitFor([&] { return proxy.counts().swallowed > 0; }, "c's frame to be swallowed"));
+  SendUntil([&] { return b_.sink.count() >= 20; }, "those of a to arrive");
+  ExpectOnlyWhatWasSent();
+  proxy.Set(Way::kThere, {});
+  ASSERT_TRUE(WaitFor(
+      [&] {
+        SendRows(*c.transport, b_of_c, 1'000'001);
+        const auto heard = b_.sink.heard();
+        return std::any_of(heard.begin(), heard.end(),
+                           [](const auto& frame) { return frame.header.request == 1'000'001; });
+      },
+      "what c sends"));
 }
 
 class FaultsOfPeersThatMustNotBeSilent : public Faults {

@@ -1,0 +1,41 @@
+#include "scheduler/lateness.h"
+
+#include <algorithm>
+
+#include "scheduler/check.h"
+
+namespace conclave::scheduler {
+
+Lateness::Lateness(const Options& options) : options_(options) {
+  CONCLAVE_CHECK(options.avoid_min > Micros(0) && options.avoid_min <= options.avoid_max);
+}
+
+bool Lateness::NoteLate(int32_t peer, Micros now) {
+  const auto index = static_cast<size_t>(peer);
+  if (index >= terms_.size()) terms_.resize(index + 1);
+  if (Avoids(peer, now)) return false;
+  Term& term = terms_[index];
+  Micros length = term.length;
+  for (Micros prompt = now - term.until; length > Micros(0) && prompt >= term.length;
+       prompt -= term.length) {
+    length /= 2;
+  }
+  term.length = std::clamp(2 * length, options_.avoid_min, options_.avoid_max);
+  term.until = now + term.length;
+  return true;
+}
+
+bool Lateness::Avoids(int32_t peer, Micros now) const {
+  const auto index = static_cast<size_t>(peer);
+  return index < terms_.size() && now < terms_[index].until;
+}
+
+std::vector<int32_t> Lateness::Avoided(Micros now) const {
+  std::vector<int32_t> avoided;
+  for (int32_t peer = 0; peer < static_cast<int32_t>(terms_.size()); ++peer) {
+    if (Avoids(peer, now)) avoided.push_back(peer);
+  }
+  return avoided;
+}
+
+}  // namespace conclave::scheduler

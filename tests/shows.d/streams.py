@@ -1,0 +1,72 @@
+"""For lines of tests/shows about faults: many streams at once, every message with its time, beside those of an undisturbed run."""
+
+import random
+import threading
+import time
+
+from show import grpc, measure, request
+
+STREAMS = 32
+TOKENS = 160
+BOUND_S = 60  # of one stream: longer is a hang
+
+
+def made(seed):
+    chance = random.Random(seed)
+    return request([chance.randrange(500) for _ in range(chance.randint(4, 40))], TOKENS,
+                   temperature=1.0 if seed % 2 else 0.0, seed=seed, logprobs=1)
+
+
+class Stream:
+    """One request on a thread of its own."""
+
+    def __init__(self, inference, seed):
+        self.ids, self.logprobs, self.text = [], [], ""
+        self.reason, self.error = 0, None
+        self.began, self.times = time.monotonic(), []
+        self.inference, self.request = inference, made(seed)
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        try:
+            for part in self.inference.Generate(self.request, timeout=BOUND_S):
+                if part.token_ids:
+                    self.times.append(time.monotonic())
+                self.ids += part.token_ids
+                self.logprobs += [(one.token_id, one.logprob) for one in part.logprobs]
+                self.text += part.text
+                self.reason = part.finish_reason or self.reason
+        except grpc.RpcError as error:
+            self.error = f"{error.code().name}: {error.details()}"
+
+    def whole(self):
+        return self.error is None and self.reason != 0
+
+    def gaps(self):
+        return [b - a for a, b in zip(self.times, self.times[1:])]
+
+    def stall(self):
+        """The longest wait for a token, the first included."""
+        return max([*self.gaps(), self.times[0] - self.began] if self.times else [float("inf")])
+
+    def same(self, other):
+        return (self.ids, self.logprobs, self.text, self.reason) == (other.ids, other.logprobs, other.text, other.reason)
+
+
+def run_streams(inference, during=lambda: None):
+    streams = [Stream(inference, seed) for seed in range(STREAMS)]
+    during()
+    for stream in streams:
+        stream.thread.join()
+    return streams
+
+
+def judge(what, streams, expected):
+    """Prints what became of the streams, several runs of them one after the other."""
+    for stream in streams:
+        if stream.error:
+            print(f"  {what}: {stream.error} after {len(stream.ids)} tokens")
+    measure(f"{what}: failed, of {len(streams)} streams", sum(not one.whole() for one in streams), "==", 0)
+    odd = sum(one.whole() and not one.same(expected[i % STREAMS]) for i, one in enumerate(streams))
+    measure(f"{what}: streams that are not as undisturbed", odd, "==", 0)

@@ -1,0 +1,142 @@
+// The owner's side alone: what it computes is what it has judged, whatever a peer does to memory
+// that both share.
+
+#include "worker/experts/expert_server.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "tests/worker/testing/tiny_checkpoint.h"
+#include "worker/engine.h"
+#include "worker/model/model.h"
+
+namespace conclave::worker {
+namespace {
+
+constexpr PeerIndex kPeer = 3;
+
+// Bodies in memory of the test's own; keeps what was sent.
+class KeepingTransport final : public Transport {
+ public:
+  struct Sent {
+    FrameHeader header;
+    std::vector<std::byte> body;
+  };
+
+  void Start(FrameSink*) override {}
+  void Stop() override {}
+  PeerIndex Connect(const Peer&) override { return kPeer; }
+  void Forget(PeerIndex) override {}
+  bool up(PeerIndex) const override { return true; }
+  std::optional<FrameBody> Reserve(PeerIndex, size_t size) override {
+    memory_.push_back(std::make_unique<std::byte[]>(size));
+    return FrameBody(nullptr, memory_.back().get(), size);
+  }
+  bool Send(PeerIndex, FrameHeader header, FrameBody body) override {
+    sent.push_back({header, {body.bytes().begin(), body.bytes().end()}});
+    return true;
+  }
+  Stats stats() const override { return {}; }
+
+  std::vector<Sent> sent;
+
+ private:
+  std::vector<std::unique_ptr<std::byte[]>> memory_;
+};
+
+class Server : public ::testing::Test {
+ protected:
+  Server() {
+    testing::WriteTinyDeepSeekV2(directory_.path(), /*seed=*/1);
+    auto model = Model::Load(directory_.path());
+    EXPECT_TRUE(model.ok()) << model.status();
+    model_ = *std::move(model);
+    Engine::Options options;
+    auto device = MakeCpuDevice(CpuDeviceOptionsFor(model_->spec, options));
+    EXPECT_TRUE(device.ok()) << device.status();
+    device_ = *std::move(device);
+    limits_ = FrameLimitsFor(model_->spec, /*step_tokens=*/16);
+    server_ = std::make_unique<ExpertServer>(
+        ExpertServer::Options{.start_thread = false}, limits_, model_->Experts(), *device_,
+        &transport_, [this](PeerIndex, const FrameHeader&, std::span<const FrameRoute> routes) {
+          judged_.assign(routes.begin(), routes.end());
+          if (while_judging_) while_judging_();
+          return Refusal::kNone;
+        });
+  }
+
+  // Two rows, three routes, in memory that the peer can write to.
+  ExpertServer::RemoteJob Job() {
+    FrameHeader header = {
+        .type = limits_.type, .request = 9, .rows = 2, .routes = 3, .dim = limits_.dim};
+    header.body_bytes = BodyBytes(header);
+    shared_.assign(header.body_bytes / sizeof(uint64_t) + 1, 0);
+    const FrameBody body(nullptr, reinterpret_cast<std::byte*>(shared_.data()), header.body_bytes);
+    const std::span<FrameRoute> routes = MutableRoutesOf(header, body.bytes());
+    routes[0] = {0, 1};
+    routes[1] = {1, 1};
+    routes[2] = {1, 2};
+    std::byte* row = MutableRowsOf(header, body.bytes()).data();
+    const std::vector<float> values(limits_.dim, 0.5f);
+    for (uint32_t i = 0; i < header.rows; ++i) {
+      PackRow(values.data(), limits_.dim, limits_.type,
+              row + i * limits_.dim * SizeOf(limits_.type));
+    }
+    EXPECT_TRUE(CheckBody(header, body.bytes(), limits_).ok());
+    return {kPeer, header, FrameBody(nullptr, body.bytes().data(), body.bytes().size())};
+  }
+  // As a peer does that writes to a ring after its frame was taken out of it.
+  void Overwrite(size_t route, FrameRoute with) {
+    std::memcpy(reinterpret_cast<std::byte*>(shared_.data()) + route * sizeof with, &with,
+                sizeof with);
+  }
+
+  testing::TempDir directory_;
+  std::shared_ptr<const Model> model_;
+  std::unique_ptr<Device> device_;
+  FrameLimits limits_;
+  KeepingTransport transport_;
+  std::function<void()> while_judging_;
+  std::vector<FrameRoute> judged_;
+  std::vector<uint64_t> shared_;  // aligned as routes are
+  std::unique_ptr<ExpertServer> server_;
+};
+
+TEST_F(Server, ComputesWhatItJudgedThoughThePeerWritesMeanwhile) {
+  server_->Submit(Job());
+  EXPECT_TRUE(server_->Serve());
+  while_judging_ = [this] {
+    for (size_t route = 0; route < 3; ++route) Overwrite(route, {0xFFFFFFFF, 0xFFFFFFFF});
+  };
+  server_->Submit(Job());
+  EXPECT_TRUE(server_->Serve());
+  ASSERT_EQ(transport_.sent.size(), 2u);
+  EXPECT_EQ(transport_.sent[1].header.kind, FrameKind::kResults);
+  EXPECT_EQ(transport_.sent[0].body, transport_.sent[1].body);
+}
+
+TEST_F(Server, RefusesRoutesThatWereChangedSinceTheirCheck) {
+  const std::array<FrameRoute, 2> changes = {FrameRoute{2, 1}, FrameRoute{1, limits_.experts}};
+  for (const FrameRoute& change : changes) {
+    judged_.clear();
+    server_->Submit(Job());
+    Overwrite(2, change);
+    EXPECT_FALSE(server_->Serve()) << "nothing is left to compute";
+    EXPECT_TRUE(judged_.empty()) << "what is no route is nobody's to judge";
+    EXPECT_EQ(transport_.sent.back().header.kind, FrameKind::kRefusal);
+    EXPECT_EQ(transport_.sent.back().header.refusal, Refusal::kChanged);
+    EXPECT_EQ(transport_.sent.back().header.request, 9u);
+  }
+  EXPECT_EQ(server_->stats().refused[static_cast<size_t>(Refusal::kChanged)], changes.size());
+  server_->Submit(Job());
+  EXPECT_TRUE(server_->Serve()) << "and goes on";
+}
+
+}  // namespace
+}  // namespace conclave::worker
