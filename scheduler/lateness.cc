@@ -30,10 +30,11 @@ bool Lateness::Avoids(int32_t peer, Micros now) const {
   return index < terms_.size() && now < terms_[index].until;
 }
 
-std::vector<int32_t> Lateness::Avoided(Micros now) const {
+std::vector<int32_t> Lateness::Avoided(Micros now, Micros at_least) const {
   std::vector<int32_t> avoided;
   for (int32_t peer = 0; peer < static_cast<int32_t>(terms_.size()); ++peer) {
-    if (Avoids(peer, now)) avoided.push_back(peer);
+    if (!Avoids(peer, now)) continue;
+    if (terms_[static_cast<size_t>(peer)].length >= at_least) avoided.push_back(peer);
   }
   return avoided;
 }

@@ -25,7 +25,9 @@ class Lateness {
   // if it was already: what it owes from before says nothing new. Peers are numbered from 0.
   bool NoteLate(int32_t peer, Micros now);
   bool Avoids(int32_t peer, Micros now) const;
-  std::vector<int32_t> Avoided(Micros now) const;  // peers, ascending
+  // Peers, ascending; of those, the ones that are avoided for so long at a time: they are late
+  // again and again, where a busy machine makes anybody late now and then.
+  std::vector<int32_t> Avoided(Micros now, Micros at_least = Micros(0)) const;
 
  private:
   struct Term {

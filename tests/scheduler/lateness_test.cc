@@ -55,6 +55,17 @@ TEST(Lateness, DoublesForWhoIsLateAgainSoonUpToItsBound) {
   }
 }
 
+TEST(Lateness, TellsWhoIsLateAgainAndAgainFromWhoWasLateOnce) {
+  Lateness lateness(kOptions);
+  Micros now{0};
+  for (int i = 0; i < 3; ++i) now += Avoided(lateness, now);
+  lateness.NoteLate(0, now);
+  lateness.NoteLate(1, now);
+  EXPECT_THAT(lateness.Avoided(now), ElementsAre(0, 1));
+  EXPECT_THAT(lateness.Avoided(now, milliseconds(800)), ElementsAre(0));
+  EXPECT_THAT(lateness.Avoided(now, milliseconds(801)), ElementsAre());
+}
+
 TEST(Lateness, ForgetsByHalvesWhileAPeerIsNotLate) {
   Lateness lateness(kOptions);
   Micros now{0};

@@ -60,7 +60,7 @@ class ExpertHost final : private FrameSink {
   uint64_t prepared_plan() const;
   // Peers that the cluster holds alive and whose connection broke, until it is made again.
   std::vector<Peer> Lost() const;
-  // Ids of peers that were late and are passed over for now, where others own the same experts.
+  // Ids of peers that were late again and again, and are passed over for now.
   std::vector<std::string> Late() const;
   // Called, on some thread, when adopted() changed or a peer was lost; must not block. Once, at the
   // start.

@@ -46,7 +46,11 @@ void PeerExchange::BeginStep(uint64_t step, const Table& table) {
     rule_.emplace(options_.rule, workers, table_.self);
     routes_of_.resize(workers);
   }
-  const std::vector<PeerIndex> late = Late();
+  std::vector<PeerIndex> late;
+  {
+    const std::lock_guard lock(mutex_);
+    late = lateness_.Avoided(Now());
+  }
   for (size_t i = 0; i < workers; ++i) {
     const auto worker = static_cast<int32_t>(i);
     const PeerIndex peer = table_.peers[i];
@@ -330,7 +334,7 @@ void PeerExchange::Close() {
 
 std::vector<PeerIndex> PeerExchange::Late() const {
   const std::lock_guard lock(mutex_);
-  return lateness_.Avoided(Now());
+  return lateness_.Avoided(Now(), options_.lasting);
 }
 
 PeerExchange::Stats PeerExchange::stats() const {

@@ -40,6 +40,8 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     std::chrono::microseconds late{2000};
     double late_factor = 4.0;
     scheduler::Lateness::Options lateness;
+    // Who is passed over for so long at a time is late for good: homes elsewhere are better.
+    std::chrono::milliseconds lasting{800};
     int32_t spin_us = 50;  // how long the engine thread watches before it sleeps
     // How long it sleeps at most before it looks at the clock again.
     std::chrono::microseconds look{1000};
@@ -76,7 +78,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   // From now on Combine says CANCELLED instead of waiting.
   void Close();
 
-  // Peers that were late and are passed over for now.
+  // Peers that were late again and again, and are passed over for now.
   std::vector<PeerIndex> Late() const;
 
   struct Stats {
