@@ -24,7 +24,7 @@ class Stream:
         self.ids, self.logprobs, self.text = [], [], ""
         self.reason, self.error = 0, None
         self.began, self.times = time.monotonic(), []
-        self.inference, self.request = inference, made(seed)
+        self.inference, self.seed, self.request = inference, seed, made(seed)
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -62,11 +62,29 @@ def run_streams(inference, during=lambda: None):
     return streams
 
 
+def steady_streams(inference, seconds):
+    """As many streams at once, each followed by the same one again, for so long; by seed, one after the other's end."""
+    until = time.monotonic() + seconds
+    lots = [[] for _ in range(STREAMS)]
+
+    def follow(seed):
+        while time.monotonic() < until:
+            lots[seed].append(Stream(inference, seed))
+            lots[seed][-1].thread.join()
+
+    threads = [threading.Thread(target=follow, args=(seed,)) for seed in range(STREAMS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [stream for lot in lots for stream in lot]
+
+
 def judge(what, streams, expected):
     """Prints what became of the streams, several runs of them one after the other."""
     for stream in streams:
         if stream.error:
             print(f"  {what}: {stream.error} after {len(stream.ids)} tokens")
     measure(f"{what}: failed, of {len(streams)} streams", sum(not one.whole() for one in streams), "==", 0)
-    odd = sum(one.whole() and not one.same(expected[i % STREAMS]) for i, one in enumerate(streams))
+    odd = sum(one.whole() and not one.same(expected[one.seed]) for one in streams)
     measure(f"{what}: streams that are not as undisturbed", odd, "==", 0)
