@@ -341,10 +341,11 @@ void Frontend::Run() {
 
 void Frontend::Tick(Micros now) {
   LiveRequests requests;
-  Homes::Links links, gone;
+  Homes::Links links, gone, late;
   {
     std::lock_guard lock(mutex_);
     requests = requests_.all();
+    late = homes_.LateLinks();
     gone = homes_.TakeGone();
     links = homes_.links();
   }
@@ -355,7 +356,10 @@ void Frontend::Tick(Micros now) {
     Refresh();
   }
   std::erase_if(retired_, [](const auto& link) { return link.use_count() == 1; });
-  for (const auto& request : requests) request->Tick(now);
+  for (const auto& request : requests) {
+    request->Tick(now);
+    if (!late.empty()) request->LeaveLate(late, now);
+  }
 }
 
 bool Frontend::WatchSilence() {

@@ -115,6 +115,18 @@ std::shared_ptr<const ServedModel> Homes::ModelOf(const v1::WorkerHello& hello) 
   return std::make_shared<ServedModel>(ServedModel{info, name, ModelKey(info)});
 }
 
+std::vector<std::shared_ptr<WorkerLink>> Homes::LateLinks() const {
+  std::vector<std::shared_ptr<WorkerLink>> late;
+  for (const router::WorkerView& view : views_) {
+    if (!view.late) continue;
+    const bool others = std::any_of(views_.begin(), views_.end(), [&](const auto& other) {
+      return other.ready && !other.suspect && !other.late && other.model == view.model;
+    });
+    if (others) late.push_back(LinkOf(view.key));
+  }
+  return late;
+}
+
 bool Homes::AnyReady() const {
   return std::any_of(views_.begin(), views_.end(), [](const auto& view) { return view.ready; });
 }

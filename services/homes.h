@@ -66,6 +66,8 @@ class Homes {
   const std::vector<router::WorkerView>& views() const { return views_; }
   // Null until the first worker has said what it serves; changes when nobody serves it any more.
   const std::shared_ptr<const ServedModel>& served() const { return served_; }
+  // Homes that are late while others, who serve the same, are not.
+  std::vector<std::shared_ptr<WorkerLink>> LateLinks() const;
   // Of views(): somebody takes new requests, or at least those already admitted.
   bool AnyReady() const;
 

@@ -105,6 +105,7 @@ bool LiveRequest::Begin(std::shared_ptr<WorkerLink> link) {
       begun = sequence_.has_value();
       if (begun) {
         link_ = std::move(link);
+        heard_at_ = now;
         paused_ = false;
         if (!began_) {
           began_ = now;
@@ -157,6 +158,19 @@ void LiveRequest::Tick(Micros now) {
     } else if (!end_) {
       after.wants_home = std::exchange(asks_at_tick_, false);
     }
+  }
+  Do(after);
+}
+
+void LiveRequest::LeaveLate(const std::vector<std::shared_ptr<WorkerLink>>& late, Micros now) {
+  After after;
+  {
+    std::lock_guard lock(mutex_);
+    if (end_ || !sequence_ || paused_ || now - heard_at_ < options_.late_home) return;
+    if (std::find(late.begin(), late.end(), link_) == late.end()) return;
+    CloseSequence(after);
+    if (!lost_at_) lost_at_ = now;
+    after.wants_home = true;
   }
   Do(after);
 }
@@ -226,6 +240,7 @@ void LiveRequest::OnLost(uint64_t attempt, const absl::Status& status) {
 }
 
 void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
+  heard_at_ = Now();
   Observe(event);
   absl::StatusOr<router::SequenceEvent> converted = ToSequenceEvent(event, vocab_size_);
   if (!converted.ok()) return Finish(converted.status(), after);

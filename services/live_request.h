@@ -45,6 +45,8 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
     int32_t attempts = 5;
     // How long a request that lost its home waits for another; with a deadline, until that.
     Micros homeless = std::chrono::seconds(30);
+    // How long it waits for a token of a home that the other workers find late.
+    Micros late_home = std::chrono::seconds(1);
   };
 
   // The client's end of the request.
@@ -112,6 +114,10 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   // The client is gone, or has all it wanted.
   void Cancel() { End(absl::CancelledError("the client is gone")); }
 
+  // Its home is late, and others are not: it looks for another one if it has waited long for a
+  // token. `late`: its home may be among them.
+  void LeaveLate(const std::vector<std::shared_ptr<WorkerLink>>& late, Micros now);
+
   // Ends it when its deadline is past, no home was found for too long or its client reads nothing;
   // asks again for a home after a refusal.
   void Tick(Micros now);
@@ -168,6 +174,7 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   std::string model_;  // ModelKey
   std::shared_ptr<WorkerLink> link_;
   std::optional<uint64_t> sequence_;  // on link_
+  Micros heard_at_{};                 // the sequence's begin, or what came of it last
   uint64_t attempt_ = 0;              // number of the last one
   bool paused_ = false;
 

@@ -33,6 +33,7 @@ class FakeWorker::Service : public v1::Worker::CallbackService {
   void Sample(Sequence& sequence, v1::SequenceEvent& event);
   v1::WorkerHello Hello() const;
   v1::WorkerLoad Load() const;
+  void TellLoad();
   Counts CountsNow() const;
 
   const Options options_;
@@ -43,6 +44,7 @@ class FakeWorker::Service : public v1::Worker::CallbackService {
   Counts counts_;
   bool manual_ = false;
   bool draining_ = false;
+  std::vector<std::string> late_;
   bool full_ = false;
   bool stopping_ = false;
 };
@@ -237,7 +239,15 @@ v1::WorkerLoad FakeWorker::Service::Load() const {
   v1::WorkerLoad load;
   load.set_running(static_cast<uint32_t>(sequences_.size()));
   load.set_draining(draining_);
+  load.mutable_late()->Assign(late_.begin(), late_.end());
   return load;
+}
+
+void FakeWorker::Service::TellLoad() {
+  for (LinkReactor* const link : links_) {
+    *link->pending().mutable_load() = Load();
+    link->MaybeWrite();
+  }
 }
 
 FakeWorker::Counts FakeWorker::Service::CountsNow() const {
@@ -317,10 +327,13 @@ void FakeWorker::SetManual(bool manual) {
 void FakeWorker::Drain() {
   std::lock_guard lock(service_->mutex_);
   service_->draining_ = true;
-  for (LinkReactor* const link : service_->links_) {
-    *link->pending().mutable_load() = service_->Load();
-    link->MaybeWrite();
-  }
+  service_->TellLoad();
+}
+
+void FakeWorker::FindLate(std::vector<std::string> ids) {
+  std::lock_guard lock(service_->mutex_);
+  service_->late_ = std::move(ids);
+  service_->TellLoad();
 }
 
 void FakeWorker::SetFull(bool full) {

@@ -65,6 +65,8 @@ class FakeWorker {
   void Drain();
   // Refuses new sequences because it has no room, or takes them again.
   void SetFull(bool full);
+  // Says of other workers that they are late.
+  void FindLate(std::vector<std::string> ids);
   // Drops every link at once, as a crash does, and takes no new ones; Revive listens at the same
   // address again.
   void Crash();

@@ -89,6 +89,26 @@ TEST(RouterResume, GoesOnOnAnotherWorkerWhereItWas) {
   EXPECT_EQ(router.Metric("conclave_router_resume_seconds"), 1);
 }
 
+TEST(RouterResume, LeavesAHomeThatTheOthersFindLateAndThatBringsNoToken) {
+  FakeWorker first({.id = "a", .manual = true}), second({.id = "b", .manual = true});
+  services::Frontend::Options options;
+  options.request.late_home = 50ms;
+  TestRouter router({&first, &second}, options);
+  Client client(router, Hello(12));
+  const auto has_one = [](const auto& counts) { return counts.live == 1; };
+  ASSERT_TRUE(WaitFor([&] { return has_one(first.counts()) || has_one(second.counts()); },
+                      "a worker to have the sequence"));
+  const bool at_first = has_one(first.counts());
+  FakeWorker& home = at_first ? first : second;
+  FakeWorker& other = at_first ? second : first;
+  StepAndHear(home, router, 3);
+  other.FindLate({at_first ? "a" : "b"});
+  ASSERT_TRUE(other.WaitFor(has_one));
+  EXPECT_TRUE(home.WaitFor([](const auto& counts) { return counts.live == 0; }));
+  other.SetManual(false);
+  ExpectWhole(client.Join(), 12);
+}
+
 TEST(RouterResume, WaitsForTheOnlyWorkerToComeBackAndServesAgain) {
   FakeWorker worker({.manual = true});
   TestRouter router({&worker});
