@@ -25,30 +25,28 @@ void GatherRule::Ask(Home home, int32_t layer, int32_t rows, Micros now) {
   std::erase_if(homes_, [&](const Known& known) {
     return known.home != home && !known.waiting && now - known.asked > options_.forgotten;
   });
-  Known* known = Find(home);
-  if (known == nullptr) {
-    if (homes_.size() >= options_.homes) return;
-    known = &homes_.emplace_back(Known{.home = home, .asked = now});
-  } else {
-    known->interval = Mean(known->interval, now - known->asked);
-  }
-  known->layer = layer % layers_;
-  known->few = rows <= options_.rows;
-  known->waiting = true;
-  known->asked = now;
+  const std::optional<size_t> index = Find(home);
+  if (!index && homes_.size() >= options_.homes) return;
+  Known& known = index ? homes_[*index] : homes_.emplace_back(Known{.home = home});
+  if (index) known.interval = Mean(known.interval, now - known.asked);
+  known.layer = layer % layers_;
+  known.few = rows <= options_.rows;
+  known.waiting = true;
+  known.asked = now;
 }
 
 Micros GatherRule::Due(Home home, Micros now) const {
-  const Known* const known = Find(home);
-  if (known == nullptr || !known->few || Window() == Micros{0}) return now;
+  const std::optional<size_t> index = Find(home);
+  if (!index || !homes_[*index].few || Window() == Micros{0}) return now;
+  const Known& known = homes_[*index];
   const bool waits = std::any_of(homes_.begin(), homes_.end(), [&](const Known& other) {
-    return other.home != home && Comes(other, *known, now);
+    return other.home != home && Comes(other, known, now);
   });
-  return waits ? known->asked + Window() : now;
+  return waits ? known.asked + Window() : now;
 }
 
 void GatherRule::Serve(Home home) {
-  if (Known* const known = Find(home)) known->waiting = false;
+  if (const std::optional<size_t> index = Find(home)) homes_[*index].waiting = false;
 }
 
 void GatherRule::Took(Micros pass) { pass_ = Mean(pass_, pass); }
@@ -68,14 +66,11 @@ Micros GatherRule::Window() const {
   return pass_ < options_.worthwhile ? Micros{0} : std::min(pass_, options_.longest);
 }
 
-GatherRule::Known* GatherRule::Find(Home home) {
+std::optional<size_t> GatherRule::Find(Home home) const {
   const auto found = std::find_if(homes_.begin(), homes_.end(),
                                   [&](const Known& known) { return known.home == home; });
-  return found == homes_.end() ? nullptr : &*found;
-}
-
-const GatherRule::Known* GatherRule::Find(Home home) const {
-  return const_cast<GatherRule*>(this)->Find(home);
+  if (found == homes_.end()) return std::nullopt;
+  return static_cast<size_t>(found - homes_.begin());
 }
 
 }  // namespace conclave::scheduler

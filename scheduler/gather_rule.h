@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "scheduler/types.h"
@@ -51,8 +52,7 @@ class GatherRule {
     Micros asked{};
     Micros interval{};  // from ask to ask, in the mean; 0: it asked once
   };
-  Known* Find(Home home);
-  const Known* Find(Home home) const;
+  std::optional<size_t> Find(Home home) const;  // in homes_
   // `other` is about to ask of the layer that `home` has asked of.
   bool Comes(const Known& other, const Known& home, Micros now) const;
   Micros Window() const;

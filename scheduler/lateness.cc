@@ -27,16 +27,17 @@ bool Lateness::NoteLate(int32_t peer, Micros now) {
 
 bool Lateness::Avoids(int32_t peer, Micros now) const {
   const auto index = static_cast<size_t>(peer);
-  return index < terms_.size() && now < terms_[index].until;
+  return peer >= 0 && index < terms_.size() && now < terms_[index].until;
 }
 
-std::vector<int32_t> Lateness::Avoided(Micros now, Micros at_least) const {
-  std::vector<int32_t> avoided;
-  for (int32_t peer = 0; peer < static_cast<int32_t>(terms_.size()); ++peer) {
-    if (!Avoids(peer, now)) continue;
-    if (terms_[static_cast<size_t>(peer)].length >= at_least) avoided.push_back(peer);
+std::vector<int32_t> Lateness::Lasting(Micros now, Micros at_least) const {
+  std::vector<int32_t> lasting;
+  for (size_t peer = 0; peer < terms_.size(); ++peer) {
+    const Term& term = terms_[peer];
+    if (term.length >= at_least && now < term.until + term.length)
+      lasting.push_back(static_cast<int32_t>(peer));
   }
-  return avoided;
+  return lasting;
 }
 
 }  // namespace conclave::scheduler

@@ -22,12 +22,14 @@ class Lateness {
   explicit Lateness(const Options& options);
 
   // The peer owes an answer for longer than answers take. True if it is avoided from now on; false
-  // if it was already: what it owes from before says nothing new. Peers are numbered from 0.
+  // if it was already: what it owes from before says nothing new. Peers are numbered from 0; a
+  // negative number is nobody, whom nothing avoids.
   bool NoteLate(int32_t peer, Micros now);
   bool Avoids(int32_t peer, Micros now) const;
-  // Peers, ascending; of those, the ones that are avoided for so long at a time: they are late
-  // again and again, where a busy machine makes anybody late now and then.
-  std::vector<int32_t> Avoided(Micros now, Micros at_least = Micros(0)) const;
+  // Peers, ascending, that were avoided for `at_least` so long at a time, and since then were not
+  // prompt for as long: they are late again and again, where a busy machine makes anybody late now
+  // and then. That they are asked again does not yet clear them.
+  std::vector<int32_t> Lasting(Micros now, Micros at_least) const;
 
  private:
   struct Term {

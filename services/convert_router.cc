@@ -10,7 +10,7 @@ namespace {
 using scheduler::RouterRoster;
 using scheduler::RouterState;
 
-constexpr size_t kMaxAddressBytes = 261;  // a DNS name, brackets, a port
+constexpr size_t kMaxAddressBytes = 261;  // a DNS name, brackets, a colon, a port
 
 v1::RouterState ToProto(RouterState state) {
   switch (state) {
@@ -27,6 +27,8 @@ v1::RouterState ToProto(RouterState state) {
 }  // namespace
 
 absl::StatusOr<RouterRoster::Router> ToRouter(const v1::RouterStatus& status) {
+  if (status.address().size() > kMaxAddressBytes)
+    return absl::InvalidArgumentError("router.address: it is too long for an address");
   CONCLAVE_ASSIGN_OR_RETURN(const Address address, Address::Parse(status.address()));
   if (address.port == 0 || address.wildcard()) {
     return absl::InvalidArgumentError(

@@ -115,8 +115,8 @@ std::shared_ptr<const ServedModel> Homes::ModelOf(const v1::WorkerHello& hello) 
   return std::make_shared<ServedModel>(ServedModel{info, name, ModelKey(info)});
 }
 
-std::vector<std::shared_ptr<WorkerLink>> Homes::LateLinks() const {
-  std::vector<std::shared_ptr<WorkerLink>> late;
+Homes::Links Homes::LateLinks() const {
+  Links late;
   for (const router::WorkerView& view : views_) {
     if (!view.late) continue;
     const bool others = std::any_of(views_.begin(), views_.end(), [&](const auto& other) {

@@ -66,8 +66,6 @@ class Homes {
   const std::vector<router::WorkerView>& views() const { return views_; }
   // Null until the first worker has said what it serves; changes when nobody serves it any more.
   const std::shared_ptr<const ServedModel>& served() const { return served_; }
-  // Homes that are late while others, who serve the same, are not.
-  std::vector<std::shared_ptr<WorkerLink>> LateLinks() const;
   // Of views(): somebody takes new requests, or at least those already admitted.
   bool AnyReady() const;
 
@@ -81,6 +79,7 @@ class Homes {
 
   using Links = std::vector<std::shared_ptr<WorkerLink>>;
   Links links() const;
+  Links LateLinks() const;  // to homes that are late while others, who serve the same, are not
   // The links to workers that are neither in the cluster nor there; they are homes no more.
   Links TakeGone();
 

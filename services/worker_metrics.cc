@@ -117,6 +117,8 @@ void WriteWorkerMetrics(const worker::Engine& engine, const WorkerService::Stats
   WriteEnds(stats, labels, writer);
   WriteExperts(engine.model().spec, stats, labels, writer);
   writer.Gauge("conclave_links", "Routers connected.", {}, service.links);
+  writer.Gauge("conclave_links_waiting_bytes", "Said by sequences and not yet read by routers.", {},
+               static_cast<double>(service.waiting_bytes));
   writer.Counter("conclave_links_cut_total", "Routers cut off because they did not read.", {},
                  static_cast<double>(service.links_cut));
   writer.Counter("conclave_link_messages_total", "Messages written to routers.", {},

@@ -80,6 +80,17 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     CutOrWrite(std::move(lock));
   }
 
+  // Cuts a stream whose router has left and has not read the last message in time.
+  void CutIfLeft(std::chrono::steady_clock::time_point now) {
+    const std::lock_guard lock(mutex_);
+    if (left_ && !finished_ && !cut_ && now - *left_ >= service_.options_.last_message) Cut();
+  }
+
+  size_t waiting_bytes() {
+    const std::lock_guard lock(mutex_);
+    return pending_bytes_;
+  }
+
   // Ends the stream well once everything is written.
   void CloseWhenWritten() {
     std::unique_lock lock(mutex_);
@@ -89,7 +100,7 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
 
  private:
   void OnReadDone(bool ok) override {
-    if (!ok) return End(grpc::Status::OK);
+    if (!ok) return Leave();
     TakeMessage();
     const std::lock_guard lock(mutex_);
     if (!finished_) StartRead(&incoming_);
@@ -156,10 +167,8 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
 
   // Writes what waits if the stream is free; cuts the stream if too much waits.
   void CutOrWrite(std::unique_lock<std::mutex> lock) {
-    if (finished_ || cut_) {
-      pending_.clear();
-      return;
-    }
+    if (left_) Discard();
+    if (finished_ || cut_) return;
     if (pending_bytes_ > service_.options_.outbound_bytes) return Cut();
     if (writing_) return;
     if (!pending_.empty() || load_) return Write(std::move(lock));
@@ -187,9 +196,9 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   // tells the engine.
   void Cut() {
     cut_ = true;
-    pending_.clear();
     service_.links_cut_.fetch_add(1, std::memory_order_relaxed);
     LogWarning("router %s does not read: cut after %d bytes waited", peer_, pending_bytes_);
+    Discard();
     context_.TryCancel();
   }
 
@@ -218,16 +227,29 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
     if (load) *outgoing_.mutable_load() = *load;
   }
 
-  // The stream is over: the router left, or was cut. gRPC's threads.
+  // The router will say no more. What is being written is the last it is told.
+  void Leave() {
+    service_.engine_.CloseLink(this);
+    std::unique_lock lock(mutex_);
+    left_ = std::chrono::steady_clock::now();
+    closing_ = true;
+    CutOrWrite(std::move(lock));
+  }
+
+  // The stream is broken, or was cut. gRPC's threads.
   void End(const grpc::Status& status) {
     service_.engine_.CloseLink(this);
     const std::lock_guard lock(mutex_);
-    if (finished_) return;
-    finished_ = true;
+    Discard();
+    if (!std::exchange(finished_, true)) Finish(status);
+  }
+
+  // Under mutex_.
+  void Discard() {
     pending_.clear();
-    // A write the peer never reads would hold back the status, and this object, for ever.
-    if (writing_) context_.TryCancel();
-    Finish(status);
+    pending_bytes_ = 0;
+    load_.reset();
+    orphans_.reset();
   }
 
   WorkerService& service_;  // lives until OnDone: to be used under mutex_ and unless finished_, or
@@ -245,9 +267,10 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   std::optional<v1::WorkerLoad> load_;
   std::optional<v1::Orphans> orphans_;  // never without load_
   bool writing_ = true;                 // a message is being made or written; at first the hello
-  bool cut_ = false;                    // cancelled for not reading; nothing is written any more
-  bool closing_ = false;                // finish once nothing waits
-  bool finished_ = false;               // Finish was called; no operation may follow
+  std::optional<std::chrono::steady_clock::time_point> left_;  // when the router said its last
+  bool cut_ = false;       // cancelled for not reading; nothing is written any more
+  bool closing_ = false;   // finish once nothing waits
+  bool finished_ = false;  // Finish was called; no operation may follow
 };
 
 WorkerService::WorkerService(const Options& options, worker::Engine& engine, Authorize authorize,
@@ -340,6 +363,8 @@ bool WorkerService::TakeLeftovers(std::chrono::steady_clock::time_point end) {
 }
 
 void WorkerService::Step() {
+  for (const std::shared_ptr<RouterLink>& link : Links())
+    link->CutIfLeft(std::chrono::steady_clock::now());
   const v1::WorkerLoad load = Load();
   std::string bytes = load.SerializeAsString();
   std::vector<std::string> orphans = engine_.orphans();
@@ -373,9 +398,12 @@ bool WorkerService::WaitClosed(std::chrono::milliseconds timeout) {
 }
 
 WorkerService::Stats WorkerService::stats() const {
-  const std::lock_guard lock(mutex_);
-  return {.links = static_cast<int32_t>(links_.size()),
+  const std::vector<std::shared_ptr<RouterLink>> links = Links();
+  size_t waiting_bytes = 0;
+  for (const std::shared_ptr<RouterLink>& link : links) waiting_bytes += link->waiting_bytes();
+  return {.links = static_cast<int32_t>(links.size()),
           .links_cut = links_cut_.load(),
+          .waiting_bytes = waiting_bytes,
           .messages = messages_.load(),
           .submitted = submitted_.load(),
           .refused = refused_.load()};

@@ -29,6 +29,8 @@ class WorkerService : public v1::Worker::CallbackService {
     uint64_t incarnation = 0;
     size_t outbound_bytes = 8 << 20;  // waiting for one router
     int32_t max_links = 64;           // routers at once
+    // How long a router that leaves has to read what is being written to it; looked at by Step.
+    std::chrono::milliseconds last_message{1000};
     // How often links are told the worker's load when it changed; 0: no thread, a test calls Step.
     std::chrono::milliseconds load_period{100};
     // How often links hear something, be it the same load, so that silence means something.
@@ -47,7 +49,7 @@ class WorkerService : public v1::Worker::CallbackService {
       grpc::CallbackServerContext* context) override;
 
   // Tells every link the load and the orphans if they changed, or if it has not been told for the
-  // time of a pulse.
+  // time of a pulse. Cuts those whose routers left and do not read.
   void Step();
   // Before the engine drains: tells every router that this worker does, and waits until each has
   // submitted what it had already admitted and could give to nobody else. False if `end` comes
@@ -61,9 +63,10 @@ class WorkerService : public v1::Worker::CallbackService {
 
   struct Stats {
     int32_t links = 0;
-    uint64_t links_cut = 0;  // for not reading
-    uint64_t messages = 0;   // written
-    uint64_t submitted = 0;  // sequences, the refused included
+    uint64_t links_cut = 0;    // for not reading
+    size_t waiting_bytes = 0;  // for routers to read, of all links
+    uint64_t messages = 0;     // written
+    uint64_t submitted = 0;    // sequences, the refused included
     uint64_t refused = 0;
   };
   Stats stats() const;

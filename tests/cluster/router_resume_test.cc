@@ -109,6 +109,26 @@ TEST(RouterResume, LeavesAHomeThatTheOthersFindLateAndThatBringsNoToken) {
   ExpectWhole(client.Join(), 12);
 }
 
+TEST(RouterResume, StaysWhereEverybodyIsLate) {
+  FakeWorker first({.id = "a", .manual = true}), second({.id = "b", .manual = true});
+  services::Frontend::Options options;
+  options.request.late_home = 1ms;
+  TestRouter router({&first, &second}, options);
+  Client client(router, Hello(12));
+  const auto has_one = [](const auto& counts) { return counts.live == 1; };
+  ASSERT_TRUE(WaitFor([&] { return has_one(first.counts()) || has_one(second.counts()); },
+                      "a worker to have the sequence"));
+  FakeWorker& home = has_one(first.counts()) ? first : second;
+  FakeWorker& other = has_one(first.counts()) ? second : first;
+  home.FindLate({"a", "b"});
+  other.FindLate({"a", "b"});
+  ASSERT_TRUE(WaitFor([&] { return router.Metric("conclave_router_workers_late") == 2; },
+                      "the router to hear of it"));
+  home.SetManual(false);
+  ExpectWhole(client.Join(), 12);
+  EXPECT_EQ(other.counts().submits, 0u);
+}
+
 TEST(RouterResume, WaitsForTheOnlyWorkerToComeBackAndServesAgain) {
   FakeWorker worker({.manual = true});
   TestRouter router({&worker});

@@ -188,7 +188,7 @@ TEST(Router, GivesUpAWorkerThatIsDeadAndSilent) {
   view.mutable_workers(0)->set_state(v1::WORKER_STATE_DEAD);
   router.frontend().SetView(view);
   client.join();
-  EXPECT_EQ(stuck.counts().live, 0u);
+  EXPECT_TRUE(stuck.WaitFor([](const auto& counts) { return counts.live == 0; }));
 }
 
 TEST(Router, KeepsAWorkerTheViewForgotAsLongAsItsLinkHolds) {

@@ -16,6 +16,7 @@
 #include "conclave/v1/cluster.grpc.pb.h"
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/channel.h"
+#include "tests/cluster/ask_status.h"
 #include "tests/cluster/test_process.h"
 #include "tests/testing/wait_for.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
@@ -107,17 +108,9 @@ class RoutersKilled : public ::testing::Test {
   }
 
   // As router `server` says.
-  static v1::StatusResponse Status(const std::string& server) {
-    const auto stub = v1::Cluster::NewStub(MakeChannel(server, Credentials()));
-    grpc::ClientContext context;
-    v1::StatusResponse response;
-    const grpc::Status status = stub->Status(&context, {}, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return response;
-  }
   std::map<std::string, v1::RouterStatus> Listed(const std::string& server) {
     std::map<std::string, v1::RouterStatus> routers;
-    const v1::StatusResponse status = Status(server);
+    const v1::StatusResponse status = AskStatus(server);
     for (const v1::RouterStatus& router : status.routers()) routers[router.address()] = router;
     return routers;
   }

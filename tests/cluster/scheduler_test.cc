@@ -7,6 +7,7 @@
 
 #include "services/channel.h"
 #include "services/grpc_status.h"
+#include "tests/cluster/ask_status.h"
 #include "tests/cluster/fake_cluster.h"
 #include "tests/cluster/test_link.h"
 #include "tests/cluster/test_watch.h"
@@ -39,15 +40,6 @@ WorkerNode::Options OtherWorker(const FakeCluster& cluster) {
           .heartbeat = {.period = std::chrono::milliseconds(0)}};
 }
 
-v1::StatusResponse AskStatus(const FakeCluster& cluster) {
-  const auto stub = v1::Cluster::NewStub(MakeChannel(cluster.scheduler_address(), Credentials()));
-  grpc::ClientContext context;
-  v1::StatusResponse response;
-  const grpc::Status status = stub->Status(&context, {}, &response);
-  EXPECT_TRUE(status.ok()) << status.error_message();
-  return response;
-}
-
 TEST(Scheduler, TellsWatchersOfWorkersThatJoin) {
   FakeCluster cluster(Quick(1));
   TestWatch watch(cluster.scheduler_address());
@@ -62,11 +54,28 @@ TEST(Scheduler, TellsWatchersOfWorkersThatJoin) {
   EXPECT_EQ(view->workers(1).experts(), 16u);
 }
 
+TEST(Scheduler, TellsWhereOtherWorkersReachOne) {
+  FakeCluster cluster(Quick(0));
+  TestWatch watch(cluster.scheduler_address());
+  WorkerNode::Options options = OtherWorker(cluster);
+  options.heartbeat.period = std::chrono::milliseconds(20);
+  options.exchange = "tcp";
+  options.exchange_advertise = "0.0.0.0:7801";
+  EXPECT_EQ(WorkerNode::Start(options, nullptr).status(),
+            absl::FailedPreconditionError("--exchange-advertise: name a host others can reach"));
+  options.exchange_advertise = "proxy.example:7801";
+  const auto worker = WorkerNode::Start(options, nullptr);
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  const auto view = watch.WaitForState("other", v1::WORKER_STATE_READY);
+  ASSERT_TRUE(view.has_value());
+  EXPECT_EQ(view->workers(0).exchange_address(), "proxy.example:7801");
+}
+
 TEST(Scheduler, TellsLoadsInItsStatus) {
   FakeCluster cluster(Quick(1));
   TestWatch watch(cluster.scheduler_address());
   ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
-  const v1::StatusResponse status = AskStatus(cluster);
+  const v1::StatusResponse status = AskStatus(cluster.scheduler_address());
   EXPECT_EQ(status.scheduler().pid(), getpid());
   EXPECT_EQ(status.scheduler().address(), cluster.scheduler_address());
   ASSERT_EQ(status.workers_size(), 1);
@@ -204,7 +213,7 @@ TEST(Scheduler, TellsWorkersTheEpochWhichTheyAdoptAndKeepWithoutIt) {
   cluster.StartScheduler();
   EXPECT_TRUE(WaitFor([&] { return worker.epoch() == 7; }, "the worker to adopt epoch 7"));
   const auto reported = [&] {
-    const v1::StatusResponse status = AskStatus(cluster);
+    const v1::StatusResponse status = AskStatus(cluster.scheduler_address());
     return status.workers_size() == 1 && status.workers(0).epoch() == 7;
   };
   EXPECT_TRUE(WaitFor(reported, "the worker to report it"));

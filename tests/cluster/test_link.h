@@ -44,7 +44,9 @@ class TestLink {
   Sequence WaitForTokens(uint64_t sequence, size_t tokens);
   // Waits until a message told that load, or the stream ended; false then.
   bool WaitForDraining();
-  // Says that nothing more comes, and waits for the stream's status.
+  // Says that nothing more comes.
+  void LeaveWithoutReading() { stream_->WritesDone(); }
+  // The same, and waits for the stream's status.
   grpc::Status Close();
   // Waits for the stream's status, whoever ends it. The link reads.
   grpc::Status WaitForStatus();

@@ -10,8 +10,8 @@
 #include <string>
 
 #include "scheduler/check.h"
-#include "services/channel.h"
 #include "services/router_node.h"
+#include "tests/cluster/ask_status.h"
 #include "tests/cluster/fake_cluster.h"
 #include "tests/testing/wait_for.h"
 
@@ -43,17 +43,9 @@ class WholeRouters : public ::testing::Test {
     return *std::move(router);
   }
 
-  static v1::StatusResponse Ask(const std::string& server) {
-    const auto stub = v1::Cluster::NewStub(MakeChannel(server, Credentials()));
-    grpc::ClientContext context;
-    v1::StatusResponse response;
-    const grpc::Status status = stub->Status(&context, {}, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return response;
-  }
   static States Routers(const std::string& server) {
     States states;
-    const v1::StatusResponse response = Ask(server);
+    const v1::StatusResponse response = AskStatus(server);
     for (const v1::RouterStatus& router : response.routers())
       states[router.address()] = router.state();
     return states;
@@ -73,7 +65,7 @@ TEST_F(WholeRouters, AreListedByEachOfThemAndByTheScheduler) {
   EXPECT_TRUE(WaitForRouters(a->address(), both));
   EXPECT_TRUE(WaitForRouters(b->address(), both));
   EXPECT_TRUE(WaitForRouters(cluster_.scheduler_address(), both));
-  const v1::StatusResponse response = Ask(a->address());
+  const v1::StatusResponse response = AskStatus(a->address());
   for (const v1::RouterStatus& router : response.routers()) {
     const RouterNode& node = router.address() == a->address() ? *a : *b;
     EXPECT_EQ(router.metrics_address(), node.metrics_address());

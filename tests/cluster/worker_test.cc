@@ -16,6 +16,7 @@
 namespace conclave::services::testing {
 namespace {
 
+using conclave::testing::WaitFor;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -56,7 +57,7 @@ TEST(Worker, SaysSomethingEverySoOftenAsPromised) {
     link.Tick(now += std::chrono::milliseconds(1));
     return link.stats().messages_in;
   };
-  EXPECT_TRUE(conclave::testing::WaitFor([&] { return heard() >= 20; }, "twenty messages"));
+  EXPECT_TRUE(WaitFor([&] { return heard() >= 20; }, "twenty messages"));
   EXPECT_TRUE(link.pulses());
   EXPECT_EQ(link.hello()->pulse_ms(), 1u);
 }
@@ -76,7 +77,8 @@ TEST(Worker, StreamsASequenceToItsEnd) {
   EXPECT_EQ(sequence.prompt_logprobs, 19);
   // uint16 [tokens, 2 layers, top 2], for every token that was computed: all but the last.
   EXPECT_EQ(sequence.routing_slots.size(), (20u + 12u - 1u) * 2u * 2u * 2u);
-  EXPECT_TRUE(link.Close().ok());
+  const grpc::Status status = link.Close();
+  EXPECT_TRUE(status.ok()) << status.error_message();
 }
 
 TEST(Worker, ScoresAPromptWithoutGenerating) {
@@ -231,6 +233,30 @@ TEST(Worker, CutsOffARouterThatDoesNotReadAndServesTheOthers) {
   EXPECT_EQ(hangs.WaitForStatus().error_code(), grpc::CANCELLED);
   EXPECT_TRUE(cluster.worker(0).Drain(std::chrono::seconds(10)).ok());
   EXPECT_EQ(cluster.worker(0).engine().stats().planner.blocks_used, 0);
+}
+
+TEST(Worker, WaitsNotForEverForARouterThatLeavesWithoutReading) {
+  FakeCluster::Options options = Alone();
+  options.worker.service.last_message = std::chrono::milliseconds(0);
+  FakeCluster cluster(options);
+  TestLink hangs(cluster.worker(0).address(), /*reads=*/false);
+  v1::Submit loud = MakeSubmit(0, 64, 900);
+  loud.set_logprobs(20);
+  WorkerService& service = cluster.worker(0).service();
+  // How much gRPC and the kernel take before anything waits is theirs to say.
+  for (uint64_t id = 1; service.stats().waiting_bytes < size_t{1} << 20; ++id) {
+    loud.set_sequence(id);
+    ASSERT_TRUE(hangs.Submit(loud));
+    ASSERT_TRUE(WaitFor([&] { return cluster.worker(0).engine().stats().ended_length == id; },
+                        "the engine to say it"));
+  }
+  hangs.LeaveWithoutReading();
+  const auto gone = [&] {
+    service.Step();
+    return service.stats().links == 0;
+  };
+  EXPECT_TRUE(WaitFor(gone, "the link to be gone"));
+  EXPECT_EQ(service.stats().links_cut, 1u);
 }
 
 TEST(Worker, FinishesWhatItHasWhenDraining) {

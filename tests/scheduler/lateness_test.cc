@@ -27,8 +27,8 @@ TEST(Lateness, AvoidsNobodyWhoWasNotLate) {
   EXPECT_FALSE(lateness.Avoids(2, milliseconds(5)));
   EXPECT_FALSE(lateness.Avoids(4, milliseconds(5)));
   EXPECT_TRUE(lateness.Avoids(3, milliseconds(5)));
-  EXPECT_THAT(lateness.Avoided(milliseconds(5)), ElementsAre(3));
-  EXPECT_THAT(lateness.Avoided(milliseconds(105)), ElementsAre());
+  EXPECT_FALSE(lateness.Avoids(3, milliseconds(105)));
+  EXPECT_FALSE(lateness.Avoids(-1, milliseconds(5))) << "that is nobody";
 }
 
 TEST(Lateness, AsksAgainAfterABoundedTime) {
@@ -61,9 +61,22 @@ TEST(Lateness, TellsWhoIsLateAgainAndAgainFromWhoWasLateOnce) {
   for (int i = 0; i < 3; ++i) now += Avoided(lateness, now);
   lateness.NoteLate(0, now);
   lateness.NoteLate(1, now);
-  EXPECT_THAT(lateness.Avoided(now), ElementsAre(0, 1));
-  EXPECT_THAT(lateness.Avoided(now, milliseconds(800)), ElementsAre(0));
-  EXPECT_THAT(lateness.Avoided(now, milliseconds(801)), ElementsAre());
+  EXPECT_TRUE(lateness.Avoids(0, now));
+  EXPECT_TRUE(lateness.Avoids(1, now));
+  EXPECT_THAT(lateness.Lasting(now, milliseconds(100)), ElementsAre(0, 1));
+  EXPECT_THAT(lateness.Lasting(now, milliseconds(800)), ElementsAre(0));
+  EXPECT_THAT(lateness.Lasting(now, milliseconds(801)), ElementsAre());
+}
+
+TEST(Lateness, ClearsWhoWasLateAgainAndAgainOnlyAfterAsLongWithoutIt) {
+  Lateness lateness(kOptions);
+  Micros now{0};
+  for (int i = 0; i < 4; ++i) now += Avoided(lateness, now);
+  // 800 ms were the last: it is asked again, and still held late.
+  EXPECT_FALSE(lateness.Avoids(0, now));
+  EXPECT_THAT(lateness.Lasting(now, milliseconds(800)), ElementsAre(0));
+  EXPECT_THAT(lateness.Lasting(now + milliseconds(799), milliseconds(800)), ElementsAre(0));
+  EXPECT_THAT(lateness.Lasting(now + milliseconds(800), milliseconds(800)), ElementsAre());
 }
 
 TEST(Lateness, ForgetsByHalvesWhileAPeerIsNotLate) {

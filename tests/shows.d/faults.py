@@ -96,7 +96,7 @@ class Mesh:
                                 targets[i], "--exchange-advertise", self.proxies.addresses[i]) for i in range(workers)]
         self.router = Process("conclave-router", "--model", str(MODEL), "--listen", "127.0.0.1:0", "--scheduler", at)
         self.channel = grpc.insecure_channel(self.router.at["grpc"])
-        self.inference = inference_pb2_grpc.InferenceStub(self.channel)
+        self.routers = [inference_pb2_grpc.InferenceStub(self.channel)]
         self.wait_whole()
 
     def whole(self):

@@ -171,6 +171,16 @@ TEST_F(Workers, ChangePlacementsWhileTokensFlow) {
   EXPECT_TRUE(group.AllAnswers() == expected_);
 }
 
+TEST_F(Workers, GiveTheSameWhileHomesThatAreAheadWaitForTheOthers) {
+  Engine::Options engine;
+  engine.experts.server.gather.worthwhile = std::chrono::microseconds(0);
+  WorkerGroup group({.workers = 3, .engine = engine}, directory_);
+  group.Place(Contiguous(3));
+  SubmitAll(group, 3);
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+}
+
 TEST_F(Workers, GoOnWithReplicasWhenAPeerIsLost) {
   WorkerGroup group({.workers = 3}, directory_);
   Placement placement = Contiguous(3);

@@ -67,7 +67,7 @@ void ExpertServer::Submit(LocalJob* job) {
   job->done.store(false, std::memory_order_relaxed);
   job->urgent = false;
   const std::lock_guard lock(mutex_);
-  Ask(kOwnHome, job->routes, job->x.rows);
+  gather_.Ask(kOwnHome, job->layer, static_cast<int32_t>(job->x.rows), Now());
   local_.push_back(job);  // its home serves when it waits: nobody is woken
 }
 
@@ -87,18 +87,15 @@ void ExpertServer::Submit(RemoteJob job) {
     const std::lock_guard lock(mutex_);
     taken = remote_.size() < static_cast<size_t>(options_.max_waiting);
     if (taken) {
-      Ask(job.from, RoutesOf(job.header, job.body.bytes()), job.header.rows);
+      const FrameHeader& header = job.header;
+      gather_.Ask(job.from, static_cast<int32_t>(header.layer), static_cast<int32_t>(header.rows),
+                  Now());
       remote_.push_back(std::move(job));
       if (watcher_ != nullptr) watcher_->OnWork();
     }
   }
   if (!taken) return Refuse(job, Refusal::kBusy);
   wake_.notify_one();
-}
-
-void ExpertServer::Ask(PeerIndex home, std::span<const FrameRoute> routes, int64_t rows) {
-  const uint32_t layer = routes.front().expert / std::max(1U, limits_.experts / limits_.layers);
-  gather_.Ask(home, static_cast<int32_t>(layer), static_cast<int32_t>(rows), Now());
 }
 
 bool ExpertServer::Due(const LocalJob* job, Micros now) const {

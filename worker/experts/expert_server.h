@@ -41,6 +41,7 @@ class ExpertServer {
 
   // Rows of this worker's own home: routes [n] into rows of x, result i to row outputs[i] of out.
   struct LocalJob {
+    int32_t layer = 0;
     ConstRows x;
     std::span<const FrameRoute> routes;
     std::span<const int32_t> outputs;
@@ -118,10 +119,10 @@ class ExpertServer {
   bool Pass();  // serving_ held
   void Take();
   void TakeDue();
-  void Ask(PeerIndex home, std::span<const FrameRoute> routes, int64_t rows);  // mutex_ held
-  bool Waiting() const { return !local_.empty() || !remote_.empty(); }         // mutex_ held
-  bool Due(const LocalJob* job, scheduler::Micros now) const;                  // mutex_ held
-  bool Due(const RemoteJob& job, scheduler::Micros now) const;                 // mutex_ held
+  // mutex_ held in these three.
+  bool Waiting() const { return !local_.empty() || !remote_.empty(); }
+  bool Due(const LocalJob* job, scheduler::Micros now) const;
+  bool Due(const RemoteJob& job, scheduler::Micros now) const;
   Refusal CopyRoutes(const RemoteJob& job);
   void Compute();
   void Load(const RemoteJob& job, std::span<const FrameRoute> routes);

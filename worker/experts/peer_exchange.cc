@@ -46,17 +46,12 @@ void PeerExchange::BeginStep(uint64_t step, const Table& table) {
     rule_.emplace(options_.rule, workers, table_.self);
     routes_of_.resize(workers);
   }
-  std::vector<PeerIndex> late;
-  {
-    const std::lock_guard lock(mutex_);
-    late = lateness_.Avoided(Now());
-  }
   for (size_t i = 0; i < workers; ++i) {
     const auto worker = static_cast<int32_t>(i);
     const PeerIndex peer = table_.peers[i];
     rule_->SetAlive(worker, worker == table_.self ||
                                 (peer >= 0 && transport_ != nullptr && transport_->up(peer)));
-    rule_->SetLate(worker, std::binary_search(late.begin(), late.end(), peer));
+    rule_->SetLate(worker, Avoids(peer));
   }
 }
 
@@ -182,6 +177,7 @@ void PeerExchange::FillBody(const FrameHeader& header, std::span<const int32_t> 
 
 absl::Status PeerExchange::Combine(Rows outputs) {
   if (!local_routes_.empty()) {
+    local_.layer = layer_;
     local_.x = x_;
     local_.routes = local_routes_;
     local_.outputs = local_outputs_;
@@ -332,9 +328,14 @@ void PeerExchange::Close() {
   Ring();
 }
 
+bool PeerExchange::Avoids(PeerIndex peer) const {
+  const std::lock_guard lock(mutex_);
+  return lateness_.Avoids(peer, Now());
+}
+
 std::vector<PeerIndex> PeerExchange::Late() const {
   const std::lock_guard lock(mutex_);
-  return lateness_.Avoided(Now(), options_.lasting);
+  return lateness_.Lasting(Now(), options_.lasting);
 }
 
 PeerExchange::Stats PeerExchange::stats() const {

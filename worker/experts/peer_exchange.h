@@ -40,7 +40,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     std::chrono::microseconds late{2000};
     double late_factor = 4.0;
     scheduler::Lateness::Options lateness;
-    // Who is passed over for so long at a time is late for good: homes elsewhere are better.
+    // Who was passed over for so long at a time is late for good: homes elsewhere are better.
     std::chrono::milliseconds lasting{800};
     int32_t spin_us = 50;  // how long the engine thread watches before it sleeps
     // How long it sleeps at most before it looks at the clock again.
@@ -78,7 +78,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   // From now on Combine says CANCELLED instead of waiting.
   void Close();
 
-  // Peers that were late again and again, and are passed over for now.
+  // Peers that were late again and again, and have not shown since that they no longer are.
   std::vector<PeerIndex> Late() const;
 
   struct Stats {
@@ -132,6 +132,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   void ComputeHere(std::span<const int32_t> routes, Rows outputs);
   void AskReplicasOfLate(Rows outputs);
   void NoteLate(Question& question);
+  bool Avoids(PeerIndex peer) const;
   void AskReplicas(size_t question, Rows outputs);
   int32_t ChooseAnother(int32_t route);
   Clock::duration LateAfter() const;

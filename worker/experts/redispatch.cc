@@ -61,6 +61,7 @@ void PeerExchange::ComputeHere(std::span<const int32_t> routes, Rows outputs) {
     again_routes_.push_back({static_cast<uint32_t>(route / top_k_), experts_[r]});
     arrived_[r] = 1;
   }
+  again_.layer = layer_;
   again_.x = x_;
   again_.routes = again_routes_;
   again_.outputs = routes;

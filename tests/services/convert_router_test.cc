@@ -1,0 +1,64 @@
+#include "services/convert_router.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace conclave::services {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr size_t kLongest = 261;  // of an address in bytes
+
+v1::RouterStatus Beat() {
+  v1::RouterStatus beat;
+  beat.set_pid(7);
+  beat.set_address("10.0.0.1:7001");
+  beat.set_metrics_address("10.0.0.1:7002");
+  beat.set_live_requests(3);
+  return beat;
+}
+
+std::string WhyNot(const v1::RouterStatus& beat) {
+  const auto router = ToRouter(beat);
+  if (router.ok()) return "";
+  EXPECT_EQ(router.status().code(), absl::StatusCode::kInvalidArgument);
+  return std::string(router.status().message());
+}
+
+TEST(ConvertRouter, TellsWhatTheRouterSaid) {
+  v1::RouterStatus beat = Beat();
+  EXPECT_EQ(ToProto(*ToRouter(beat)).state(), v1::ROUTER_STATE_SERVING);
+  beat.set_draining(true);
+  const v1::RouterStatus told = ToProto(*ToRouter(beat));
+  EXPECT_EQ(told.state(), v1::ROUTER_STATE_DRAINING);
+  EXPECT_EQ(told.pid(), 7);
+  EXPECT_EQ(told.address(), "10.0.0.1:7001");
+  EXPECT_EQ(told.metrics_address(), "10.0.0.1:7002");
+  EXPECT_EQ(told.live_requests(), 3u);
+}
+
+TEST(ConvertRouter, RefusesAnAddressWhereNobodyCanConnect) {
+  v1::RouterStatus beat = Beat();
+  for (const char* const address : {"", "10.0.0.1", "10.0.0.1:0", "0.0.0.0:7001", "[::]:7001"}) {
+    beat.set_address(address);
+    EXPECT_THAT(WhyNot(beat), HasSubstr("address")) << address;
+  }
+}
+
+TEST(ConvertRouter, RefusesAnAddressThatIsTooLong) {
+  v1::RouterStatus beat = Beat();
+  beat.set_address(std::string(kLongest + 1, 'a'));
+  EXPECT_THAT(WhyNot(beat), HasSubstr("router.address: it is too long"));
+  beat = Beat();
+  beat.set_metrics_address(std::string(kLongest, 'a'));
+  EXPECT_THAT(WhyNot(beat), IsEmpty());
+  beat.set_metrics_address(std::string(kLongest + 1, 'a'));
+  EXPECT_THAT(WhyNot(beat), HasSubstr("router.metrics_address: it is too long"));
+}
+
+}  // namespace
+}  // namespace conclave::services
