@@ -194,6 +194,7 @@ void PeerTransport::Answered(Other& other, std::optional<Verdict> verdict, Strea
   });
   if (verdict != Verdict::kWelcome) return RetryLater(other);
   const auto on_lost = [this, &other](Loss loss) { TearDown(other, loss); };
+  other.near = ring != nullptr;
   if (ring != nullptr) {
     const auto end = std::make_shared<RingSendingEnd>(std::move(stream), std::move(ring),
                                                       BlankTo(other), counters_, on_lost);

@@ -179,6 +179,11 @@ bool PeerTransport::up(PeerIndex peer) const {
   return other != nullptr && other->up;
 }
 
+int32_t PeerTransport::distance(PeerIndex peer) const {
+  const auto other = Find(peer);
+  return other != nullptr && other->near ? 0 : 1;
+}
+
 std::optional<worker::FrameBody> PeerTransport::Reserve(PeerIndex to, size_t size) {
   const auto link = LinkTo(to);
   if (link == nullptr) return std::nullopt;

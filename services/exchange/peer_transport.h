@@ -84,6 +84,8 @@ class PeerTransport final : public worker::Transport {
   worker::PeerIndex Connect(const worker::Peer& peer) override;
   void Forget(worker::PeerIndex peer) override;
   bool up(worker::PeerIndex peer) const override;
+  // 0: what is sent to it goes through a ring; 1: through a socket.
+  int32_t distance(worker::PeerIndex peer) const override;
   std::optional<worker::FrameBody> Reserve(worker::PeerIndex to, size_t size) override;
   bool Send(worker::PeerIndex to, worker::FrameHeader header, worker::FrameBody body) override;
   bool Poll() override;

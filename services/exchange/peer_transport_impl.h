@@ -19,6 +19,7 @@ struct PeerTransport::Other {
   const worker::PeerIndex index;
   std::mutex telling;  // held while the sink is told of it
   std::atomic<bool> up{false};
+  std::atomic<bool> near{false};     // `out` is, or was last, a ring
   std::shared_ptr<SendingEnd> link;  // `out` while it is up; the transport's mutex_
   bool wanted = true;                // the transport's mutex_
 

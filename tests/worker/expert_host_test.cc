@@ -20,6 +20,7 @@ class FullTransport final : public Transport {
   PeerIndex Connect(const Peer&) override { return connected_ < peers_ ? connected_++ : -1; }
   void Forget(PeerIndex peer) override { forgotten_.push_back(peer); }
   bool up(PeerIndex) const override { return false; }
+  int32_t distance(PeerIndex) const override { return 0; }
   std::optional<FrameBody> Reserve(PeerIndex, size_t) override { return std::nullopt; }
   bool Send(PeerIndex, FrameHeader, FrameBody) override { return false; }
   Stats stats() const override { return {}; }

@@ -328,6 +328,18 @@ TEST_F(Workers, AskAPeerAgainThatWasLateOnce) {
   EXPECT_GT(group.engine(2).expert_stats().server.rows, served);
 }
 
+TEST_F(Workers, GiveTheSameWhicheverReplicaIsNear) {
+  for (const char* far : {"w1", "w2"}) {
+    SCOPED_TRACE(far);
+    WorkerGroup group({.workers = 3}, directory_);
+    group.network().SetDistance("w0", far, 1);
+    group.Place(OnTheOtherTwo(Contiguous(3)));
+    SubmitAll(group, 1);
+    group.AwaitAll();
+    EXPECT_TRUE(group.AllAnswers() == expected_);
+  }
+}
+
 TEST_F(Workers, AskEveryReplicaOnceHoweverLateTheyAre) {
   Engine::Options engine;
   engine.experts.exchange.late = std::chrono::microseconds(200);

@@ -34,6 +34,7 @@ class KeepingTransport final : public Transport {
   PeerIndex Connect(const Peer&) override { return kPeer; }
   void Forget(PeerIndex) override {}
   bool up(PeerIndex) const override { return true; }
+  int32_t distance(PeerIndex) const override { return 0; }
   std::optional<FrameBody> Reserve(PeerIndex, size_t size) override {
     memory_.push_back(std::make_unique<std::byte[]>(size));
     return FrameBody(nullptr, memory_.back().get(), size);

@@ -113,6 +113,9 @@ class InProcessTransport final : public Transport {
     const Peer known = end_->PeerOf(peer);
     return network_.Reaches(*end_, known);
   }
+  int32_t distance(PeerIndex peer) const override {
+    return network_.Distance(end_->id(), end_->PeerOf(peer).id);
+  }
 
   std::optional<FrameBody> Reserve(PeerIndex to, size_t size) override {
     if (!up(to)) return std::nullopt;
@@ -190,6 +193,17 @@ void InProcessNetwork::SetConnected(const std::string& a, const std::string& b, 
   }
   TellState(a, b, connected);
   TellState(b, a, connected);
+}
+
+void InProcessNetwork::SetDistance(const std::string& a, const std::string& b, int32_t distance) {
+  const std::lock_guard lock(mutex_);
+  distances_[std::minmax(a, b)] = distance;
+}
+
+int32_t InProcessNetwork::Distance(const std::string& a, const std::string& b) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = distances_.find(std::minmax(a, b));
+  return found == distances_.end() ? 0 : found->second;
 }
 
 void InProcessNetwork::TellState(const std::string& whom, const std::string& of, bool up) {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -29,6 +30,8 @@ class InProcessNetwork {
 
   // No frame passes between the two and both hear of it; true: again.
   void SetConnected(const std::string& a, const std::string& b, bool connected);
+  // How far the two are from each other; 0 at the start.
+  void SetDistance(const std::string& a, const std::string& b, int32_t distance);
   // Asked for every frame, with no lock held. At the start everything is delivered.
   using Judge =
       std::function<Fate(const std::string& from, const std::string& to, const FrameHeader&)>;
@@ -48,6 +51,7 @@ class InProcessNetwork {
   std::vector<std::shared_ptr<End>> Ends() const;
   std::shared_ptr<End> Find(const std::string& id) const;
   bool Reaches(const End& from, const Peer& to) const;
+  int32_t Distance(const std::string& a, const std::string& b) const;
   void Leave(const std::shared_ptr<End>& end);
   void TellState(const std::string& whom, const std::string& of, bool up);
   void Pass(const std::string& from, const std::string& to, const FrameHeader& header,
@@ -59,6 +63,7 @@ class InProcessNetwork {
   mutable std::mutex mutex_;  // guards what follows
   std::vector<std::shared_ptr<End>> ends_;
   std::vector<std::pair<std::string, std::string>> cut_;
+  std::map<std::pair<std::string, std::string>, int32_t> distances_;  // the smaller id first
   Judge judge_;
   std::vector<Held> held_;
 };

@@ -52,6 +52,7 @@ void PeerExchange::BeginStep(uint64_t step, const Table& table) {
     rule_->SetAlive(worker, worker == table_.self ||
                                 (peer >= 0 && transport_ != nullptr && transport_->up(peer)));
     rule_->SetLate(worker, Avoids(peer));
+    if (peer >= 0 && transport_ != nullptr) rule_->SetDistance(worker, transport_->distance(peer));
   }
 }
 

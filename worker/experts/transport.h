@@ -92,6 +92,9 @@ class Transport {
   virtual PeerIndex Connect(const Peer& peer) = 0;
   virtual void Forget(PeerIndex peer) = 0;
   virtual bool up(PeerIndex peer) const = 0;
+  // How far a peer that is up is, to choose among replicas by; smaller is nearer, and 0 shares
+  // memory with this process.
+  virtual int32_t distance(PeerIndex peer) const = 0;
 
   // Memory for a body that is to be sent to this peer, `size` bytes, aligned to 64. Nothing if the
   // peer is down or has no room: what was sent and not taken is bounded.

@@ -62,6 +62,13 @@ TEST_P(PeerTransportBy, CarriesFramesInOrderBothWays) {
   EXPECT_EQ(a_.transport->counts().rings, GetParam() == Carrier::kSharedMemory ? 1u : 0u);
 }
 
+TEST_P(PeerTransportBy, CallsNearWhomItSharesMemoryWith) {
+  ConnectBoth();
+  const int32_t expected = GetParam() == Carrier::kSharedMemory ? 0 : 1;
+  EXPECT_EQ(a_.transport->distance(b_of_a_), expected);
+  EXPECT_EQ(b_.transport->distance(a_of_b_), expected);
+}
+
 TEST_P(PeerTransportBy, CarriesFramesWithoutBodies) {
   ConnectBoth();
   const FrameHeader refusal = {.kind = FrameKind::kRefusal, .refusal = Refusal::kEpoch, .epoch = 9};
