@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 namespace conclave::router {
 namespace {
@@ -14,6 +15,19 @@ uint64_t Mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+// The share that complains about a worker of those whose voice counts.
+double ComplaintsOf(const WorkerView& worker, std::span<const WorkerView> workers) {
+  int others = 0, complaints = 0;
+  for (const WorkerView& other : workers) {
+    if (other.key == worker.key || !other.ready || other.late || other.model != worker.model)
+      continue;
+    ++others;
+    complaints += std::find(other.finds_late.begin(), other.finds_late.end(), worker.id) !=
+                  other.finds_late.end();
+  }
+  return others == 0 ? 0.0 : static_cast<double>(complaints) / others;
+}
+
 }  // namespace
 
 bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits) {
@@ -23,15 +37,19 @@ bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& l
 }
 
 void NoteLate(std::span<WorkerView> workers) {
-  for (WorkerView& worker : workers) {
-    size_t others = 0, complaints = 0;
-    for (const WorkerView& other : workers) {
-      if (&other == &worker || !other.ready || other.model != worker.model) continue;
-      ++others;
-      complaints += std::find(other.finds_late.begin(), other.finds_late.end(), worker.id) !=
-                    other.finds_late.end();
+  for (WorkerView& worker : workers) worker.late = false;
+  for (;;) {
+    double most = 0.5;
+    std::vector<WorkerView*> latest;
+    for (WorkerView& worker : workers) {
+      if (worker.late) continue;
+      const double share = ComplaintsOf(worker, workers);
+      if (share > most) latest.clear();
+      if (share > 0.5 && share >= most) latest.push_back(&worker);
+      most = std::max(most, share);
     }
-    worker.late = 2 * complaints > others;
+    if (latest.empty()) return;
+    for (WorkerView* const worker : latest) worker->late = true;
   }
 }
 

@@ -29,8 +29,9 @@ struct Demand {
 // Filter: ready, of the model, with room.
 bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits);
 
-// A worker is late while more than half of the others that are ready and have its model pass it
-// over. What runs there runs at its pace, however few.
+// A worker is late while more than half of the others that are ready and have its model find it
+// so. What runs there runs at its pace, however few. To who is slow itself everybody seems late:
+// those of whom most complain are found first, and their own complaints count no more.
 void NoteLate(std::span<WorkerView> workers);
 
 // Score, lower is better: first whether it is late, then whether it said that it has no KV blocks

@@ -18,6 +18,10 @@ class Lateness {
   struct Options {
     Micros avoid_min = std::chrono::milliseconds(200);  // after a peer was late, at first
     Micros avoid_max = std::chrono::seconds(5);         // >= avoid_min
+    // Who is late for so great a share of what it is asked is slow, whereas a busy machine makes
+    // anybody late now and then; of about the last 1 / `weight` questions.
+    double slow = 0.2;
+    double weight = 0.125;
   };
   explicit Lateness(const Options& options);
 
@@ -26,16 +30,18 @@ class Lateness {
   // negative number is nobody, whom nothing avoids.
   bool NoteLate(int32_t peer, Micros now);
   bool Avoids(int32_t peer, Micros now) const;
-  // Peers, ascending, that were avoided for `at_least` so long at a time, and since then were not
-  // prompt for as long: they are late again and again, where a busy machine makes anybody late now
-  // and then. That they are asked again does not yet clear them.
-  std::vector<int32_t> Lasting(Micros now, Micros at_least) const;
+  void NotePrompt(int32_t peer);  // the peer answered in time
+  // Peers, ascending, that are slow: they stay so while they are avoided, when they are asked again
+  // until they have shown otherwise, and no longer than avoid_max if they are not asked.
+  std::vector<int32_t> Slow(Micros now) const;
 
  private:
   struct Term {
     Micros length{0};  // of the last avoidance; 0: there was none
     Micros until{0};
+    double share = 0;  // of late answers among the last
   };
+  Term& TermOf(int32_t peer);
   const Options options_;
   std::vector<Term> terms_;  // [peer]
 };

@@ -70,20 +70,45 @@ TEST(Pick, PrefersAWorkerWithKvBlocksForAllOfTheRequest) {
       << "where all are tight, the least loaded";
 }
 
-TEST(Pick, CallsAWorkerLateWhenMoreThanHalfOfTheOthersDo) {
+std::vector<WorkerView> Named(uint64_t count) {
   std::vector<WorkerView> workers;
-  for (uint64_t key = 0; key < 5; ++key) {
+  for (uint64_t key = 0; key < count; ++key) {
     workers.push_back(Worker(key, 0, 0));
     workers.back().id = "w" + std::to_string(key);
   }
-  const auto late = [&] {
-    NoteLate(workers);
-    std::vector<std::string> ids;
-    for (const WorkerView& worker : workers) {
-      if (worker.late) ids.push_back(worker.id);
-    }
-    return ids;
-  };
+  return workers;
+}
+
+std::vector<std::string> LateOf(std::vector<WorkerView>& workers) {
+  NoteLate(workers);
+  std::vector<std::string> ids;
+  for (const WorkerView& worker : workers) {
+    if (worker.late) ids.push_back(worker.id);
+  }
+  return ids;
+}
+
+TEST(Pick, DoesNotHearWhoIsLateItself) {
+  std::vector<WorkerView> workers = Named(4);
+  for (int i : {0, 1, 2}) workers[static_cast<size_t>(i)].finds_late = {"w3"};
+  workers[3].finds_late = {"w0", "w1", "w2"};
+  workers[1].finds_late = {"w0", "w3"};
+  EXPECT_EQ(LateOf(workers), std::vector<std::string>{"w3"});
+  workers[2].finds_late = {"w0", "w3"};
+  EXPECT_EQ(LateOf(workers), (std::vector<std::string>{"w0", "w3"}));
+}
+
+TEST(Pick, BelievesNeitherOfTwoThatComplainOfEachOther) {
+  std::vector<WorkerView> workers = Named(2);
+  workers[0].finds_late = {"w1"};
+  EXPECT_EQ(LateOf(workers), std::vector<std::string>{"w1"});
+  workers[1].finds_late = {"w0"};
+  EXPECT_EQ(LateOf(workers), (std::vector<std::string>{"w0", "w1"}));
+}
+
+TEST(Pick, CallsAWorkerLateWhenMoreThanHalfOfTheOthersDo) {
+  std::vector<WorkerView> workers = Named(5);
+  const auto late = [&] { return LateOf(workers); };
   EXPECT_EQ(late(), std::vector<std::string>());
   // Who finds all the others late is but one voice of four.
   workers[4].finds_late = {"w0", "w1", "w2", "w3"};

@@ -55,28 +55,39 @@ TEST(Lateness, DoublesForWhoIsLateAgainSoonUpToItsBound) {
   }
 }
 
-TEST(Lateness, TellsWhoIsLateAgainAndAgainFromWhoWasLateOnce) {
+TEST(Lateness, TellsWhoIsSlowFromWhoWasLateOnce) {
   Lateness lateness(kOptions);
-  Micros now{0};
-  for (int i = 0; i < 3; ++i) now += Avoided(lateness, now);
-  lateness.NoteLate(0, now);
-  lateness.NoteLate(1, now);
-  EXPECT_TRUE(lateness.Avoids(0, now));
-  EXPECT_TRUE(lateness.Avoids(1, now));
-  EXPECT_THAT(lateness.Lasting(now, milliseconds(100)), ElementsAre(0, 1));
-  EXPECT_THAT(lateness.Lasting(now, milliseconds(800)), ElementsAre(0));
-  EXPECT_THAT(lateness.Lasting(now, milliseconds(801)), ElementsAre());
+  lateness.NoteLate(0, milliseconds(0));
+  lateness.NoteLate(1, milliseconds(0));
+  EXPECT_THAT(lateness.Slow(milliseconds(0)), ElementsAre());
+  lateness.NoteLate(0, milliseconds(100));
+  for (int i = 0; i < 10; ++i) lateness.NotePrompt(1);
+  lateness.NoteLate(1, milliseconds(100));
+  EXPECT_THAT(lateness.Slow(milliseconds(100)), ElementsAre(0));
 }
 
-TEST(Lateness, ClearsWhoWasLateAgainAndAgainOnlyAfterAsLongWithoutIt) {
+TEST(Lateness, HoldsForSlowWhoIsLateOnceInAFewAnswers) {
   Lateness lateness(kOptions);
   Micros now{0};
-  for (int i = 0; i < 4; ++i) now += Avoided(lateness, now);
-  // 800 ms were the last: it is asked again, and still held late.
-  EXPECT_FALSE(lateness.Avoids(0, now));
-  EXPECT_THAT(lateness.Lasting(now, milliseconds(800)), ElementsAre(0));
-  EXPECT_THAT(lateness.Lasting(now + milliseconds(799), milliseconds(800)), ElementsAre(0));
-  EXPECT_THAT(lateness.Lasting(now + milliseconds(800), milliseconds(800)), ElementsAre());
+  for (int round = 0; round < 10; ++round) {
+    now += Avoided(lateness, now);
+    if (round > 3) {
+      EXPECT_THAT(lateness.Slow(now), ElementsAre(0)) << "it is asked again";
+    }
+    for (int i = 0; i < 5; ++i) lateness.NotePrompt(0);
+  }
+}
+
+TEST(Lateness, ClearsWhoAnswersInTimeAgainOrIsNotAsked) {
+  Lateness lateness(kOptions);
+  for (int peer : {0, 1}) {
+    for (int i = 0; i < 3; ++i) lateness.NoteLate(peer, milliseconds(0));
+  }
+  EXPECT_THAT(lateness.Slow(milliseconds(100)), ElementsAre(0, 1));
+  for (int i = 0; i < 5; ++i) lateness.NotePrompt(0);
+  EXPECT_THAT(lateness.Slow(milliseconds(100)), ElementsAre(1));
+  EXPECT_THAT(lateness.Slow(milliseconds(899)), ElementsAre(1));
+  EXPECT_THAT(lateness.Slow(milliseconds(900)), ElementsAre());
 }
 
 TEST(Lateness, ForgetsByHalvesWhileAPeerIsNotLate) {

@@ -268,6 +268,7 @@ void PeerExchange::Take(const Answer& answer, Rows outputs) {
     stats_.bytes += header.body_bytes;
     stats_.stale += !fits;
     stats_.refusals += fits && refused;
+    if (fits && !found->late) lateness_.NotePrompt(answer.from);
   }
   if (!fits) return;
   const auto index = static_cast<size_t>(found - questions_.begin());
@@ -336,7 +337,7 @@ bool PeerExchange::Avoids(PeerIndex peer) const {
 
 std::vector<PeerIndex> PeerExchange::Late() const {
   const std::lock_guard lock(mutex_);
-  return lateness_.Lasting(Now(), options_.lasting);
+  return lateness_.Slow(Now());
 }
 
 PeerExchange::Stats PeerExchange::stats() const {

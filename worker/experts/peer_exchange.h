@@ -40,8 +40,6 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     std::chrono::microseconds late{2000};
     double late_factor = 4.0;
     scheduler::Lateness::Options lateness;
-    // Who was passed over for so long at a time is late for good: homes elsewhere are better.
-    std::chrono::milliseconds lasting{800};
     int32_t spin_us = 50;  // how long the engine thread watches before it sleeps
     // How long it sleeps at most before it looks at the clock again.
     std::chrono::microseconds look{1000};
@@ -78,7 +76,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   // From now on Combine says CANCELLED instead of waiting.
   void Close();
 
-  // Peers that were late again and again, and have not shown since that they no longer are.
+  // Peers that are late so often that homes elsewhere are better.
   std::vector<PeerIndex> Late() const;
 
   struct Stats {
