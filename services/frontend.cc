@@ -356,10 +356,20 @@ void Frontend::Tick(Micros now) {
     Refresh();
   }
   std::erase_if(retired_, [](const auto& link) { return link.use_count() == 1; });
+  for (const auto& request : requests) request->Tick(now);
+  if (!late.empty()) LeaveLate(requests, late, now);
+}
+
+void Frontend::LeaveLate(const LiveRequests& requests, const Homes::Links& late, Micros now) {
+  Micros sum{0};
+  int64_t count = 0;
   for (const auto& request : requests) {
-    request->Tick(now);
-    if (!late.empty()) request->LeaveLate(late, now);
+    const std::optional<Micros> pace = request->PaceUnless(late);
+    sum += pace.value_or(Micros(0));
+    count += pace.has_value();
   }
+  const Micros usual = count > 0 ? sum / count : Micros(0);
+  for (const auto& request : requests) request->LeaveLate(late, usual, now);
 }
 
 bool Frontend::WatchSilence() {

@@ -124,6 +124,8 @@ class Frontend : private LiveRequest::Owner {
   void Refresh();
   void Run();
   void Tick(Micros now);
+  // Requests at late homes look for others if they wait long in comparison.
+  static void LeaveLate(const LiveRequests& requests, const Homes::Links& late, Micros now);
   bool WatchSilence();  // as Homes; what they say is taken too
   void Retire(Homes::Links links);
 

@@ -106,6 +106,8 @@ bool LiveRequest::Begin(std::shared_ptr<WorkerLink> link) {
       if (begun) {
         link_ = std::move(link);
         heard_at_ = now;
+        heard_ = false;
+        pace_.reset();
         paused_ = false;
         if (!began_) {
           began_ = now;
@@ -162,11 +164,18 @@ void LiveRequest::Tick(Micros now) {
   Do(after);
 }
 
-void LiveRequest::LeaveLate(const std::vector<std::shared_ptr<WorkerLink>>& late, Micros now) {
+std::optional<Micros> LiveRequest::PaceUnless(const Links& late) const {
+  std::lock_guard lock(mutex_);
+  if (!sequence_ || std::find(late.begin(), late.end(), link_) != late.end()) return std::nullopt;
+  return pace_;
+}
+
+void LiveRequest::LeaveLate(const Links& late, Micros usual, Micros now) {
   After after;
   {
     std::lock_guard lock(mutex_);
-    if (end_ || !sequence_ || paused_ || now - heard_at_ < options_.late_home) return;
+    const Micros longest = std::max(options_.late_home, options_.late_home_factor * usual);
+    if (end_ || !sequence_ || paused_ || now - heard_at_ < longest) return;
     if (std::find(late.begin(), late.end(), link_) == late.end()) return;
     CloseSequence(after);
     if (!lost_at_) lost_at_ = now;
@@ -240,7 +249,7 @@ void LiveRequest::OnLost(uint64_t attempt, const absl::Status& status) {
 }
 
 void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
-  heard_at_ = Now();
+  NotePace(Now());
   Observe(event);
   absl::StatusOr<router::SequenceEvent> converted = ToSequenceEvent(event, vocab_size_);
   if (!converted.ok()) return Finish(converted.status(), after);
@@ -255,6 +264,17 @@ void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
   if (const absl::Status error = EndError(event); !error.ok()) return Fail(error, after);
   MaybePause(after);
   after.output = !pending_.empty();
+}
+
+// What comes first has the prompt behind it, what comes late for a client that reads slowly
+// nothing.
+void LiveRequest::NotePace(Micros now) {
+  if (heard_ && !paused_) {
+    const Micros gap = now - heard_at_;
+    pace_ = pace_ ? *pace_ + (gap - *pace_) / 8 : gap;
+  }
+  heard_ = true;
+  heard_at_ = now;
 }
 
 absl::Status LiveRequest::Tell(router::SequenceEvent event) {

@@ -45,8 +45,10 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
     int32_t attempts = 5;
     // How long a request that lost its home waits for another; with a deadline, until that.
     Micros homeless = std::chrono::seconds(30);
-    // How long it waits for a token of a home that the other workers find late.
-    Micros late_home = std::chrono::seconds(1);
+    // How long it waits for news from a home that the other workers find late, and how many times
+    // as long as requests elsewhere wait, whichever is longer.
+    Micros late_home = std::chrono::milliseconds(100);
+    int32_t late_home_factor = 4;
   };
 
   // The client's end of the request.
@@ -114,9 +116,12 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   // The client is gone, or has all it wanted.
   void Cancel() { End(absl::CancelledError("the client is gone")); }
 
-  // Its home is late, and others are not: it looks for another one if it has waited long for a
-  // token. `late`: its home may be among them.
-  void LeaveLate(const std::vector<std::shared_ptr<WorkerLink>>& late, Micros now);
+  using Links = std::vector<std::shared_ptr<WorkerLink>>;
+  // From news to news in the mean; nothing if its home is among `late`, or has said little yet.
+  std::optional<Micros> PaceUnless(const Links& late) const;
+  // If its home is among `late`, where others are not, it looks for another one after a long wait.
+  // usual: what PaceUnless says of the others.
+  void LeaveLate(const Links& late, Micros usual, Micros now);
 
   // Ends it when its deadline is past, no home was found for too long or its client reads nothing;
   // asks again for a home after a refusal.
@@ -146,6 +151,7 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   void SentLocked();
   void OnEvent(uint64_t attempt, const v1::SequenceEvent& event);  // without the lock
   void OnLost(uint64_t attempt, const absl::Status& status);       // likewise
+  void NotePace(Micros now);
   void Absorb(const v1::SequenceEvent& event, After& after);
   void NoteProgress(const v1::SequenceEvent& event);
   // What the client does not have of it, to what waits for it.
@@ -175,6 +181,8 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   std::shared_ptr<WorkerLink> link_;
   std::optional<uint64_t> sequence_;  // on link_
   Micros heard_at_{};                 // the sequence's begin, or what came of it last
+  std::optional<Micros> pace_;        // from news to news, in the mean
+  bool heard_ = false;                // something came of the sequence
   uint64_t attempt_ = 0;              // number of the last one
   bool paused_ = false;
 

@@ -109,6 +109,28 @@ TEST(RouterResume, LeavesAHomeThatTheOthersFindLateAndThatBringsNoToken) {
   ExpectWhole(client.Join(), 12);
 }
 
+TEST(RouterResume, StaysAtALateHomeThatIsNotMuchSlowerThanOthers) {
+  FakeWorker late({.id = "a", .manual = true}), other({.id = "b", .manual = true});
+  services::Frontend::Options options;
+  options.request.late_home = 1ms;
+  options.request.late_home_factor = 1 << 30;
+  TestRouter router({&late, &other}, options);
+  const auto has_one = [](const auto& counts) { return counts.live == 1; };
+  Client one(router, Hello(12)), two(router, Hello(12));
+  ASSERT_TRUE(late.WaitFor(has_one));
+  ASSERT_TRUE(other.WaitFor(has_one));
+  StepAndHear(other, router, 3);
+  other.FindLate({"a"});
+  ASSERT_TRUE(WaitFor([&] { return router.Metric("conclave_router_workers_late") == 1; },
+                      "the router to hear of it"));
+  late.SetManual(false);
+  ASSERT_TRUE(late.WaitFor([](const auto& counts) { return counts.live == 0; }));
+  other.SetManual(false);
+  ExpectWhole(one.Join(), 12);
+  ExpectWhole(two.Join(), 12);
+  EXPECT_EQ(router.Metric("conclave_router_resume_seconds"), 0);
+}
+
 TEST(RouterResume, StaysWhereEverybodyIsLate) {
   FakeWorker first({.id = "a", .manual = true}), second({.id = "b", .manual = true});
   services::Frontend::Options options;
