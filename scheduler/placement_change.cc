@@ -37,6 +37,24 @@ const std::string* LostOf(const Placement& placement, std::span<const Member> me
   return nullptr;
 }
 
+// One of `able`, ascending, does not own in `current` an expert that is `wanted` of it.
+bool IsShort(const Placement& current, const Placement& wanted,
+             const std::vector<std::string>& able) {
+  std::vector<std::optional<int32_t>> now;  // [worker of wanted] in current
+  std::vector<bool> is_able;
+  for (const std::string& worker : wanted.workers) {
+    now.push_back(IndexOf(current, worker));
+    is_able.push_back(std::binary_search(able.begin(), able.end(), worker));
+  }
+  for (ExpertId expert = 0; expert < wanted.owners.size(); ++expert) {
+    for (const int32_t owner : wanted.owners[expert]) {
+      const auto worker = static_cast<size_t>(owner);
+      if (is_able[worker] && !(now[worker] && Owns(current, *now[worker], expert))) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 PlacementChange::PlacementChange(const Options& options, const Stored& stored, Micros now)
@@ -44,6 +62,7 @@ PlacementChange::PlacementChange(const Options& options, const Stored& stored, M
   CONCLAVE_CHECK(options.prepare_timeout > Micros::zero());
   CONCLAVE_CHECK(options.adopt_timeout > Micros::zero());
   CONCLAVE_CHECK(options.settle >= options.regroup && options.regroup >= Micros::zero());
+  if (!stored_.wanted) stored_.wanted = stored_.current;
 }
 
 PlacementChange::Phase PlacementChange::phase() const {
@@ -55,7 +74,7 @@ PlacementChange::Phase PlacementChange::phase() const {
 PlacementChange::Proposal PlacementChange::Propose(Placement target,
                                                    std::span<const Member> members, Micros now) {
   using Verdict = Proposal::Verdict;
-  if (phase() == Phase::kPrepared) {
+  if (phase() == Phase::kPrepared && !stored_.restores) {
     return {Verdict::kBusy, 0, "plan " + std::to_string(stored_.next->plan) + " is being prepared"};
   }
   if (phase() == Phase::kCommitted) {
@@ -66,13 +85,19 @@ PlacementChange::Proposal PlacementChange::Propose(Placement target,
   if (const std::string* const lost = LostOf(target, members)) {
     return {Verdict::kInvalid, 0, "worker " + *lost + " is not alive"};
   }
+  if (stored_.next) Abort("another plan was proposed");
+  Prepare(std::move(target), /*restores=*/false, now);
+  ++stats_.proposed;
+  return {Verdict::kPrepared, stored_.last_plan, ""};
+}
+
+void PlacementChange::Prepare(Placement target, bool restores, Micros now) {
   target.plan = ++stored_.last_plan;
   target.epoch = epoch() + 1;
   stored_.next = std::move(target);
+  stored_.restores = restores;
   since_ = now;
-  outcome_.reset();
-  ++stats_.proposed;
-  return {Verdict::kPrepared, stored_.last_plan, ""};
+  (restores ? restoration_ : outcome_).reset();
 }
 
 bool PlacementChange::Step(std::span<const Member> members, Micros now) {
@@ -80,6 +105,7 @@ bool PlacementChange::Step(std::span<const Member> members, Micros now) {
   if (phase() == Phase::kPrepared) changed |= StepPrepared(members, now);
   changed |= StepEmergency(members, now);
   if (phase() == Phase::kCommitted) changed |= StepCommitted(members, now);
+  if (phase() == Phase::kStable) changed |= StepRestore(members, now);
   return changed;
 }
 
@@ -121,18 +147,22 @@ bool PlacementChange::StepPrepared(std::span<const Member> members, Micros now) 
     const Member& member = *Find(members, worker);
     if (member.refused == next.plan) {
       Abort("worker " + worker + " cannot: " + member.why);
+      restore_after_ = now + options_.restore_again;
       return true;
     }
     if (member.acknowledged != next.plan) waits = &member;
   }
   if (waits == nullptr) {
-    outcome_ = {.plan = next.plan, .committed = true, .epoch = next.epoch};
-    ++stats_.committed;
+    (stored_.restores ? restoration_ : outcome_) = {
+        .plan = next.plan, .committed = true, .epoch = next.epoch};
+    ++(stored_.restores ? stats_.restored : stats_.committed);
+    if (!stored_.restores) stored_.wanted = next;
     Commit(*std::exchange(stored_.next, std::nullopt), now);
     return true;
   }
   if (now - since_ < options_.prepare_timeout) return false;
   Abort("worker " + waits->id + " did not acknowledge it in time");
+  restore_after_ = now + options_.restore_again;
   return true;
 }
 
@@ -184,15 +214,38 @@ bool PlacementChange::StepCommitted(std::span<const Member> members, Micros now)
   return true;
 }
 
+// What is wanted, as far as those that are there allow. A worker that serves by the present epoch
+// is given again what it owned; the one that does not yet is waited for by nobody.
+bool PlacementChange::StepRestore(std::span<const Member> members, Micros now) {
+  if (bereaved_ || now < restore_after_ || now - since_ < options_.restore) return false;
+  std::vector<std::string> able;
+  for (const Member& member : members) {
+    const bool owns = IndexOf(*stored_.current, member.id).has_value();
+    if (owns ? member.alive : Serves(member) && !member.leaving) able.push_back(member.id);
+  }
+  std::sort(able.begin(), able.end());
+  if (whole_epoch_ == epoch() && whole_for_ == able) return false;  // asked at every step
+  if (!IsShort(*stored_.current, *stored_.wanted, able)) {
+    whole_epoch_ = epoch();
+    whole_for_ = std::move(able);
+    return false;
+  }
+  Prepare(*Recovered(*stored_.wanted, able), /*restores=*/true, now);
+  return true;
+}
+
 void PlacementChange::Abort(const std::string& why) {
-  outcome_ = {.plan = stored_.next->plan, .committed = false, .why = why};
+  (stored_.restores ? restoration_ : outcome_) = {
+      .plan = stored_.next->plan, .committed = false, .why = why};
   stored_.next.reset();
+  stored_.restores = false;
   ++stats_.aborted;
 }
 
 void PlacementChange::Commit(Placement placement, Micros now) {
   CONCLAVE_CHECK(placement.epoch == epoch() + 1);
   stored_.current = std::move(placement);
+  stored_.restores = false;
   since_ = now;
   bereaved_ = false;
   gathering_ = false;

@@ -14,8 +14,9 @@
 // A worker that dies ends an open plan, and an emergency epoch gives what only it owned to those
 // that are left: committed at once, as every worker has the checkpoint at hand and refuses what it
 // has not mapped yet. One that comes back is fenced until it has adopted an epoch of after its
-// death. Idea: two-phase commit with fencing by epoch, checked as a model (acks bound to the plan's
-// id, rollback before the commit, forward after it).
+// death; then a plan of this machine's own restores what was wanted of it. Idea: two-phase commit
+// with fencing by epoch, checked as a model (acks bound to the plan's id, rollback before the
+// commit, forward after it).
 
 #include <cstdint>
 #include <map>
@@ -40,6 +41,10 @@ class PlacementChange {
     // not heard. The longer one while all are being started.
     Micros regroup = std::chrono::seconds(1);
     Micros settle = std::chrono::seconds(10);
+    // After the last epoch was released, before what is wanted is restored; after an owner could
+    // not prepare a plan.
+    Micros restore = std::chrono::seconds(1);
+    Micros restore_again = std::chrono::seconds(10);
     PlacementLimits limits;
   };
 
@@ -49,6 +54,8 @@ class PlacementChange {
     Epoch floor = 0;         // epochs below are released
     std::optional<Placement> current;
     std::optional<Placement> next;  // prepared: plan and epoch are its own, the epoch not committed
+    std::optional<Placement> wanted;  // the last that was proposed and committed
+    bool restores = false;            // next is on the way back to wanted
     bool operator==(const Stored&) const = default;
   };
 
@@ -56,7 +63,8 @@ class PlacementChange {
   struct Member {
     std::string id;
     bool alive = true;
-    bool warm = false;  // had adopted a placement when this scheduler first heard its process
+    bool leaving = false;  // is given nothing it does not own
+    bool warm = false;     // had adopted a placement when this scheduler first heard its process
     uint64_t acknowledged = 0;  // the plan it has prepared
     uint64_t refused = 0;       // the plan it cannot prepare, and why
     std::string why;
@@ -67,8 +75,9 @@ class PlacementChange {
 
   PlacementChange(const Options& options, const Stored& stored, Micros now);
 
-  // A plan for `target`, whose epoch and plan do not count. kBusy: one is open, or the last one is
-  // not adopted by all. kInvalid: `problem` says why it cannot be one here and now.
+  // A plan for `target`, whose epoch and plan do not count; once committed it is what is wanted. It
+  // ends a restoration. kBusy: one is open, or the last one is not adopted by all. kInvalid:
+  // `problem` says why it cannot be one here and now.
   struct Proposal {
     enum class Verdict : uint8_t { kPrepared, kBusy, kInvalid };
     Verdict verdict = Verdict::kInvalid;
@@ -101,10 +110,13 @@ class PlacementChange {
     std::string why;  // of the aborted one
   };
   const std::optional<Outcome>& outcome() const { return outcome_; }
+  // How the last restoration ended, likewise.
+  const std::optional<Outcome>& restoration() const { return restoration_; }
 
   struct Stats {
     uint64_t proposed = 0, committed = 0, aborted = 0;
     uint64_t emergencies = 0;
+    uint64_t restored = 0;
     uint64_t released_late = 0;  // without somebody who did not adopt in time
   };
   const Stats& stats() const { return stats_; }
@@ -115,6 +127,8 @@ class PlacementChange {
   bool StepEmergency(std::span<const Member> members, Micros now);
   bool Gathered(std::span<const Member> members, Micros now);
   bool StepCommitted(std::span<const Member> members, Micros now);
+  bool StepRestore(std::span<const Member> members, Micros now);
+  void Prepare(Placement target, bool restores, Micros now);
   void Abort(const std::string& why);
   void Commit(Placement placement, Micros now);
 
@@ -131,7 +145,11 @@ class PlacementChange {
   // Nobody was alive, and nothing was committed since: some of those that are away may come back.
   bool gathering_ = true;
   std::optional<Micros> gathered_since_;  // somebody is alive
-  std::optional<Outcome> outcome_;
+  Micros restore_after_{};                // not before
+  // There was nothing to restore with this epoch and these workers.
+  Epoch whole_epoch_ = 0;
+  std::vector<std::string> whole_for_;
+  std::optional<Outcome> outcome_, restoration_;
   Stats stats_;
 };
 

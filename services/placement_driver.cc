@@ -62,6 +62,7 @@ std::vector<PlacementChange::Member> PlacementDriver::MembersOf(const Workers& w
     PlacementChange::Member& member = members.emplace_back();
     member.id = worker.id;
     member.alive = Alive(worker);
+    member.leaving = worker.state == WorkerState::kDraining;
     const auto report = reports_.find(worker.id);
     if (report == reports_.end() || report->second.incarnation != worker.incarnation) continue;
     member.warm = report->second.warm;
@@ -82,8 +83,9 @@ bool PlacementDriver::Step(const Workers& workers, const v1::ModelInfo* model, M
   const std::string was = Describe(change_);
   bool changed = change_.Step(MembersOf(workers), now);
   if (Describe(change_) != was) LogInfo("placement: %s", Describe(change_));
-  if (open != 0 && change_.outcome() && !change_.outcome()->committed) {
-    LogWarning("plan %d is taken back: %s", open, change_.outcome()->why);
+  for (const auto& outcome : {change_.outcome(), change_.restoration()}) {
+    if (open != 0 && outcome && outcome->plan == open && !outcome->committed)
+      LogWarning("plan %d is taken back: %s", open, outcome->why);
   }
   const uint64_t plan = change_.Save().last_plan;
   MaybePlaceFirst(workers, model, now);

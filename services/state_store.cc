@@ -16,7 +16,7 @@ using scheduler::Membership;
 using scheduler::WorkerState;
 
 constexpr int64_t kApplication = 0x434e434c;  // "CNCL", in the file's header
-constexpr int64_t kSchema = 2;
+constexpr int64_t kSchema = 3;
 
 constexpr char kTables[] =
     "CREATE TABLE placement(epoch INTEGER NOT NULL, version INTEGER NOT NULL);"
@@ -29,6 +29,10 @@ constexpr char kAddPlacement[] =
     "ALTER TABLE placement ADD COLUMN released INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE placement ADD COLUMN current BLOB;"
     "ALTER TABLE placement ADD COLUMN next BLOB;";
+// Since schema 3. wanted is one more.
+constexpr char kAddWanted[] =
+    "ALTER TABLE placement ADD COLUMN wanted BLOB;"
+    "ALTER TABLE placement ADD COLUMN restores INTEGER NOT NULL DEFAULT 0;";
 
 std::string Serialize(const std::optional<scheduler::Placement>& placement) {
   return placement ? ToProto(*placement).SerializeAsString() : "";
@@ -130,7 +134,8 @@ absl::Status StateStore::Migrate(int64_t schema) {
     CONCLAVE_RETURN_IF_ERROR(
         Execute(absl::StrFormat("PRAGMA application_id=%d", kApplication).c_str()));
   }
-  CONCLAVE_RETURN_IF_ERROR(Execute(kAddPlacement));
+  if (schema < 2) CONCLAVE_RETURN_IF_ERROR(Execute(kAddPlacement));
+  CONCLAVE_RETURN_IF_ERROR(Execute(kAddWanted));
   return Execute(absl::StrFormat("PRAGMA user_version=%d", kSchema).c_str());
 }
 
@@ -159,17 +164,19 @@ absl::StatusOr<StateStore::State> StateStore::Load() {
 
 absl::Status StateStore::LoadPlacement(State* state) {
   Statement row(database_,
-                "SELECT epoch, version, last_plan, released, current, next FROM placement");
+                "SELECT epoch, version, last_plan, released, restores, current, next, wanted "
+                "FROM placement");
   if (row.Step() != SQLITE_ROW) return Error();
   epoch_ = row.Number(0);
   last_plan_ = row.Number(2);
   state->membership.version = row.Number(1);
   state->placement.last_plan = last_plan_;
   state->placement.floor = row.Number(3);
-  std::optional<scheduler::Placement>* const targets[] = {&state->placement.current,
-                                                          &state->placement.next};
-  for (int i = 0; i < 2; ++i) {
-    const std::string bytes = row.Bytes(4 + i);
+  state->placement.restores = row.Number(4) != 0;
+  std::optional<scheduler::Placement>* const targets[] = {
+      &state->placement.current, &state->placement.next, &state->placement.wanted};
+  for (int i = 0; i < 3; ++i) {
+    const std::string bytes = row.Bytes(5 + i);
     if (bytes.empty()) continue;
     v1::Placement message;
     if (!message.ParseFromString(bytes))
@@ -203,17 +210,20 @@ absl::Status StateStore::Save(const State& state) {
 }
 
 absl::Status StateStore::SavePlacement(const State& state) {
-  Statement row(database_,
-                "UPDATE placement SET epoch = ?, version = ?, last_plan = ?, released = ?, "
-                "current = ?, next = ? WHERE epoch = ? AND last_plan = ?");
+  Statement row(
+      database_,
+      "UPDATE placement SET epoch = ?, version = ?, last_plan = ?, released = ?, "
+      "restores = ?, current = ?, next = ?, wanted = ? WHERE epoch = ? AND last_plan = ?");
   row.Bind(1, state.membership.epoch);
   row.Bind(2, state.membership.version);
   row.Bind(3, state.placement.last_plan);
   row.Bind(4, state.placement.floor);
-  row.BindBlob(5, Serialize(state.placement.current));
-  row.BindBlob(6, Serialize(state.placement.next));
-  row.Bind(7, epoch_);
-  row.Bind(8, last_plan_);
+  row.Bind(5, state.placement.restores ? 1 : 0);
+  row.BindBlob(6, Serialize(state.placement.current));
+  row.BindBlob(7, Serialize(state.placement.next));
+  row.BindBlob(8, Serialize(state.placement.wanted));
+  row.Bind(9, epoch_);
+  row.Bind(10, last_plan_);
   if (row.Step() != SQLITE_DONE) return Error();
   if (sqlite3_changes(database_) == 1) return absl::OkStatus();
   return absl::AbortedError(absl::StrFormat("%s holds another placement than epoch %d of plan %d",

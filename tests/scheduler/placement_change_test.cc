@@ -51,6 +51,17 @@ class PlacementChangeTest : public testing::Test {
     ASSERT_EQ(change_.phase(), Phase::kStable);
     ASSERT_EQ(change_.epoch(), 1u);
   }
+  // b died and came back, and everybody steps by epoch 2, in which it owns nothing.
+  void LoseAndFind() {
+    members_["b"].alive = false;
+    Step();
+    members_["b"].alive = true;
+    for (const char* id : {"a", "b", "c"}) Adopt(id);
+    Step();
+    Step();
+    ASSERT_EQ(change_.phase(), Phase::kStable);
+    ASSERT_EQ(change_.current()->workers, (std::vector<std::string>{"a", "c"}));
+  }
   PlacementChange::Options options_;
   Micros now_ = kStart;
   std::map<std::string, Member> members_;
@@ -241,6 +252,76 @@ TEST_F(PlacementChangeTest, OneThatComesBackIsFencedUntilItHasAdopted) {
   EXPECT_TRUE(change_.Serves(members_["b"]));
 }
 
+TEST_F(PlacementChangeTest, OneThatComesBackGetsWhatWasWantedOfIt) {
+  Settle();
+  LoseAndFind();
+  EXPECT_FALSE(Step(options_.restore - milliseconds(10)));
+  EXPECT_TRUE(Step(milliseconds(10)));
+  EXPECT_EQ(change_.phase(), Phase::kPrepared);
+  EXPECT_EQ(change_.next()->owners, (Owners{{0}, {1}, {2}}));
+  for (const char* id : {"a", "b", "c"}) Acknowledge(id);
+  Step();
+  EXPECT_EQ(change_.epoch(), 3u);
+  EXPECT_TRUE(change_.restoration()->committed);
+  EXPECT_EQ(change_.outcome()->epoch, 1u) << "of what was asked for";
+  for (const char* id : {"a", "b", "c"}) Adopt(id);
+  Step();
+  EXPECT_FALSE(Step(options_.restore)) << "it is whole";
+  EXPECT_EQ(change_.stats().restored, 1u);
+}
+
+TEST_F(PlacementChangeTest, OneThatIsLeavingGetsNothingBack) {
+  Settle();
+  LoseAndFind();
+  members_["b"].leaving = true;
+  EXPECT_FALSE(Step(options_.restore));
+  members_["b"].leaving = false;
+  EXPECT_TRUE(Step());
+}
+
+TEST_F(PlacementChangeTest, WhatIsLostStaysWithWhoTookItUpWhileItsOwnerIsAway) {
+  Settle();
+  members_["b"].alive = false;
+  Step();
+  for (const char* id : {"a", "c"}) Adopt(id);
+  Step();
+  members_["d"] = {.id = "d"};
+  Adopt("d");
+  EXPECT_FALSE(Step(options_.restore)) << "a newcomer is no reason to move anything";
+}
+
+TEST_F(PlacementChangeTest, APlanEndsARestorationAndIsWantedFromThenOn) {
+  Settle();
+  LoseAndFind();
+  Step(options_.restore);
+  ASSERT_EQ(change_.phase(), Phase::kPrepared);
+  const PlacementChange::Proposal proposal =
+      change_.Propose({.workers = {"a", "c"}, .owners = {{1}, {0}, {0}}}, members(), now_);
+  EXPECT_EQ(proposal.verdict, Verdict::kPrepared);
+  EXPECT_EQ(proposal.plan, change_.restoration()->plan + 1);
+  EXPECT_FALSE(change_.restoration()->committed);
+  EXPECT_EQ(Propose().verdict, Verdict::kBusy) << "a plan ends no other plan";
+  for (const char* id : {"a", "c"}) Acknowledge(id);
+  Step();
+  for (const char* id : {"a", "b", "c"}) Adopt(id);
+  Step();
+  EXPECT_FALSE(Step(options_.restore)) << "nothing more is wanted of b";
+}
+
+TEST_F(PlacementChangeTest, ARestorationThatFailedIsTriedAgainLater) {
+  Settle();
+  LoseAndFind();
+  Step(options_.restore);
+  members_["b"].refused = change_.next()->plan;
+  members_["b"].why = "no room";
+  Step();
+  EXPECT_EQ(change_.phase(), Phase::kStable);
+  EXPECT_THAT(change_.restoration()->why, HasSubstr("no room"));
+  EXPECT_FALSE(Step(options_.restore_again - milliseconds(1)));
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(change_.phase(), Phase::kPrepared);
+}
+
 TEST_F(PlacementChangeTest, OneThatIsFencedHoldsUpNobody) {
   Settle();
   members_["b"].alive = false;
@@ -322,6 +403,21 @@ TEST_F(PlacementChangeTest, ASchedulerThatRestartsGoesOnWhereItWas) {
   EXPECT_TRUE(committed.Step(members(), now_));
   EXPECT_EQ(committed.floor(), 2u);
   EXPECT_EQ(committed.Propose(*committed.current(), members(), now_).plan, 3u);
+}
+
+TEST_F(PlacementChangeTest, ASchedulerThatRestartsRemembersWhatIsWanted) {
+  Settle();
+  LoseAndFind();
+  PlacementChange restarted(options_, change_.Save(), now_);
+  restarted.Step(members(), now_);
+  restarted.Step(members(), now_ += options_.restore);
+  ASSERT_TRUE(restarted.next().has_value());
+  EXPECT_EQ(restarted.next()->owners, (Owners{{0}, {1}, {2}}));
+  PlacementChange again(options_, restarted.Save(), now_);
+  for (auto& [id, member] : members_) member.acknowledged = again.next()->plan;
+  again.Step(members(), now_);
+  EXPECT_EQ(again.epoch(), 3u);
+  EXPECT_TRUE(again.restoration()->committed) << "it knows that nobody asked for it";
 }
 
 TEST_F(PlacementChangeTest, ASchedulerThatRestartsFencesTheDeadItHasSaved) {

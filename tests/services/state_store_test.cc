@@ -26,8 +26,12 @@ StateStore::State Example() {
       .current =
           scheduler::Placement{
               .epoch = 7, .plan = 11, .workers = {"a", "b"}, .owners = {{0}, {0, 1}, {1}}},
-      .next = scheduler::Placement{
-          .epoch = 8, .plan = 12, .workers = {"a"}, .owners = {{0}, {0}, {0}}}};
+      .next =
+          scheduler::Placement{.epoch = 8, .plan = 12, .workers = {"a"}, .owners = {{0}, {0}, {0}}},
+      .wanted =
+          scheduler::Placement{
+              .epoch = 5, .plan = 9, .workers = {"a", "c"}, .owners = {{0}, {1}, {1}}},
+      .restores = true};
   state.membership.version = ~uint64_t{0} - 1;  // beyond SQLite's signed numbers
   state.membership.workers = {{"a", 3, "127.0.0.1:1", WorkerState::kReady},
                               {"b", ~uint64_t{0}, "[::1]:2", WorkerState::kDead}};
@@ -140,8 +144,8 @@ TEST_F(StateStoreTest, RefusesADatabaseOfSomebodyElse) {
 
 TEST_F(StateStoreTest, RefusesALaterSchema) {
   OpenOrDie().reset();
-  Sql("PRAGMA user_version=3");
-  ExpectRefused(absl::StatusCode::kFailedPrecondition, "schema version 3");
+  Sql("PRAGMA user_version=4");
+  ExpectRefused(absl::StatusCode::kFailedPrecondition, "schema version 4");
 }
 
 TEST_F(StateStoreTest, BringsAFileOfTheFirstSchemaUpToDate) {
@@ -160,6 +164,19 @@ TEST_F(StateStoreTest, BringsAFileOfTheFirstSchemaUpToDate) {
     ASSERT_TRUE(store->Save(Example()).ok());
   }
   ExpectEqual(*OpenOrDie()->Load(), Example());
+}
+
+TEST_F(StateStoreTest, BringsAFileOfTheSecondSchemaUpToDate) {
+  StateStore::State old = Example();
+  old.placement.wanted.reset();
+  old.placement.restores = false;
+  {
+    const auto store = OpenOrDie();
+    ASSERT_TRUE(store->Save(old).ok());
+  }
+  Sql("ALTER TABLE placement DROP COLUMN wanted; ALTER TABLE placement DROP COLUMN restores;"
+      "PRAGMA user_version=2;");
+  ExpectEqual(*OpenOrDie()->Load(), old);
 }
 
 TEST_F(StateStoreTest, SavesOnlyOverThePlacementItKnows) {

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 
+from placements import owned
 from show import BIN, MODEL, Process, cluster_pb2, cluster_pb2_grpc, grpc, inference_pb2_grpc
 
 
@@ -82,6 +83,7 @@ class Mesh:
 
     def __init__(self, placement, workers=4):
         self.directory = tempfile.TemporaryDirectory()
+        self.owned = owned(placement)
         plan = pathlib.Path(self.directory.name) / "plan.json"
         plan.write_text(json.dumps(placement))
         self.scheduler = Process("conclave-scheduler", "--listen", "127.0.0.1:0", "--state", self.directory.name,
@@ -104,10 +106,11 @@ class Mesh:
             status = cluster_pb2_grpc.ClusterStub(self.channel).Status(cluster_pb2.StatusRequest(), timeout=10)
         except grpc.RpcError:
             return False
-        ready = sum(worker.state == cluster_pb2.WORKER_STATE_READY and not worker.fenced for worker in status.workers)
+        ready = [worker.experts for worker in status.workers
+                 if worker.state == cluster_pb2.WORKER_STATE_READY and not worker.fenced]
         linked = self.router.metric("conclave_router_workers_ready")
         others = len(self.workers) - 1
-        return (ready == linked == len(self.workers) and
+        return (ready == self.owned and linked == len(self.workers) and
                 all(worker.metric("conclave_peers_connected") == others for worker in self.workers))
 
     def wait_whole(self, timeout=60):

@@ -57,6 +57,16 @@ def plan_of(placement):
                                     owners=[worker for workers in owners for worker in workers])
 
 
+def owned(placement):
+    """How many experts each worker of a plan owns."""
+    counts = [0] * placement["workers"]
+    for layer in placement["placement"]:
+        for workers in layer:
+            for worker in workers:
+                counts[worker] += 1
+    return counts
+
+
 def moe_shape(model=MODEL):
     """(MoE layers, experts of each) as a checkpoint's config.json has them."""
     config = json.loads((pathlib.Path(model) / "config.json").read_text())
