@@ -31,7 +31,7 @@ std::optional<Admission::Refusal> Admission::Reserve(uint64_t key, const std::st
   return std::nullopt;
 }
 
-std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, int64_t tokens) {
+std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, int64_t tokens, bool goes_on) {
   Entry& entry = entries_.at(key);
   CONCLAVE_CHECK(entry.state == State::kPreparing);
   if (tokens_ > 0 && tokens_ + tokens > options_.max_tokens) {
@@ -40,8 +40,10 @@ std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, int64_t token
   --preparing_;
   entry.state = State::kWaiting;
   entry.tokens = tokens;
+  entry.goes_on = goes_on;
   tokens_ += tokens;
   queue_.push_back(key);
+  going_on_ += goes_on;
   return std::nullopt;
 }
 
@@ -67,23 +69,40 @@ std::vector<Admission::Start> Admission::Dispatch(std::vector<WorkerView> worker
     }
   }
   std::vector<Start> starts;
-  while (!queue_.empty()) {
-    const uint64_t key = queue_.front();
-    Entry& entry = entries_.at(key);
-    const std::optional<size_t> pick =
-        PickHome(workers, {model, entry.tokens, entry.preferred}, options_.home, seed ^ key);
-    if (!pick) break;
-    queue_.pop_front();
-    WorkerView& worker = workers[*pick];
-    Home& home = homes_[worker.key];
-    worker.requests = ++home.requests;
-    worker.tokens = home.tokens += entry.tokens;
-    entry.state = State::kHome;
-    entry.worker = worker.key;
-    ++running_;
-    starts.push_back({key, worker.key});
+  lacks_credit_ = false;
+  for (auto next = queue_.begin(); next != queue_.end();) {
+    if (lacks_credit_ && going_on_ == 0) break;
+    const uint64_t key = *next;
+    const Entry& entry = entries_.at(key);
+    if (lacks_credit_ && !entry.goes_on) {
+      ++next;
+      continue;
+    }
+    Demand demand{model, entry.tokens, entry.preferred, entry.goes_on};
+    const auto pick = PickHome(workers, demand, options_.home, seed ^ key);
+    if (pick) {
+      next = queue_.erase(next);
+      SendHome(key, workers[*pick]);
+      starts.push_back({key, workers[*pick].key});
+      continue;
+    }
+    demand.goes_on = true;
+    if (entry.goes_on || !PickHome(workers, demand, options_.home, seed ^ key)) break;
+    lacks_credit_ = true;
   }
   return starts;
+}
+
+void Admission::SendHome(uint64_t key, WorkerView& worker) {
+  Entry& entry = entries_.at(key);
+  Home& home = homes_[worker.key];
+  worker.requests = ++home.requests;
+  worker.tokens = home.tokens += entry.tokens;
+  if (worker.credit && *worker.credit > 0) --*worker.credit;
+  entry.state = State::kHome;
+  entry.worker = worker.key;
+  ++running_;
+  going_on_ -= entry.goes_on;
 }
 
 void Admission::LeaveHome(uint64_t key, Micros now) {
@@ -114,12 +133,14 @@ void Admission::SetPaused(uint64_t key, bool paused) {
   home.tokens -= sign * entry.tokens;
 }
 
-void Admission::Requeue(uint64_t key) {
+void Admission::Requeue(uint64_t key, bool goes_on) {
   Entry& entry = entries_.at(key);
   CONCLAVE_CHECK(entry.state == State::kFinished);
   entry.state = State::kWaiting;
+  entry.goes_on = goes_on;
   tokens_ += entry.tokens;
   queue_.push_front(key);
+  going_on_ += goes_on;
 }
 
 void Admission::Remove(uint64_t key, Micros now) {
@@ -130,6 +151,7 @@ void Admission::Remove(uint64_t key, Micros now) {
   if (entry.state == State::kPreparing) --preparing_;
   if (entry.state == State::kWaiting) {
     tokens_ -= entry.tokens;
+    going_on_ -= entry.goes_on;
     queue_.erase(std::find(queue_.begin(), queue_.end(), key));
   }
   ReleaseId(key);
@@ -170,12 +192,13 @@ Admission::Stats Admission::stats() const {
   return {.requests = static_cast<int32_t>(entries_.size()),
           .preparing = preparing_,
           .waiting = static_cast<int32_t>(queue_.size()),
+          .waiting_for_credit = lacks_credit_ ? static_cast<int32_t>(queue_.size()) : 0,
           .running = running_,
           .tokens = tokens_};
 }
 
 void Admission::CheckInvariants() const {
-  int32_t preparing = 0, waiting = 0, running = 0;
+  int32_t preparing = 0, waiting = 0, going_on = 0, running = 0;
   size_t ids = 0;
   int64_t tokens = 0;
   std::unordered_map<uint64_t, Home> homes;
@@ -186,6 +209,7 @@ void Admission::CheckInvariants() const {
     }
     if (entry.state == State::kPreparing) ++preparing;
     if (entry.state == State::kWaiting) ++waiting;
+    if (entry.state == State::kWaiting && entry.goes_on) ++going_on;
     if (entry.state == State::kHome) {
       ++running;
       Home& home = homes[entry.worker];
@@ -201,7 +225,7 @@ void Admission::CheckInvariants() const {
   CONCLAVE_CHECK(ids_.size() == ids);
   CONCLAVE_CHECK(static_cast<int32_t>(entries_.size()) <= options_.max_requests);
   CONCLAVE_CHECK(preparing == preparing_ && running == running_ && tokens == tokens_);
-  CONCLAVE_CHECK(waiting == static_cast<int32_t>(queue_.size()));
+  CONCLAVE_CHECK(waiting == static_cast<int32_t>(queue_.size()) && going_on == going_on_);
   CONCLAVE_CHECK(homes.size() == homes_.size());
   for (const auto& [key, home] : homes) {
     const Home& counted = homes_.at(key);

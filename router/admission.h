@@ -2,8 +2,8 @@
 // The router's front door: how many requests and tokens it takes, who waits, who goes home next.
 // Refuses at once, with a reason and an estimate of when to come back; never makes anybody wait to
 // be refused. Strictly first come, first served: a request that does not fit anywhere yet holds up
-// those behind it, so none starves. Pure: no clock, threads or I/O; the owner brings both lock and
-// time.
+// those behind it, so none starves; but one for which no worker has a credit holds up only those
+// that need one too. Pure: no clock, threads or I/O; the owner brings both lock and time.
 
 #include <cstdint>
 #include <deque>
@@ -54,8 +54,8 @@ class Admission {
                                  std::optional<uint64_t> from = std::nullopt);
 
   // Its tokens (prompt + max_tokens) are known: it joins the end of the queue, or is refused and
-  // keeps only its place.
-  std::optional<Refusal> Enqueue(uint64_t key, int64_t tokens);
+  // keeps only its place. goes_on: as Demand's.
+  std::optional<Refusal> Enqueue(uint64_t key, int64_t tokens, bool goes_on = false);
 
   // Who has this id.
   std::optional<uint64_t> KeyOf(const std::string& id) const;
@@ -78,8 +78,8 @@ class Admission {
   // without a home.
   void SetPaused(uint64_t key, bool paused);
   // Back to the head of the queue: its home refused or was lost before it said anything. The
-  // request must have no home.
-  void Requeue(uint64_t key);
+  // request must have no home. goes_on: as Demand's.
+  void Requeue(uint64_t key, bool goes_on = false);
 
   // Its client has been given its end: from now on another may have its id. The request stays until
   // Remove. Unknown keys are ignored.
@@ -100,7 +100,8 @@ class Admission {
     int32_t requests = 0;
     int32_t preparing = 0;  // reserved, not yet queued
     int32_t waiting = 0;
-    int32_t running = 0;  // with a home
+    int32_t waiting_for_credit = 0;  // of them, as of the last Dispatch
+    int32_t running = 0;             // with a home
     int64_t tokens = 0;
   };
   Stats stats() const;
@@ -117,6 +118,7 @@ class Admission {
     uint64_t worker = 0;
     std::optional<uint64_t> preferred;  // worker
     bool paused = false;                // counted in Home::paused alone
+    bool goes_on = false;
   };
   struct Home {
     int32_t requests = 0;  // without those paused, as tokens
@@ -124,12 +126,15 @@ class Admission {
     int32_t paused = 0;
   };
 
+  void SendHome(uint64_t key, WorkerView& worker);
   void Departed(Micros now);
 
   const Options options_;
   std::unordered_map<uint64_t, Entry> entries_;
   std::unordered_map<std::string, uint64_t> ids_;  // to keys
   std::deque<uint64_t> queue_;                     // kWaiting, oldest first
+  int32_t going_on_ = 0;                           // of queue_
+  bool lacks_credit_ = false;                      // those of queue_, after the last Dispatch
   std::unordered_map<uint64_t, Home> homes_;
   int32_t preparing_ = 0;
   int32_t running_ = 0;

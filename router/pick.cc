@@ -32,6 +32,7 @@ double ComplaintsOf(const WorkerView& worker, std::span<const WorkerView> worker
 
 bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits) {
   if (!worker.ready || worker.model != demand.model) return false;
+  if (worker.credit == 0 && !demand.goes_on) return false;
   if (worker.requests == 0) return true;
   return worker.requests < limits.requests && worker.tokens + demand.tokens <= limits.tokens;
 }

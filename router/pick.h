@@ -24,9 +24,10 @@ struct Demand {
   std::string model;                  // must equal the worker's
   int64_t tokens = 0;                 // prompt + max_tokens
   std::optional<uint64_t> preferred;  // key of a worker that has computed much of it already
+  bool goes_on = false;               // it had a home before: it needs no credit
 };
 
-// Filter: ready, of the model, with room.
+// Filter: ready, of the model, with room, and a credit unless the request goes on.
 bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits);
 
 // A worker is late while more than half of the others that are ready and have its model find it

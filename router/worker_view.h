@@ -18,6 +18,7 @@ struct WorkerView {
   int32_t requests = 0;  // this router's, on it now
   int64_t tokens = 0;    // prompt + max_tokens of those
   // As it said last.
+  std::optional<uint64_t> credit;       // sequences it takes yet; it does not say: any number
   std::optional<int64_t> room;          // positions of KV blocks that no sequence holds
   std::vector<std::string> finds_late;  // ids of workers that it passes over for now
   bool late = false;                    // what the others say of it: NoteLate

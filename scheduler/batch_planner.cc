@@ -81,6 +81,12 @@ struct BatchPlanner::State {
 
   int32_t WaitingCount() const { return static_cast<int32_t>(waiting.size() + parked.size()); }
 
+  int32_t PausedCount() const {
+    const auto holding = std::count_if(running.begin(), running.end(),
+                                       [](const auto& node) { return node.second.paused; });
+    return static_cast<int32_t>(parked.size()) + static_cast<int32_t>(holding);
+  }
+
   // Blocks a sequence starts with: all it has, and room for the next token.
   int32_t BlocksToStart(const Entry& entry) const {
     return BlocksFor(std::min(int64_t{entry.length()} + 1, entry.length_max()), options.block_size);
@@ -415,6 +421,7 @@ BatchPlanner::Stats BatchPlanner::stats() const {
   const State& s = *state_;
   return {.running = static_cast<int32_t>(s.running.size()),
           .waiting = s.WaitingCount(),
+          .paused = s.PausedCount(),
           .waiting_tokens = s.waiting_tokens,
           .blocks_used = s.pool.used(),
           .blocks_cached = s.pool.cached(),

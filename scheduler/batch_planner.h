@@ -109,6 +109,7 @@ class BatchPlanner {
   struct Stats {
     int32_t running = 0;
     int32_t waiting = 0;
+    int32_t paused = 0;  // of both
     int64_t waiting_tokens = 0;
     int32_t blocks_used = 0;    // held by sequences
     int32_t blocks_cached = 0;  // held by none, found by their content, taken when room is needed

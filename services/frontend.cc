@@ -230,6 +230,7 @@ void Frontend::Dispatch() {
   if (std::exchange(dispatching_, true)) return;
   while (std::exchange(dispatch_again_, false)) {
     if (homes_.served() == nullptr) break;
+    homes_.NoteCredits();
     std::vector<std::pair<std::shared_ptr<LiveRequest>, std::shared_ptr<WorkerLink>>> starts;
     for (const Admission::Start& start :
          requests_.admission().Dispatch(homes_.views(), homes_.served()->key, random_())) {
@@ -248,7 +249,7 @@ void Frontend::Dispatch() {
       const uint64_t key = (*request)->key();
       if (!requests_.has(key)) continue;
       requests_.admission().LeaveHome(key, Now());
-      requests_.admission().Requeue(key);
+      requests_.admission().Requeue(key, (*request)->goes_on());
     }
   }
   dispatching_ = false;
@@ -291,7 +292,7 @@ void Frontend::WantsHome(LiveRequest& request) {
   {
     std::lock_guard lock(mutex_);
     if (!requests_.has(request.key())) return;
-    requests_.admission().Requeue(request.key());
+    requests_.admission().Requeue(request.key(), request.goes_on());
   }
   Refresh();
 }

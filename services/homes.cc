@@ -109,6 +109,13 @@ void Homes::NoteLoads() {
   router::NoteLate(views_);
 }
 
+void Homes::NoteCredits() {
+  for (router::WorkerView& view : views_) {
+    const std::shared_ptr<WorkerLink> link = LinkOf(view.key);
+    if (link != nullptr) view.credit = link->credit();
+  }
+}
+
 std::shared_ptr<const ServedModel> Homes::ModelOf(const v1::WorkerHello& hello) const {
   const v1::ModelInfo& info = hello.model();
   const std::string& name = options_.model_name.empty() ? info.name() : options_.model_name;

@@ -63,6 +63,8 @@ class Homes {
   bool Refresh();
   // Takes what the workers said last of themselves and of each other into views().
   void NoteLoads();
+  // Takes into views() how many sequences each has yet granted.
+  void NoteCredits();
   const std::vector<router::WorkerView>& views() const { return views_; }
   // Null until the first worker has said what it serves; changes when nobody serves it any more.
   const std::shared_ptr<const ServedModel>& served() const { return served_; }

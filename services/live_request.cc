@@ -100,8 +100,10 @@ bool LiveRequest::Begin(std::shared_ptr<WorkerLink> link) {
       if (deadline_) timeout = *deadline_ - now;
       // The lock is held, so that the first event finds the sequence's number.
       told_.tokens = transcript_->tokens();
-      sequence_ = link->Open(ToSubmit(request_, assignment_, told_, timeout),
-                             std::make_shared<Attempt>(shared_from_this(), ++attempt_));
+      v1::Submit submit = ToSubmit(request_, assignment_, told_, timeout);
+      submit.set_goes_on(lost_at_ || request_.resume_from > 0);
+      sequence_ =
+          link->Open(std::move(submit), std::make_shared<Attempt>(shared_from_this(), ++attempt_));
       begun = sequence_.has_value();
       if (begun) {
         link_ = std::move(link);

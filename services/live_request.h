@@ -105,6 +105,9 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
 
   // It had a home and lost it: whoever has no home for it now lets it wait.
   bool lost_home() const;
+  // It was given to a worker before, by this router or another, and goes on from there: no grant is
+  // needed for it. As lost_home.
+  bool goes_on() const { return lost_home() || request_.resume_from > 0; }
 
   // Starts its sequence on a home, behind what is known of it. False if the link is down (it wants
   // another home then).

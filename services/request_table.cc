@@ -85,7 +85,8 @@ absl::Status RequestTable::Enqueue(const LiveRequests& requests, int64_t tokens,
                                    std::optional<uint64_t> home) {
   for (const auto& live : requests) {
     if (!has(live->key())) continue;  // its client left
-    if (const auto refusal = admission_.Enqueue(live->key(), tokens)) return Refuse(*refusal);
+    if (const auto refusal = admission_.Enqueue(live->key(), tokens, live->goes_on()))
+      return Refuse(*refusal);
     if (home) admission_.Prefer(live->key(), *home);
   }
   return absl::OkStatus();

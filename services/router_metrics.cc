@@ -118,6 +118,9 @@ void Write(MetricsWriter& writer, const std::string& model_name, const RouterLoa
   writer.Gauge("vllm:num_requests_waiting", "Requests that no worker has yet.",
                {{"model_name", model_name}, {"engine", "router"}},
                requests.preparing + requests.waiting);
+  writer.Gauge("conclave_router_waiting_for_credit",
+               "Requests that no worker has yet because none has granted more.", {},
+               requests.waiting_for_credit);
   writer.Gauge("conclave_router_live_requests", "Requests not yet finished for their clients.", {},
                requests.requests);
   writer.Gauge("conclave_router_home_requests", "Requests that a worker has.", {},
@@ -133,6 +136,11 @@ void Write(MetricsWriter& writer, const std::string& model_name, const RouterLoa
   for (const auto& [address, link] : load.links) {
     writer.Gauge("conclave_router_link_sequences", "On the worker, of this router.",
                  {{"worker", address}}, static_cast<double>(link.sequences));
+  }
+  for (const auto& [address, link] : load.links) {
+    if (!link.credit) continue;
+    writer.Gauge("conclave_router_link_credit", "Sequences the worker takes yet from this router.",
+                 {{"worker", address}}, static_cast<double>(*link.credit));
   }
   for (const auto& [address, link] : load.links) {
     writer.Counter("conclave_router_link_streams_total", "Streams opened to the worker.",

@@ -59,6 +59,10 @@ class WorkerLink::Impl {
     std::lock_guard lock(mutex_);
     return hello_ && hello_->pulse_ms() > 0;
   }
+  std::optional<uint64_t> credit() const {
+    std::lock_guard lock(mutex_);
+    return Credit();
+  }
   bool keeps(const std::string& request_id) const {
     std::lock_guard lock(mutex_);
     return orphans_.count(request_id) > 0;
@@ -71,6 +75,7 @@ class WorkerLink::Impl {
     std::lock_guard lock(mutex_);
     Stats stats = stats_;
     stats.sequences = sequences_.size();
+    stats.credit = Credit();
     return stats;
   }
 
@@ -128,9 +133,10 @@ class WorkerLink::Impl {
 
   // Delivers one event; whether the worker refused the sequence because it drains.
   bool Deliver(const v1::SequenceEvent& event);
-  void MaybeWrite();                     // mutex_ held
-  v1::ToWorker TakeOutbound();           // mutex_ held
-  bool ForgetUnsent(uint64_t sequence);  // mutex_ held
+  std::optional<uint64_t> Credit() const;  // mutex_ held
+  void MaybeWrite();                       // mutex_ held
+  v1::ToWorker TakeOutbound();             // mutex_ held
+  bool ForgetUnsent(uint64_t sequence);    // mutex_ held
 
   const Options options_;
   const std::unique_ptr<v1::Worker::Stub> stub_;
@@ -151,6 +157,9 @@ class WorkerLink::Impl {
   std::unordered_set<std::string> orphans_;
   std::unordered_map<uint64_t, std::shared_ptr<SequenceSink>> sequences_;
   uint64_t last_sequence_ = 0;
+  // Since the stream began.
+  std::optional<uint64_t> granted_;
+  uint64_t submitted_ = 0;
   // Waits for the next message.
   std::deque<v1::Submit> submits_;
   std::vector<uint64_t> cancels_, pauses_, resumes_;
@@ -194,6 +203,8 @@ std::optional<uint64_t> WorkerLink::Impl::Open(v1::Submit submit,
                                                std::shared_ptr<SequenceSink> sink) {
   std::lock_guard lock(mutex_);
   if (broken_ || shut_ || yielded_ || !hello_) return std::nullopt;
+  if (!submit.goes_on() && Credit() == 0) return std::nullopt;
+  ++submitted_;
   const uint64_t sequence = ++last_sequence_;
   submit.set_sequence(sequence);
   sequences_[sequence] = std::move(sink);
@@ -234,7 +245,13 @@ bool WorkerLink::Impl::ForgetUnsent(uint64_t sequence) {
   });
   if (unsent == submits_.end()) return false;
   submits_.erase(unsent);
+  --submitted_;
   return true;
+}
+
+std::optional<uint64_t> WorkerLink::Impl::Credit() const {
+  if (!granted_ || load_.draining()) return std::nullopt;
+  return *granted_ - std::min(*granted_, submitted_);
 }
 
 void WorkerLink::Impl::MaybeWrite() {
@@ -280,6 +297,8 @@ void WorkerLink::Impl::OnMessage(const v1::FromWorker& message) {
       hello_ = message.hello();
       load_.Clear();
       orphans_.clear();
+      granted_.reset();
+      submitted_ = 0;
       backoff_ = options_.backoff_min;
       changed = true;
     }
@@ -290,6 +309,11 @@ void WorkerLink::Impl::OnMessage(const v1::FromWorker& message) {
     if (message.has_load()) {
       changed = changed || message.load().draining() != load_.draining();
       load_ = message.load();
+    }
+    if (message.has_granted()) {
+      const bool had_none = Credit() == 0;
+      granted_ = std::max(granted_.value_or(0), message.granted());
+      changed = changed || (had_none && Credit() != 0);
     }
   }
   bool refused = false;
@@ -379,6 +403,7 @@ bool WorkerLink::takes_leftovers() const { return impl_->takes_leftovers(); }
 void WorkerLink::AnswerDrain(size_t still_waiting) { impl_->AnswerDrain(still_waiting); }
 WorkerLink::Micros WorkerLink::silence() const { return impl_->silence(); }
 bool WorkerLink::pulses() const { return impl_->pulses(); }
+std::optional<uint64_t> WorkerLink::credit() const { return impl_->credit(); }
 bool WorkerLink::keeps(const std::string& request_id) const { return impl_->keeps(request_id); }
 void WorkerLink::Break() { impl_->Break(); }
 std::optional<uint64_t> WorkerLink::Open(v1::Submit submit, std::shared_ptr<SequenceSink> sink) {

@@ -48,8 +48,8 @@ class WorkerLink {
     ChannelOptions channel;
   };
 
-  // on_change: called when the link comes up, goes down, or the worker begins to drain; with no
-  // lock held.
+  // on_change: called when the link comes up or goes down, when the worker begins to drain, and
+  // when it takes sequences again after there was no credit left; with no lock held.
   WorkerLink(const Options& options, const Credentials& credentials,
              std::function<void()> on_change);
   ~WorkerLink();  // Shutdown
@@ -79,13 +79,16 @@ class WorkerLink {
   Micros silence() const;
   // The worker has promised to say something every so often: a longer silence means something.
   bool pulses() const;
+  // How many sequences it will take that have not been given to a worker before; nothing if it does
+  // not say, or drains: then it is asked.
+  std::optional<uint64_t> credit() const;
   // It keeps the sequence of this name for whoever takes it over.
   bool keeps(const std::string& request_id) const;
   // Gives the stream up: its sinks hear OnLost.
   void Break();
 
-  // Starts a sequence; its number on this link, or nothing if the link is down. `submit` needs no
-  // sequence number.
+  // Starts a sequence; its number on this link, or nothing if the link is down or credit() says no.
+  // `submit` needs no sequence number.
   std::optional<uint64_t> Open(v1::Submit submit, std::shared_ptr<SequenceSink> sink);
   // Ends a sequence; its sink hears nothing more, except what is being delivered right now. Unknown
   // numbers are ignored.
@@ -97,6 +100,7 @@ class WorkerLink {
     uint64_t messages_in = 0;
     uint64_t streams = 0;  // opened since the start
     size_t sequences = 0;
+    std::optional<uint64_t> credit;
   };
   Stats stats() const;
 

@@ -128,6 +128,9 @@ void WriteWorkerMetrics(const worker::Engine& engine, const WorkerService::Stats
                  static_cast<double>(service.submitted));
   writer.Counter("conclave_sequences_refused_total", "Sequences refused.", {},
                  static_cast<double>(service.refused));
+  writer.Counter("conclave_sequences_ungranted_total",
+                 "Sequences refused because their router was not granted so many.", {},
+                 static_cast<double>(service.ungranted));
 }
 
 void WriteClusterMetrics(const Heartbeat::Stats& heartbeat, bool watching, uint64_t epoch,

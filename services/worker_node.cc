@@ -109,6 +109,10 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
              1 << 16});
   flags.Add({"max-running", &planner.max_running, "N", "sequences computed at once", 1, 1 << 14});
   flags.Add({"max-waiting", &planner.max_waiting, "N", "sequences that wait", 0, 1 << 20});
+  flags.Add({"waiting-percent", &options.service.credit.waiting_percent, "N",
+             "of --max-running: sequences that routers may leave waiting here; others wait with "
+             "their routers, who can give them to any worker",
+             0, 10000});
   flags.Add({"max-waiting-tokens", &planner.max_waiting_tokens, "N", "prompt tokens that wait", 1,
              1 << 30});
   flags.Add({"block-size", &planner.block_size, "N", "positions of a KV block", 1, 1 << 12});

@@ -1,25 +1,20 @@
 #include "services/worker_service.h"
 
 #include <algorithm>
-#include <atomic>
-#include <deque>
-#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "services/convert_worker.h"
 #include "services/grpc_status.h"
 #include "services/log.h"
+#include "services/router_link.h"
 
 namespace conclave::services {
 namespace {
 
-using worker::SequenceEvent;
-
 constexpr char kServe[] = "/conclave.v1.Worker/Serve";
-constexpr size_t kMessageBytes =
-    1 << 20;  // of events in one message, so that none waits long behind another
 
 // A stream that ends before it begins.
 class RefusedStream : public grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker> {
@@ -45,245 +40,20 @@ v1::FromWorker MakeHello(const WorkerService::Options& options, const worker::En
 
 }  // namespace
 
-// One router's stream, shared by gRPC (until OnDone) and the engine (while it has sequences of it).
-// gRPC reacts to a write on its own threads, so starting one under mutex_ is safe.
-class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker>,
-                                  public worker::Link,
-                                  public std::enable_shared_from_this<RouterLink> {
- public:
-  RouterLink(WorkerService& service, grpc::CallbackServerContext& context)
-      : service_(service),
-        model_(service.engine_.model()),
-        context_(context),
-        peer_(context.peer()) {}
-
-  void Start() {
-    const std::lock_guard lock(mutex_);
-    outgoing_ = service_.hello_;
-    *outgoing_.mutable_load() = service_.Load();
-    *outgoing_.mutable_orphans() = service_.Orphans();
-    StartWrite(&outgoing_);
-    StartRead(&incoming_);
-  }
-
-  // What the router said of sequences it still has for a draining worker. Under the service's
-  // mutex_.
-  std::optional<bool> more;
-
-  // Engine thread.
-  void OnStep(std::vector<SequenceEvent> events) override { Enqueue(std::move(events)); }
-
-  void SendLoad(const v1::WorkerLoad& load, const std::optional<v1::Orphans>& orphans) {
-    std::unique_lock lock(mutex_);
-    load_ = load;
-    if (orphans) orphans_ = orphans;
-    CutOrWrite(std::move(lock));
-  }
-
-  // Cuts a stream whose router has left and has not read the last message in time.
-  void CutIfLeft(std::chrono::steady_clock::time_point now) {
-    const std::lock_guard lock(mutex_);
-    if (left_ && !finished_ && !cut_ && now - *left_ >= service_.options_.last_message) Cut();
-  }
-
-  size_t waiting_bytes() {
-    const std::lock_guard lock(mutex_);
-    return pending_bytes_;
-  }
-
-  // Ends the stream well once everything is written.
-  void CloseWhenWritten() {
-    std::unique_lock lock(mutex_);
-    closing_ = true;
-    CutOrWrite(std::move(lock));
-  }
-
- private:
-  void OnReadDone(bool ok) override {
-    if (!ok) return Leave();
-    TakeMessage();
-    const std::lock_guard lock(mutex_);
-    if (!finished_) StartRead(&incoming_);
-  }
-
-  void OnWriteDone(bool ok) override {
-    if (!ok) return End(grpc::Status(grpc::UNAVAILABLE, "the router is gone"));
-    service_.messages_.fetch_add(1, std::memory_order_relaxed);
-    std::unique_lock lock(mutex_);
-    writing_ = false;
-    CutOrWrite(std::move(lock));
-  }
-
-  void OnCancel() override { End(grpc::Status::CANCELLED); }
-
-  // Last, when all reactions have returned: nothing can be submitted any more.
-  void OnDone() override {
-    LogInfo("router %s left", peer_);
-    service_.engine_.CloseLink(this);
-    service_.Forget(shared_from_this());
-  }
-
-  void TakeMessage() {
-    const scheduler::Micros now = worker::Engine::Now();
-    for (const v1::Submit& submit : incoming_.submit()) {
-      service_.submitted_.fetch_add(1, std::memory_order_relaxed);
-      const absl::Status status = Submit(submit, now);
-      if (!status.ok()) Refuse(submit.sequence(), status);
-    }
-    if (incoming_.has_still_waiting()) {
-      yielded_ = incoming_.still_waiting() == 0;
-      service_.NoteLeftovers(*this, !yielded_);
-    }
-    for (const uint64_t id : incoming_.cancel()) service_.engine_.Cancel(this, id);
-    for (const uint64_t id : incoming_.pause()) service_.engine_.SetPaused(this, id, true);
-    for (const uint64_t id : incoming_.resume()) service_.engine_.SetPaused(this, id, false);
-  }
-
-  absl::Status Submit(const v1::Submit& submit, scheduler::Micros now) {
-    if (const absl::Status failed = service_.failpoints_.Hit("worker.submit"); !failed.ok())
-      return failed;
-    if (yielded_) return absl::UnavailableError("the worker is draining");
-    absl::StatusOr<worker::SequenceRequest> request = ToSequenceRequest(submit, now);
-    if (!request.ok()) return request.status();
-    return service_.engine_.Submit(shared_from_this(), *std::move(request));
-  }
-
-  void Refuse(uint64_t sequence, const absl::Status& status) {
-    service_.refused_.fetch_add(1, std::memory_order_relaxed);
-    SequenceEvent event{.id = sequence};
-    event.end = worker::SequenceEnd{.status = status};
-    Enqueue({std::move(event)});
-  }
-
-  // Any thread.
-  void Enqueue(std::vector<SequenceEvent> events) {
-    std::unique_lock lock(mutex_);
-    for (SequenceEvent& event : events) {
-      pending_bytes_ += BytesOf(event);
-      pending_.push_back(std::move(event));
-    }
-    CutOrWrite(std::move(lock));
-  }
-
-  // Writes what waits if the stream is free; cuts the stream if too much waits.
-  void CutOrWrite(std::unique_lock<std::mutex> lock) {
-    if (left_) Discard();
-    if (finished_ || cut_) return;
-    if (pending_bytes_ > service_.options_.outbound_bytes) return Cut();
-    if (writing_) return;
-    if (!pending_.empty() || load_) return Write(std::move(lock));
-    if (closing_) {
-      finished_ = true;
-      Finish(grpc::Status::OK);
-    }
-  }
-
-  // The engine adds to pending_ meanwhile: it never waits for a message to be made. While the lock
-  // is not held the stream may end and the service with it.
-  void Write(std::unique_lock<std::mutex> lock) {
-    writing_ = true;
-    const std::vector<SequenceEvent> events = TakePending();
-    const std::optional<v1::WorkerLoad> load = std::exchange(load_, std::nullopt);
-    const std::optional<v1::Orphans> orphans = std::exchange(orphans_, std::nullopt);
-    lock.unlock();
-    FillMessage(events, load);
-    if (orphans) *outgoing_.mutable_orphans() = *orphans;
-    lock.lock();
-    if (!finished_) StartWrite(&outgoing_);
-  }
-
-  // Under mutex_, maybe on the engine's thread, which must not be called back: gRPC's cancellation
-  // tells the engine.
-  void Cut() {
-    cut_ = true;
-    service_.links_cut_.fetch_add(1, std::memory_order_relaxed);
-    LogWarning("router %s does not read: cut after %d bytes waited", peer_, pending_bytes_);
-    Discard();
-    context_.TryCancel();
-  }
-
-  // Under mutex_. What fits a message.
-  std::vector<SequenceEvent> TakePending() {
-    std::vector<SequenceEvent> events;
-    for (size_t bytes = 0; !pending_.empty() && bytes < kMessageBytes; pending_.pop_front()) {
-      const size_t event_bytes = BytesOf(pending_.front());
-      bytes += event_bytes;
-      pending_bytes_ -= event_bytes;
-      events.push_back(std::move(pending_.front()));
-    }
-    return events;
-  }
-
-  // By who set writing_. A sequence's events of several steps become one.
-  void FillMessage(const std::vector<SequenceEvent>& events,
-                   const std::optional<v1::WorkerLoad>& load) {
-    outgoing_.Clear();
-    std::map<uint64_t, v1::SequenceEvent*> open;
-    for (const SequenceEvent& event : events) {
-      v1::SequenceEvent*& proto = open[event.id];
-      if (proto == nullptr || proto->has_end()) proto = outgoing_.add_events();
-      ToProto(event, model_, *proto);
-    }
-    if (load) *outgoing_.mutable_load() = *load;
-  }
-
-  // The router will say no more. What is being written is the last it is told.
-  void Leave() {
-    service_.engine_.CloseLink(this);
-    std::unique_lock lock(mutex_);
-    left_ = std::chrono::steady_clock::now();
-    closing_ = true;
-    CutOrWrite(std::move(lock));
-  }
-
-  // The stream is broken, or was cut. gRPC's threads.
-  void End(const grpc::Status& status) {
-    service_.engine_.CloseLink(this);
-    const std::lock_guard lock(mutex_);
-    Discard();
-    if (!std::exchange(finished_, true)) Finish(status);
-  }
-
-  // Under mutex_.
-  void Discard() {
-    pending_.clear();
-    pending_bytes_ = 0;
-    load_.reset();
-    orphans_.reset();
-  }
-
-  WorkerService& service_;  // lives until OnDone: to be used under mutex_ and unless finished_, or
-                            // in a reaction
-  const worker::Model& model_;            // the engine's, which outlives every link
-  grpc::CallbackServerContext& context_;  // lives until OnDone
-  const std::string peer_;
-  v1::ToWorker incoming_;  // gRPC's while a read is in flight
-  bool yielded_ = false;   // the router has said its last word to a draining worker; of the reader
-
-  std::mutex mutex_;
-  v1::FromWorker outgoing_;  // theirs who set writing_, then gRPC's
-  std::deque<SequenceEvent> pending_;
-  size_t pending_bytes_ = 0;  // of pending_
-  std::optional<v1::WorkerLoad> load_;
-  std::optional<v1::Orphans> orphans_;  // never without load_
-  bool writing_ = true;                 // a message is being made or written; at first the hello
-  std::optional<std::chrono::steady_clock::time_point> left_;  // when the router said its last
-  bool cut_ = false;       // cancelled for not reading; nothing is written any more
-  bool closing_ = false;   // finish once nothing waits
-  bool finished_ = false;  // Finish was called; no operation may follow
-};
-
 WorkerService::WorkerService(const Options& options, worker::Engine& engine, Authorize authorize,
                              const Failpoints& failpoints)
     : options_(options),
       engine_(engine),
       authorize_(std::move(authorize)),
       failpoints_(failpoints),
-      hello_(MakeHello(options, engine)) {
+      hello_(MakeHello(options, engine)),
+      credit_rule_(options.credit) {
+  engine_.OnRoom([this] { GrantAll(); });
   if (options_.load_period.count() > 0) thread_ = std::thread([this] { LoadThread(); });
 }
 
 WorkerService::~WorkerService() {
+  engine_.OnRoom(nullptr);
   std::unique_lock lock(mutex_);
   stopping_ = true;
   wake_.notify_all();
@@ -317,6 +87,16 @@ void WorkerService::Forget(const std::shared_ptr<RouterLink>& link) {
   const std::lock_guard lock(mutex_);
   links_.erase(link);
   wake_.notify_all();
+}
+
+int32_t WorkerService::Share() const {
+  const std::lock_guard lock(mutex_);
+  return credit_rule_.Share(engine_.room(), static_cast<int32_t>(links_.size()));
+}
+
+void WorkerService::GrantAll() {
+  const int32_t share = Share();
+  for (const std::shared_ptr<RouterLink>& link : Links()) link->Grant(share);
 }
 
 std::vector<std::shared_ptr<WorkerService::RouterLink>> WorkerService::Links() const {
@@ -365,6 +145,7 @@ bool WorkerService::TakeLeftovers(std::chrono::steady_clock::time_point end) {
 void WorkerService::Step() {
   for (const std::shared_ptr<RouterLink>& link : Links())
     link->CutIfLeft(std::chrono::steady_clock::now());
+  GrantAll();
   const v1::WorkerLoad load = Load();
   std::string bytes = load.SerializeAsString();
   std::vector<std::string> orphans = engine_.orphans();
@@ -406,7 +187,8 @@ WorkerService::Stats WorkerService::stats() const {
           .waiting_bytes = waiting_bytes,
           .messages = messages_.load(),
           .submitted = submitted_.load(),
-          .refused = refused_.load()};
+          .refused = refused_.load(),
+          .ungranted = ungranted_.load()};
 }
 
 void WorkerService::LoadThread() {

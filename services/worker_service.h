@@ -3,6 +3,10 @@
 // step's events travel in one message; while a write is in flight the next ones gather and go
 // together. A router that does not read loses its stream once `outbound_bytes` wait for it, and its
 // sequences end; the others notice nothing.
+//
+// Routers submit what they were granted (scheduler/credit_rule.h). The grants are looked at again
+// after a step that makes room and after sequences that take it, and a router that is short is told
+// at once.
 
 #include <atomic>
 #include <chrono>
@@ -16,6 +20,7 @@
 #include <vector>
 
 #include "conclave/v1/worker.grpc.pb.h"
+#include "scheduler/credit_rule.h"
 #include "services/authorize.h"
 #include "services/failpoint.h"
 #include "worker/engine.h"
@@ -38,6 +43,7 @@ class WorkerService : public v1::Worker::CallbackService {
     // How long a router has to say, after a drain was announced, that it still has sequences for
     // this worker; who says nothing has none.
     std::chrono::milliseconds leftovers_answer{1000};
+    scheduler::CreditRule::Options credit;
   };
 
   // Engine and failpoints outlive the service; the service outlives its server.
@@ -68,6 +74,7 @@ class WorkerService : public v1::Worker::CallbackService {
     uint64_t messages = 0;     // written
     uint64_t submitted = 0;    // sequences, the refused included
     uint64_t refused = 0;
+    uint64_t ungranted = 0;  // of them, for want of a grant
   };
   Stats stats() const;
 
@@ -79,6 +86,8 @@ class WorkerService : public v1::Worker::CallbackService {
   std::vector<std::shared_ptr<RouterLink>> Links() const;
   v1::WorkerLoad Load() const;
   v1::Orphans Orphans() const;
+  int32_t Share() const;  // of what there is room for, each link's
+  void GrantAll();
   void NoteLeftovers(RouterLink& link, bool more);
 
   const Options options_;
@@ -86,15 +95,16 @@ class WorkerService : public v1::Worker::CallbackService {
   const Authorize authorize_;
   const Failpoints& failpoints_;
   const v1::FromWorker hello_;
+  const scheduler::CreditRule credit_rule_;
 
-  std::atomic<uint64_t> links_cut_{0}, messages_{0}, submitted_{0}, refused_{0};
+  std::atomic<uint64_t> links_cut_{0}, messages_{0}, submitted_{0}, refused_{0}, ungranted_{0};
+  std::atomic<bool> draining_{false};  // announced
 
   mutable std::mutex mutex_;  // guards what follows
   std::set<std::shared_ptr<RouterLink>> links_;
   std::string last_load_;  // serialized
   std::vector<std::string> last_orphans_;
   std::chrono::steady_clock::time_point last_told_;
-  bool draining_ = false;  // announced
   bool closing_ = false;
   bool stopping_ = false;
   std::condition_variable wake_;

@@ -42,6 +42,8 @@ bool Engine::drained() const { return impl_->drained(); }
 bool Engine::WaitDrained(std::chrono::milliseconds timeout) { return impl_->WaitDrained(timeout); }
 bool Engine::Step(Micros now) { return impl_->Step(now); }
 Engine::Stats Engine::stats() const { return impl_->stats(); }
+scheduler::CreditRule::Load Engine::room() const { return impl_->room(); }
+void Engine::OnRoom(std::function<void()> callback) { impl_->OnRoom(std::move(callback)); }
 std::vector<std::string> Engine::orphans() const { return impl_->orphans(); }
 const Engine::Options& Engine::options() const { return impl_->options(); }
 const Model& Engine::model() const { return impl_->model(); }
@@ -308,6 +310,26 @@ bool Engine::Impl::WaitDrained(std::chrono::milliseconds timeout) {
 std::vector<std::string> Engine::Impl::orphans() const {
   absl::MutexLock lock(&mutex_);
   return orphan_names_;
+}
+
+scheduler::CreditRule::Load Engine::Impl::room() const {
+  const scheduler::BatchPlanner::Options& limits = options_.planner;
+  absl::MutexLock lock(&mutex_);
+  const scheduler::BatchPlanner::Stats& planner = stats_.planner;
+  return {.batch = limits.max_running,
+          .limit = limits.max_running + limits.max_waiting,
+          .sequences = static_cast<int32_t>(ids_.size()),
+          .paused = planner.paused,
+          .running = planner.running,
+          .blocks = planner.blocks,
+          .blocks_used = planner.blocks_used};
+}
+
+void Engine::Impl::OnRoom(std::function<void()> callback) {
+  absl::MutexLock lock(&mutex_);
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !publishing_; };
+  mutex_.Await(absl::Condition(&idle));
+  on_room_ = std::move(callback);
 }
 
 Engine::Stats Engine::Impl::stats() const {

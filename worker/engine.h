@@ -2,9 +2,9 @@
 // A worker's engine: takes sequences from any thread, steps them on one, and hands every step's
 // results to the links they came by. The step itself is decode_step.cc.
 //
-// Threads: Submit, Cancel, SetPaused, CloseLink, Drain, WaitDrained and stats() from any thread;
-// everything else belongs to the engine thread. A Link is called on the engine thread, must not
-// block and must not call back into the engine.
+// Threads: Submit, Cancel, SetPaused, CloseLink, Drain, WaitDrained, room, OnRoom and stats() from
+// any thread; everything else belongs to the engine thread. A Link is called on the engine thread,
+// must not block and must not call back into the engine.
 
 #include <atomic>
 #include <chrono>
@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "scheduler/batch_planner.h"
+#include "scheduler/credit_rule.h"
 #include "scheduler/types.h"
 #include "worker/device/device.h"
 #include "worker/experts/expert_host.h"
@@ -130,6 +131,12 @@ class Engine {
   void OnNews(std::function<void()> callback);
   ExpertHost::Stats expert_stats() const;
   std::vector<scheduler::ExpertId> OwnedExperts() const;
+
+  // What there is room for, by now. Cheap.
+  scheduler::CreditRule::Load room() const;
+  // Called on the engine thread after a step that made room: sequences ended, or are paused. Must
+  // not block; may call room(). Null: no longer, and no call runs when it returns.
+  void OnRoom(std::function<void()> callback);
 
   // The clock deadlines are on.
   static scheduler::Micros Now();

@@ -3,6 +3,7 @@
 // for anybody else.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -69,6 +70,8 @@ class Engine::Impl {
   bool drained() const;
   bool WaitDrained(std::chrono::milliseconds timeout);
   Stats stats() const;
+  scheduler::CreditRule::Load room() const;
+  void OnRoom(std::function<void()> callback);
   std::vector<std::string> orphans() const;
 
   bool Step(scheduler::Micros now);
@@ -199,6 +202,7 @@ class Engine::Impl {
   // Events are being handed to links: who has drained has told its links everything.
   bool publishing_ ABSL_GUARDED_BY(mutex_) = false;
   Stats stats_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> on_room_ ABSL_GUARDED_BY(mutex_);  // null: nobody asked
   std::thread thread_;
 };
 

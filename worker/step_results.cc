@@ -40,8 +40,11 @@ void Engine::Impl::End(SequenceId id, absl::Status status, FinishReason reason) 
 // visible.
 void Engine::Impl::Publish(double seconds) {
   std::vector<std::pair<std::shared_ptr<Link>, std::vector<SequenceEvent>>> by_link;
+  std::function<void()> on_room;
   {
     absl::MutexLock lock(&mutex_);
+    const size_t sequences = ids_.size();
+    const int32_t paused = stats_.planner.paused;
     for (auto& [id, event] : events_) {
       LiveSequence& sequence = Live(id);
       const bool ended = event.end.has_value();
@@ -58,12 +61,14 @@ void Engine::Impl::Publish(double seconds) {
     }
     orphan_names_ = orphans_.Names();
     AddStats(seconds);
-    publishing_ = !by_link.empty();
+    if (ids_.size() < sequences || stats_.planner.paused > paused) on_room = on_room_;
+    publishing_ = !by_link.empty() || on_room != nullptr;
   }
   events_.clear();
   event_index_.clear();
-  if (by_link.empty()) return;
+  if (by_link.empty() && on_room == nullptr) return;
   for (auto& [link, events] : by_link) link->OnStep(std::move(events));
+  if (on_room != nullptr) on_room();
   absl::MutexLock lock(&mutex_);
   publishing_ = false;
 }

@@ -13,7 +13,8 @@ namespace conclave::testing {
 // All state under one mutex: a fake may be slow, it may not be wrong.
 class FakeWorker::Service : public v1::Worker::CallbackService {
  public:
-  explicit Service(const Options& options) : options_(options), manual_(options.manual) {}
+  explicit Service(const Options& options)
+      : options_(options), granted_(options.granted), manual_(options.manual) {}
 
   grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker>* Serve(
       grpc::CallbackServerContext* context) override;
@@ -42,8 +43,10 @@ class FakeWorker::Service : public v1::Worker::CallbackService {
   std::set<LinkReactor*> links_;
   std::deque<Sequence> sequences_;
   Counts counts_;
+  std::optional<uint64_t> granted_;
   bool manual_ = false;
   bool draining_ = false;
+  bool takes_leftovers_ = false;
   std::vector<std::string> late_;
   bool full_ = false;
   bool stopping_ = false;
@@ -58,16 +61,19 @@ class FakeWorker::LinkReactor : public grpc::ServerBidiReactor<v1::ToWorker, v1:
     service_->links_.insert(this);
     *pending_.mutable_hello() = service_->Hello();
     *pending_.mutable_load() = service_->Load();
+    if (service_->granted_) pending_.set_granted(*service_->granted_);
     MaybeWrite();
     StartRead(&in_);
   }
 
-  // mutex_ of the service held, in all four.
+  // mutex_ of the service held, for all that follows but the reactions.
   v1::FromWorker& pending() { return pending_; }
   bool busy() const { return writing_; }
+  uint64_t submitted = 0;
   void MaybeWrite() {
     if (writing_ || finished_) return;
-    if (!pending_.has_hello() && !pending_.has_load() && pending_.events().empty()) return;
+    const bool news = pending_.has_hello() || pending_.has_load() || pending_.has_granted();
+    if (!news && pending_.events().empty()) return;
     out_ = std::move(pending_);
     pending_.Clear();
     writing_ = true;
@@ -116,10 +122,12 @@ void FakeWorker::Service::Take(LinkReactor* link, const v1::ToWorker& message) {
   ++counts_.messages;
   for (const v1::Submit& submit : message.submit()) {
     ++counts_.submits;
+    counts_.went_on += submit.goes_on();
+    counts_.ungranted += granted_ && ++link->submitted > *granted_ && !submit.goes_on();
     counts_.last_timeout_us =
         submit.has_timeout_us() ? std::optional(submit.timeout_us()) : std::nullopt;
     counts_.last_submit = submit;
-    if (!draining_ && !full_) {
+    if ((!draining_ || takes_leftovers_) && !full_) {
       const auto sampled = static_cast<uint32_t>(submit.generated_size());
       sequences_.push_back({.link = link, .submit = submit, .sampled = sampled});
       continue;
@@ -328,6 +336,23 @@ void FakeWorker::Drain() {
   std::lock_guard lock(service_->mutex_);
   service_->draining_ = true;
   service_->TellLoad();
+}
+
+void FakeWorker::DrainTakingLeftovers() {
+  {
+    std::lock_guard lock(service_->mutex_);
+    service_->takes_leftovers_ = true;
+  }
+  Drain();
+}
+
+void FakeWorker::Grant(uint64_t more) {
+  std::lock_guard lock(service_->mutex_);
+  service_->granted_ = service_->granted_.value_or(0) + more;
+  for (LinkReactor* const link : service_->links_) {
+    link->pending().set_granted(*service_->granted_);
+    link->MaybeWrite();
+  }
 }
 
 void FakeWorker::FindLate(std::vector<std::string> ids) {

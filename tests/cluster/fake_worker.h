@@ -29,6 +29,8 @@ class FakeWorker {
     int running = 64;       // sequences stepped together
     bool manual = false;    // only Step() steps
     uint32_t pulse_ms = 0;  // promised, never kept
+    // To each link, beside the hello; nothing: it grants nothing, as one of an older build.
+    std::optional<uint64_t> granted;
     std::chrono::microseconds step_time{0};
     // Token i of a sequence; empty: a letter from a hash.
     std::function<uint32_t(const v1::Submit&, uint32_t)> token;
@@ -36,6 +38,8 @@ class FakeWorker {
 
   struct Counts {
     uint64_t submits = 0;
+    uint64_t ungranted = 0;  // of them, beyond what the link was granted; taken all the same
+    uint64_t went_on = 0;    // of the submits, those that need no grant
     uint64_t cancels = 0;
     uint64_t pauses = 0;
     uint64_t resumes = 0;
@@ -63,8 +67,12 @@ class FakeWorker {
   void SetManual(bool manual);
   // Refuses new sequences with UNAVAILABLE and says so.
   void Drain();
+  // Says so, and takes them all the same.
+  void DrainTakingLeftovers();
   // Refuses new sequences because it has no room, or takes them again.
   void SetFull(bool full);
+  // Lets every link submit so many more.
+  void Grant(uint64_t more);
   // Says of other workers that they are late.
   void FindLate(std::vector<std::string> ids);
   // Drops every link at once, as a crash does, and takes no new ones; Revive listens at the same

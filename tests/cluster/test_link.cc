@@ -24,6 +24,7 @@ void TestLink::Read() {
   while (stream_->Read(&message)) {
     const std::lock_guard lock(mutex_);
     if (message.has_hello()) hello_ = std::make_unique<v1::WorkerHello>(message.hello());
+    if (message.has_granted()) granted_ = message.granted();
     if (message.has_load()) draining_ = message.load().draining();
     for (const v1::SequenceEvent& event : message.events()) {
       Sequence& sequence = sequences_[event.sequence()];
@@ -78,6 +79,12 @@ TestLink::Sequence TestLink::WaitForEnd(uint64_t sequence) {
 
 TestLink::Sequence TestLink::WaitForTokens(uint64_t sequence, size_t tokens) {
   return WaitFor(sequence, [tokens](const Sequence& s) { return s.tokens.size() >= tokens; });
+}
+
+uint64_t TestLink::WaitForGrant(uint64_t at_least) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return granted_ >= at_least || over_; });
+  return granted_;
 }
 
 bool TestLink::WaitForDraining() {

@@ -44,6 +44,9 @@ class TestLink {
   Sequence WaitForTokens(uint64_t sequence, size_t tokens);
   // Waits until a message told that load, or the stream ended; false then.
   bool WaitForDraining();
+  // How many sequences it may submit, all counted; waits until there are so many, or the stream
+  // ended.
+  uint64_t WaitForGrant(uint64_t at_least);
   // Says that nothing more comes.
   void LeaveWithoutReading() { stream_->WritesDone(); }
   // The same, and waits for the stream's status.
@@ -64,6 +67,7 @@ class TestLink {
   std::condition_variable changed_;
   std::unique_ptr<v1::WorkerHello> hello_;
   std::map<uint64_t, Sequence> sequences_;
+  uint64_t granted_ = 0;
   bool draining_ = false;
   bool over_ = false;
   std::thread reader_;

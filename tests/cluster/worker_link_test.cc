@@ -11,6 +11,7 @@
 
 #include "services/credentials.h"
 #include "tests/cluster/fake_worker.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::testing {
 namespace {
@@ -63,6 +64,40 @@ TEST(WorkerLink, EndsOnTheThreadThatDestroysItWhoeverHangsUpFirst) {
     }
     EXPECT_TRUE(worker.WaitFor([](const auto& counts) { return counts.links == 0; }));
   }
+}
+
+TEST(WorkerLink, UsesUpNoCreditForWhatItNeverSent) {
+  FakeWorker worker({.manual = true, .granted = 1000});
+  OpenLink link(worker);
+  for (int i = 0; i < 100; ++i) {
+    v1::Submit submit;
+    submit.add_prompt(1);
+    submit.set_max_tokens(8);
+    const auto sequence = (*link).Open(std::move(submit), std::make_shared<IgnoringSink>());
+    ASSERT_TRUE(sequence);
+    (*link).Close(*sequence);
+  }
+  EXPECT_TRUE(WaitFor([&] { return (*link).credit() == 1000 - worker.counts().submits; },
+                      "the credits of what was sent to be used up, and no others"));
+}
+
+TEST(WorkerLink, SubmitsNothingNewWithoutACredit) {
+  FakeWorker worker({.manual = true, .granted = 1});
+  OpenLink link(worker);
+  const auto open = [&](bool goes_on) {
+    v1::Submit submit;
+    submit.add_prompt(1);
+    submit.set_max_tokens(8);
+    submit.set_goes_on(goes_on);
+    return (*link).Open(std::move(submit), std::make_shared<IgnoringSink>()).has_value();
+  };
+  EXPECT_TRUE(open(false));
+  EXPECT_FALSE(open(false));
+  EXPECT_TRUE(open(true));
+  worker.Grant(1);  // that one was taken already
+  EXPECT_EQ((*link).credit(), 0u);
+  worker.Grant(1);
+  EXPECT_TRUE(WaitFor([&] { return (*link).credit() == 1u; }, "a credit"));
 }
 
 TEST(WorkerLink, TakesNothingAfterItsShutdown) {

@@ -192,7 +192,11 @@ TEST(Worker, RefusesMoreThanItsQueueHolds) {
   FakeCluster cluster(options);
   TestLink link(cluster.worker(0).address());
   v1::ToWorker message;
-  for (uint64_t id = 1; id <= 3; ++id) *message.add_submit() = MakeSubmit(id, 8, 50);
+  for (uint64_t id = 1; id <= 3; ++id) {
+    v1::Submit& submit = *message.add_submit();
+    submit = MakeSubmit(id, 8, 50);
+    submit.set_goes_on(true);  // so that no grant is asked for
+  }
   ASSERT_TRUE(link.Send(message));
   EXPECT_EQ(link.WaitForEnd(3).end.code(), grpc::RESOURCE_EXHAUSTED);
   EXPECT_EQ(link.WaitForEnd(1).tokens.size(), 50u);

@@ -176,6 +176,49 @@ TEST(Admission, SpreadsOverWorkersByLoad) {
   admission.CheckInvariants();
 }
 
+std::vector<WorkerView> Granting(int count, uint64_t each) {
+  std::vector<WorkerView> workers = Workers(count);
+  for (WorkerView& worker : workers) worker.credit = each;
+  return workers;
+}
+
+TEST(Admission, SendsHomeWhatWasGrantedAndKeepsTheRest) {
+  Admission admission({.home = {.requests = 8, .tokens = 100}});
+  for (uint64_t key = 1; key <= 6; ++key) ASSERT_FALSE(Offer(admission, key, 1));
+  EXPECT_EQ(Keys(admission.Dispatch(Granting(2, 2), "m", 1)), (std::vector<uint64_t>{1, 2, 3, 4}));
+  EXPECT_EQ(admission.stats().waiting_for_credit, 2);
+  admission.Remove(5, seconds(1));
+  EXPECT_EQ(admission.stats().waiting_for_credit, 1);
+  EXPECT_EQ(Keys(admission.Dispatch(Granting(2, 1), "m", 1)), (std::vector<uint64_t>{6}));
+  EXPECT_EQ(admission.stats().waiting_for_credit, 0);
+  admission.CheckInvariants();
+}
+
+TEST(Admission, SendsWhatGoesOnPastThoseThatWaitForCredit) {
+  Admission admission({.home = {.requests = 8, .tokens = 100}});
+  for (uint64_t key : {1, 2}) ASSERT_FALSE(Offer(admission, key, 1));
+  ASSERT_FALSE(admission.Reserve(3, Id(3)));
+  ASSERT_FALSE(admission.Enqueue(3, 1, /*goes_on=*/true));
+  EXPECT_EQ(Keys(admission.Dispatch(Granting(1, 0), "m", 1)), (std::vector<uint64_t>{3}));
+  admission.LeaveHome(3, seconds(1));
+  admission.Requeue(3, /*goes_on=*/true);
+  admission.CheckInvariants();
+  EXPECT_EQ(Keys(admission.Dispatch(Granting(1, 1), "m", 1)), (std::vector<uint64_t>{3}))
+      << "it has used the credit, though it needs none";
+  EXPECT_EQ(Keys(admission.Dispatch(Granting(1, 1), "m", 1)), (std::vector<uint64_t>{1}));
+}
+
+TEST(Admission, LetsNobodyPassWhoWouldNotFitWithACreditEither) {
+  Admission admission({.home = {.requests = 8, .tokens = 100}});
+  ASSERT_FALSE(Offer(admission, 1, 80));
+  ASSERT_EQ(admission.Dispatch(Granting(1, 1), "m", 1).size(), 1u);
+  ASSERT_FALSE(Offer(admission, 2, 50));
+  ASSERT_FALSE(admission.Reserve(3, Id(3)));
+  ASSERT_FALSE(admission.Enqueue(3, 1, /*goes_on=*/true));
+  EXPECT_TRUE(admission.Dispatch(Granting(1, 0), "m", 1).empty());
+  EXPECT_EQ(admission.stats().waiting_for_credit, 0) << "it waits for room";
+}
+
 TEST(Admission, PutsARefusedRequestBackAtTheHead) {
   Admission admission({.home = {.requests = 1, .tokens = 100}});
   ASSERT_FALSE(Offer(admission, 1, 10));
@@ -232,10 +275,14 @@ TEST(Admission, KeepsItsPromisesThroughRandomTraffic) {
     for (uint64_t key = 1; key <= 400; ++key) {
       now += milliseconds(random() % 20);
       if (!Offer(admission, key, 1 + random() % 150)) live.push_back(key);
-      for (const auto& start : admission.Dispatch(Workers(3), "m", seed)) {
+      std::vector<WorkerView> workers = Workers(3);
+      for (WorkerView& worker : workers) {
+        if (random() % 2 == 0) worker.credit = random() % 3;
+      }
+      for (const auto& start : admission.Dispatch(workers, "m", seed)) {
         if (random() % 8 == 0) {
           admission.LeaveHome(start.key, now);
-          admission.Requeue(start.key);
+          admission.Requeue(start.key, /*goes_on=*/random() % 2 == 0);
         }
       }
       while (!live.empty() && random() % 3 == 0) {

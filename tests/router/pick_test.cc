@@ -60,6 +60,17 @@ TEST(Pick, GivesALateWorkerNothingWhileAnotherHasRoom) {
   EXPECT_EQ(PickHome(workers, {"m", 10}, kLimits, 7), 0u) << "all late are equal";
 }
 
+TEST(Pick, GivesNothingNewToAWorkerThatHasGrantedNoMore) {
+  std::vector<WorkerView> workers = {Worker(1, 0, 0), Worker(2, 3, 0)};
+  workers[0].credit = 0;
+  EXPECT_EQ(PickHome(workers, {"m", 1}, kLimits, 7), 1u) << "who does not say is asked";
+  workers[1].credit = 0;
+  EXPECT_EQ(PickHome(workers, {"m", 1}, kLimits, 7), std::nullopt);
+  EXPECT_EQ(PickHome(workers, {.model = "m", .tokens = 1, .goes_on = true}, kLimits, 7), 0u);
+  workers[1].credit = 1;
+  EXPECT_EQ(PickHome(workers, {"m", 1}, kLimits, 7), 1u);
+}
+
 TEST(Pick, PrefersAWorkerWithKvBlocksForAllOfTheRequest) {
   std::vector<WorkerView> workers = {Worker(1, 0, 0), Worker(2, 3, 30)};
   workers[0].room = 9;
