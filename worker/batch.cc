@@ -1,6 +1,7 @@
 #include "worker/batch.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <numeric>
 
 #include "scheduler/check.h"
@@ -10,12 +11,37 @@
 namespace conclave::worker {
 namespace {
 
-absl::Status Allocate(Device& device, int64_t rows, int64_t columns, std::string_view name,
-                      Rows& out) {
-  if (columns == 0) return absl::OkStatus();
-  CONCLAVE_ASSIGN_OR_RETURN(
-      void* memory, device.Allocate(static_cast<size_t>(rows * columns) * sizeof(float), name));
-  out = {static_cast<float*>(memory), rows, columns, columns};
+constexpr int64_t kAlignment = 64;  // of a buffer in floats
+
+// A buffer of `rows` by `columns` floats; none if that is nothing.
+struct Buffer {
+  Rows* rows = nullptr;
+  int64_t count = 0;
+  int64_t columns = 0;
+  int64_t floats() const { return (count * columns + kAlignment - 1) / kAlignment * kAlignment; }
+};
+
+int64_t FloatsOf(std::span<const Buffer> buffers) {
+  return std::accumulate(buffers.begin(), buffers.end(), int64_t{0},
+                         [](int64_t sum, const Buffer& buffer) { return sum + buffer.floats(); });
+}
+
+// One after the other from `memory` on.
+void Lay(std::span<const Buffer> buffers, float* memory) {
+  for (const Buffer& buffer : buffers) {
+    if (buffer.floats() > 0) *buffer.rows = {memory, buffer.count, buffer.columns, buffer.columns};
+    memory += buffer.floats();
+  }
+}
+
+// Phases that never overlap share memory: a worker has it for the largest of them.
+absl::Status Allocate(Device& device, std::string_view name,
+                      std::initializer_list<std::span<const Buffer>> phases) {
+  int64_t floats = 0;
+  for (const std::span<const Buffer> phase : phases) floats = std::max(floats, FloatsOf(phase));
+  CONCLAVE_ASSIGN_OR_RETURN(void* memory,
+                            device.Allocate(static_cast<size_t>(floats) * sizeof(float), name));
+  for (const std::span<const Buffer> phase : phases) Lay(phase, static_cast<float*>(memory));
   return absl::OkStatus();
 }
 
@@ -32,36 +58,32 @@ absl::StatusOr<std::unique_ptr<Batch>> Batch::Create(const ModelSpec& spec, int3
   const int64_t query = a.heads * int64_t{mla ? a.qk_nope_dim + a.qk_rope_dim : a.head_dim};
   const int64_t value = a.heads * int64_t{mla ? a.value_dim : a.head_dim};
 
-  CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, spec.dim, "hidden", batch->hidden));
-  CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, spec.dim, "normed", batch->normed));
-  CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, query, "query", batch->query));
-  CONCLAVE_RETURN_IF_ERROR(
-      Allocate(device, max_rows, mla ? a.q_lora_rank : 0, "low-rank query", batch->query_low));
-  CONCLAVE_RETURN_IF_ERROR(
-      Allocate(device, max_rows, KvCache::Width(a), "keys and values", batch->key_value));
-  CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows,
-                                    mla ? a.heads * int64_t{a.kv_lora_rank + a.qk_rope_dim} : 0,
-                                    "absorbed query", batch->absorbed));
-  CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, mla ? a.heads * int64_t{a.kv_lora_rank} : 0,
-                                    "latent output", batch->latent_out));
-  CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, value, "attention output", batch->attended));
-  CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, spec.dim, "projection", batch->projected));
-  if (moe) {
-    const size_t routes = static_cast<size_t>(max_rows) * static_cast<size_t>(spec.gate.top_k);
-    CONCLAVE_RETURN_IF_ERROR(
-        Allocate(device, max_rows, spec.gate.slots, "gate logits", batch->gate_logits));
-    CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, spec.shared_ffn_dim > 0 ? spec.dim : 0,
-                                      "shared expert", batch->shared));
-    CONCLAVE_RETURN_IF_ERROR(Allocate(device, max_rows, spec.shared_ffn_dim > 0 ? 1 : 0,
-                                      "shared expert's gate", batch->shared_logits));
-    CONCLAVE_RETURN_IF_ERROR(Allocate(device, int64_t{max_rows} * spec.gate.top_k, spec.dim,
-                                      "expert rows", batch->expert_rows));
-    batch->slots.resize(routes);
-    batch->weights.resize(routes);
-    batch->experts.resize(routes);
-  }
-  CONCLAVE_RETURN_IF_ERROR(Allocate(device, logit_rows, spec.dim, "head input", batch->head_rows));
-  CONCLAVE_RETURN_IF_ERROR(Allocate(device, logit_rows, spec.vocab, "logits", batch->logits));
+  const int64_t rows = max_rows, heads = mla ? a.heads : 0;
+  const int64_t routes = moe ? rows * spec.gate.top_k : 0;
+  const bool shares = moe && spec.shared_ffn_dim > 0;
+  const Buffer all[] = {{&batch->hidden, rows, spec.dim}, {&batch->normed, rows, spec.dim}};
+  const Buffer attention[] = {
+      {&batch->query, rows, query},
+      {&batch->query_low, rows, mla ? a.q_lora_rank : 0},
+      {&batch->key_value, rows, KvCache::Width(a)},
+      {&batch->absorbed, rows, heads * int64_t{a.kv_lora_rank + a.qk_rope_dim}},
+      {&batch->latent_out, rows, heads * int64_t{a.kv_lora_rank}},
+      {&batch->attended, rows, value},
+      {&batch->projected, rows, spec.dim},
+  };
+  const Buffer experts[] = {
+      {&batch->gate_logits, rows, moe ? spec.gate.slots : 0},
+      {&batch->shared, rows, shares ? spec.dim : 0},
+      {&batch->shared_logits, rows, shares ? 1 : 0},
+      {&batch->expert_rows, routes, spec.dim},
+  };
+  const Buffer head[] = {{&batch->head_rows, logit_rows, spec.dim},
+                         {&batch->logits, logit_rows, spec.vocab}};
+  CONCLAVE_RETURN_IF_ERROR(Allocate(device, "hidden rows", {all}));
+  CONCLAVE_RETURN_IF_ERROR(Allocate(device, "a layer's rows", {attention, experts, head}));
+  batch->slots.resize(static_cast<size_t>(routes));
+  batch->weights.resize(static_cast<size_t>(routes));
+  batch->experts.resize(static_cast<size_t>(routes));
   batch->sampled.resize(static_cast<size_t>(logit_rows));
 
   batch->ids.reserve(static_cast<size_t>(max_rows));

@@ -35,15 +35,18 @@ struct Batch {
   std::vector<int32_t> every_row;                      // 0, 1, ... [max_rows]
 
   // Activations, fp32, [max_rows, columns].
-  Rows hidden;         // dim                               the residual stream
-  Rows normed;         // dim
-  Rows query;          // heads * key dim
-  Rows query_low;      // q_lora_rank                       MLA with a low-rank query
-  Rows key_value;      // the cache row: keys and values, or latent and rotated key
-  Rows absorbed;       // heads * (kv_lora_rank + rope)     MLA: queries in the latent's space
-  Rows latent_out;     // heads * kv_lora_rank              MLA: attention's result there
-  Rows attended;       // heads * value dim
-  Rows projected;      // dim                               what a block adds to the residual
+  Rows hidden;  // dim                               the residual stream
+  Rows normed;  // dim
+  // Attention, dense feed-forward nets. Each of these three phases writes over what the others
+  // left.
+  Rows query;       // heads * key dim
+  Rows query_low;   // q_lora_rank                       MLA with a low-rank query
+  Rows key_value;   // the cache row: keys and values, or latent and rotated key
+  Rows absorbed;    // heads * (kv_lora_rank + rope)     MLA: queries in the latent's space
+  Rows latent_out;  // heads * kv_lora_rank              MLA: attention's result there
+  Rows attended;    // heads * value dim
+  Rows projected;   // dim                               what a block adds to the residual
+  // Experts.
   Rows gate_logits;    // slots
   Rows shared;         // dim                               the shared expert's result
   Rows shared_logits;  // 1                               how much of it counts
@@ -54,8 +57,9 @@ struct Batch {
   std::vector<scheduler::ExpertId> experts;  // [rows, top_k]
 
   // Head: a tile of rows whose logits are wanted.
-  Rows head_rows;                     // [logit_rows, dim]
-  Rows logits;                        // [logit_rows, vocab]
+  Rows head_rows;  // [logit_rows, dim]
+  Rows logits;     // [logit_rows, vocab]
+
   std::vector<SampledToken> sampled;  // [logit_rows]
 };
 
