@@ -20,8 +20,8 @@ namespace conclave::scheduler {
 class BatchPlanner {
  public:
   struct Options {
-    int32_t step_tokens = 512;    // of one step, decodes and prefill together; >= max_running
-    int32_t prefill_chunk = 512;  // of one sequence's prompt in one step
+    int32_t step_tokens = 256;    // of one step, decodes and prefill together; >= max_running
+    int32_t prefill_chunk = 256;  // of one sequence's prompt in one step
     int32_t max_running = 64;     // sequences that hold blocks
     // Where Add refuses: sequences that hold no blocks, and the tokens of all of them together.
     // Those that were preempted count, but are never refused.

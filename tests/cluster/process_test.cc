@@ -231,7 +231,7 @@ TEST_F(Processes, EndAtOnceWhenTheyCannotBegin) {
 TEST_F(Processes, RefuseByNameWhatTheyCannotServe) {
   Process too_wide("conclave-worker", WorkerArguments({"--max-running", "1000"}));
   EXPECT_EQ(ExitCode(too_wide.WaitForEnd()), 1);
-  EXPECT_THAT(too_wide.Log(), HasSubstr("--max-running is 1000 and --step-tokens 512"));
+  EXPECT_THAT(too_wide.Log(), HasSubstr("--max-running is 1000 and --step-tokens 256"));
 
   const std::string link = state_.File("mod\xE8le");  // Latin-1
   std::filesystem::create_directory_symlink(model_.path(), link);
