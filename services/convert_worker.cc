@@ -181,6 +181,9 @@ v1::ModelInfo ToProto(const worker::Engine& engine) {
   info.set_default_min_p(generation.min_p);
   info.set_default_repetition_penalty(generation.repetition_penalty);
   info.set_default_max_tokens(static_cast<uint32_t>(generation.max_new_tokens));
+  const worker::CheckpointDigest& checkpoint = engine.model().checkpoint;
+  info.set_dense_digest(checkpoint.dense);
+  for (const std::string& layer : checkpoint.layers) info.add_layer_digests(layer);
   return info;
 }
 

@@ -27,6 +27,8 @@ constexpr KnownPoint kKnownPoints[] = {
     {"step.publish", false},     // engine: before its results are handed out
     {"worker.submit", true},     // a sequence has arrived: error refuses it
     {"worker.heartbeat", true},  // before a beat: error leaves it out
+    {"expert.chunk", true},      // before a run of an expert's bytes is sent: error breaks it off
+    {"expert.spoil", true},      // then, too: error makes a byte of it another one
     {"scheduler.save", true},    // before the state is written: error is a disk that refuses
 };
 

@@ -40,6 +40,7 @@ void PlacementFollower::FollowPeers(const v1::ClusterView& view) {
 void PlacementFollower::FollowCommitted(const v1::Placement& committed) {
   if (committed.plan() == committed_) return;
   if (committed.epoch() < holder_.adopted()) {
+    failed_.clear();
     LogWarning("the scheduler tells epoch %d after %d: not adopted", committed.epoch(),
                holder_.adopted());
     return;
@@ -53,6 +54,7 @@ void PlacementFollower::FollowCommitted(const v1::Placement& committed) {
     failed_ = failed;
     return;
   }
+  failed_.clear();
   committed_ = committed.plan();
   if (prepared_ == committed_) prepared_ = 0;
   LogInfo("epoch %d", committed.epoch());

@@ -42,6 +42,10 @@ class PlacementFollower {
   // True if there is something to report at once.
   bool Follow(const v1::ClusterView& view);
 
+  // Whether what is committed is followed; if not, the view should be followed again. The thread of
+  // Follow.
+  bool current() const { return failed_.empty(); }
+
   v1::PlacementReport Report() const;
 
  private:
@@ -56,7 +60,7 @@ class PlacementFollower {
   std::vector<worker::Peer> peers_;
   uint64_t committed_ = 0;  // plan
   uint64_t prepared_ = 0;   // plan; neither committed nor aborted
-  std::string failed_;      // of a committed placement, as logged
+  std::string failed_;      // why what is committed is not followed; as logged
 
   mutable std::mutex mutex_;  // guards what follows
   v1::PlacementReport report_;

@@ -11,7 +11,9 @@
 #include "services/channel.h"
 #include "services/convert_worker.h"
 #include "services/exchange_metrics.h"
+#include "services/expert_metrics.h"
 #include "services/identity.h"
+#include "services/layer_digests.h"
 #include "services/log.h"
 #include "services/worker_metrics.h"
 #include "worker/model/mapped_files.h"
@@ -73,7 +75,16 @@ class EngineHolder final : public PlacementHolder {
   explicit EngineHolder(worker::Engine& engine) : engine_(engine) {}
 
   absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement) override {
-    return engine_.Prepare(std::move(placement));
+    const auto began = std::chrono::steady_clock::now();
+    const uint64_t plan = placement->plan;
+    const size_t before = engine_.expert_stats().store.fetched;
+    const absl::Status status = engine_.Prepare(std::move(placement));
+    const worker::ExpertStore::Stats now = engine_.expert_stats().store;
+    if (now.fetched > before) {
+      LogInfo("plan %d: %d experts of other workers, %d bytes in sealed memory, after %d ms", plan,
+              now.fetched, now.fetched_bytes, -Until(began).count());
+    }
+    return status;
   }
   absl::Status Commit(uint64_t plan, scheduler::Epoch epoch) override {
     return engine_.Commit(plan, epoch);
@@ -129,6 +140,11 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"placed", &options.placed, "",
              "hold only the experts that the scheduler's placement gives this worker, and compute "
              "nothing before there is one"});
+  flags.Add({"fetch-experts", &options.fetch_experts, "",
+             "experts that the checkpoint lacks (files that its index names, or tensors) come from "
+             "workers that have them, as placements ask for them; implies --placed"});
+  flags.Add({"fetch-wait-ms", &options.fetch_wait_ms, "MS",
+             "at the start, where experts are missing: for a worker that has them", 1, 3.6e6});
   flags.Add({"exchange", &options.exchange, "CARRIER",
              "what carries rows to other workers: tcp; shm (shared memory, all on this machine); "
              "auto: shm where it can be, else tcp"});
@@ -156,6 +172,7 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
 absl::StatusOr<std::unique_ptr<WorkerNode>> WorkerNode::Start(const Options& options,
                                                               Heartbeat::OnRefused on_refused) {
   std::unique_ptr<WorkerNode> node(new WorkerNode(options));
+  node->options_.placed |= options.fetch_experts;
   if (node->options_.id.empty()) node->options_.id = DefaultId();
   CONCLAVE_RETURN_IF_ERROR(ValidateId(node->options_.id));
   CONCLAVE_ASSIGN_OR_RETURN(node->failpoints_, Failpoints::Parse(options.failpoints));
@@ -167,15 +184,33 @@ absl::StatusOr<std::unique_ptr<WorkerNode>> WorkerNode::Start(const Options& opt
   return node;
 }
 
-absl::Status WorkerNode::StartEngine() {
+// What is being fetched ends first: others wait for it.
+WorkerNode::~WorkerNode() {
+  if (fetcher_) fetcher_->Stop();
+}
+
+absl::StatusOr<std::shared_ptr<const worker::Model>> WorkerNode::LoadModel() {
   if (options_.model.empty())
     return absl::InvalidArgumentError("--model: name a checkpoint directory");
+  worker::ModelOptions options = {.context_limit = options_.engine.context_limit,
+                                  .converted_bytes = options_.converted_bytes,
+                                  .hold_experts = !options_.placed};
+  if (options_.fetch_experts) {
+    if (options_.scheduler.empty())
+      return absl::InvalidArgumentError("--fetch-experts: name a --scheduler, who knows of others");
+    CONCLAVE_RETURN_IF_ERROR(Address::Parse(options_.scheduler).status());
+    options.ask_layers = [this](const std::string& dense) {
+      LogInfo("%s lacks experts: waiting for a worker that has them", options_.model);
+      return AskLayerDigests(MakeChannel(options_.scheduler, credentials_), options_.id, dense,
+                             std::chrono::milliseconds(options_.fetch_wait_ms));
+    };
+  }
+  return worker::Model::Load(options_.model, options);
+}
+
+absl::Status WorkerNode::StartEngine() {
   CONCLAVE_RETURN_IF_ERROR(CheckStepFits(options_.engine.planner));
-  CONCLAVE_ASSIGN_OR_RETURN(
-      std::shared_ptr<const worker::Model> model,
-      worker::Model::Load(options_.model, {.context_limit = options_.engine.context_limit,
-                                           .converted_bytes = options_.converted_bytes,
-                                           .hold_experts = !options_.placed}));
+  CONCLAVE_ASSIGN_OR_RETURN(std::shared_ptr<const worker::Model> model, LoadModel());
   CONCLAVE_RETURN_IF_ERROR(CheckName(*model));
   LogIgnored(*model->files);
   for (const std::string& remark : model->remarks) LogWarning("%s", remark);
@@ -188,6 +223,11 @@ absl::Status WorkerNode::StartEngine() {
   worker::Engine::Options engine_options = options_.engine;
   engine_options.experts.id = options_.id;
   engine_options.experts.needs_placement = options_.placed;
+  if (model->absent != nullptr) {
+    options_.fetch.self = options_.id;
+    fetcher_ = std::make_unique<ExpertFetcher>(options_.fetch, credentials_);
+    engine_options.experts.store.source = fetcher_.get();
+  }
   if (!failpoints_.empty()) {
     engine_options.at = [this](std::string_view point) { failpoints_.Hit(point).IgnoreError(); };
   }
@@ -278,14 +318,18 @@ absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
     engine_->OnNews([weak = std::weak_ptr(heartbeat_)] {
       if (const auto heartbeat = weak.lock()) heartbeat->BeatSoon();
     });
+    inbox_ = std::make_unique<ViewInbox>(
+        ViewInbox::Options(), [this](const v1::ClusterView& view) { return Follow(view); });
     watch_ =
         std::make_unique<ClusterWatch>(ClusterWatch::Options{.watcher = options_.id}, scheduler,
-                                       [this](const v1::ClusterView& view) { Follow(view); });
+                                       [this](const v1::ClusterView& view) { Hear(view); });
   }
   if (metrics_) {
     metrics_->AddSource([this](MetricsWriter& writer) {
       WriteWorkerMetrics(*engine_, service_->stats(), writer);
       WriteExchangeMetrics(*engine_, transport_, writer);
+      WriteExpertMetrics(engine_->expert_stats().store, fetcher_.get(), service_->stats().experts,
+                         writer);
       if (heartbeat_)
         WriteClusterMetrics(heartbeat_->stats(), watch_->connected(), epoch(), writer);
     });
@@ -293,8 +337,15 @@ absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
   return absl::OkStatus();
 }
 
-void WorkerNode::Follow(const v1::ClusterView& view) {
+void WorkerNode::Hear(const v1::ClusterView& view) {
+  if (fetcher_) fetcher_->SetView(view);
+  inbox_->Put(view);
+}
+
+bool WorkerNode::Follow(const v1::ClusterView& view) {
+  if (fetcher_) fetcher_->FetchFor(view);
   if (follower_->Follow(view)) heartbeat_->BeatSoon();  // the scheduler waits for all to prepare
+  return follower_->current();
 }
 
 v1::HeartbeatRequest WorkerNode::Beat() const {

@@ -13,12 +13,14 @@
 #include "services/cluster_watch.h"
 #include "services/credentials.h"
 #include "services/exchange/peer_transport.h"
+#include "services/expert_fetcher.h"
 #include "services/failpoint.h"
 #include "services/flags.h"
 #include "services/heartbeat.h"
 #include "services/metrics.h"
 #include "services/placement_follower.h"
 #include "services/server.h"
+#include "services/view_inbox.h"
 #include "services/worker_service.h"
 #include "worker/engine.h"
 
@@ -36,8 +38,12 @@ class WorkerNode {
     int32_t threads = 0;                  // that compute; 0: one per CPU
     std::string numerics;                 // dispatch level; empty: the best this CPU has
     bool placed = false;                  // holds only the experts a placement gives it
-    std::string exchange = "auto";        // what carries rows to other workers: tcp, shm or auto
-    std::string exchange_listen;          // HOST:PORT; empty: where routers connect, any port
+    // Experts that the checkpoint lacks come from other workers; implies placed.
+    bool fetch_experts = false;
+    ExpertFetcher::Options fetch;
+    int64_t fetch_wait_ms = 60'000;  // at the start, for somebody who has them
+    std::string exchange = "auto";   // what carries rows to other workers: tcp, shm or auto
+    std::string exchange_listen;     // HOST:PORT; empty: where routers connect, any port
     std::string exchange_advertise;  // HOST:PORT told to other workers; empty: where it listens
     int64_t gather_us = 20000;
     int64_t late_us = 2000;
@@ -55,6 +61,7 @@ class WorkerNode {
   // Loads the model and serves it. Fails with what went wrong, by name.
   static absl::StatusOr<std::unique_ptr<WorkerNode>> Start(const Options& options,
                                                            Heartbeat::OnRefused on_refused);
+  ~WorkerNode();
 
   const std::string& address() const { return address_; }
   const std::string& metrics_address() const { return metrics_address_; }  // "-": none
@@ -67,6 +74,7 @@ class WorkerNode {
 
   worker::Engine& engine() { return *engine_; }
   WorkerService& service() { return *service_; }
+  ExpertFetcher* fetcher() { return fetcher_.get(); }  // null unless it fetches
   Heartbeat* heartbeat() { return heartbeat_.get(); }  // null without a scheduler
   ClusterWatch* watch() { return watch_.get(); }       // likewise
   // Of the placement this worker steps by; any thread.
@@ -75,13 +83,15 @@ class WorkerNode {
  private:
   explicit WorkerNode(const Options& options) : options_(options) {}
   absl::Status StartEngine();
+  absl::StatusOr<std::shared_ptr<const worker::Model>> LoadModel();
   absl::StatusOr<std::unique_ptr<PeerTransport>> MakeTransport(const worker::ModelSpec& spec,
                                                                const std::string& numerics) const;
   absl::Status StartService();
   absl::StatusOr<std::string> AdvertisedExchange() const;
   absl::Status StartMetrics();
   absl::Status StartReporting(Heartbeat::OnRefused on_refused);
-  void Follow(const v1::ClusterView& view);
+  void Hear(const v1::ClusterView& view);
+  bool Follow(const v1::ClusterView& view);
   v1::WorkerInfo Describe() const;
   v1::HeartbeatRequest Beat() const;
 
@@ -93,6 +103,7 @@ class WorkerNode {
   std::string metrics_address_ = "-";
   std::atomic<bool> draining_{false};
   // Each uses those before it, and ends before them.
+  std::unique_ptr<ExpertFetcher> fetcher_;  // null: the checkpoint at hand has to do
   std::unique_ptr<worker::Engine> engine_;
   PeerTransport* transport_ = nullptr;  // the engine's; null without a scheduler
   std::unique_ptr<PlacementHolder> holder_;
@@ -100,6 +111,7 @@ class WorkerNode {
   std::unique_ptr<WorkerService> service_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<Heartbeat> heartbeat_;  // shared with the engine's callback
+  std::unique_ptr<ViewInbox> inbox_;
   std::unique_ptr<ClusterWatch> watch_;
   std::unique_ptr<Metrics> metrics_;
 };

@@ -44,10 +44,11 @@ WorkerService::WorkerService(const Options& options, worker::Engine& engine, Aut
                              const Failpoints& failpoints)
     : options_(options),
       engine_(engine),
-      authorize_(std::move(authorize)),
+      authorize_(authorize),
       failpoints_(failpoints),
       hello_(MakeHello(options, engine)),
-      credit_rule_(options.credit) {
+      credit_rule_(options.credit),
+      giver_(options.experts, engine, authorize, failpoints) {
   engine_.OnRoom([this] { GrantAll(); });
   if (options_.load_period.count() > 0) thread_ = std::thread([this] { LoadThread(); });
 }
@@ -81,6 +82,11 @@ grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker>* WorkerService::Serve(
   LogInfo("router %s connected", context->peer());
   link->Start();
   return link.get();
+}
+
+grpc::ServerWriteReactor<v1::ExpertChunk>* WorkerService::FetchExpert(
+    grpc::CallbackServerContext* context, const v1::FetchExpertRequest* request) {
+  return giver_.Give(context, request);
 }
 
 void WorkerService::Forget(const std::shared_ptr<RouterLink>& link) {
@@ -188,7 +194,8 @@ WorkerService::Stats WorkerService::stats() const {
           .messages = messages_.load(),
           .submitted = submitted_.load(),
           .refused = refused_.load(),
-          .ungranted = ungranted_.load()};
+          .ungranted = ungranted_.load(),
+          .experts = giver_.stats()};
 }
 
 void WorkerService::LoadThread() {

@@ -22,6 +22,7 @@
 #include "conclave/v1/worker.grpc.pb.h"
 #include "scheduler/credit_rule.h"
 #include "services/authorize.h"
+#include "services/expert_giver.h"
 #include "services/failpoint.h"
 #include "worker/engine.h"
 
@@ -44,6 +45,7 @@ class WorkerService : public v1::Worker::CallbackService {
     // this worker; who says nothing has none.
     std::chrono::milliseconds leftovers_answer{1000};
     scheduler::CreditRule::Options credit;
+    ExpertGiver::Options experts;
   };
 
   // Engine and failpoints outlive the service; the service outlives its server.
@@ -53,6 +55,8 @@ class WorkerService : public v1::Worker::CallbackService {
 
   grpc::ServerBidiReactor<v1::ToWorker, v1::FromWorker>* Serve(
       grpc::CallbackServerContext* context) override;
+  grpc::ServerWriteReactor<v1::ExpertChunk>* FetchExpert(
+      grpc::CallbackServerContext* context, const v1::FetchExpertRequest* request) override;
 
   // Tells every link the load and the orphans if they changed, or if it has not been told for the
   // time of a pulse. Cuts those whose routers left and do not read.
@@ -75,6 +79,7 @@ class WorkerService : public v1::Worker::CallbackService {
     uint64_t submitted = 0;    // sequences, the refused included
     uint64_t refused = 0;
     uint64_t ungranted = 0;  // of them, for want of a grant
+    ExpertGiver::Stats experts;
   };
   Stats stats() const;
 
@@ -96,6 +101,7 @@ class WorkerService : public v1::Worker::CallbackService {
   const Failpoints& failpoints_;
   const v1::FromWorker hello_;
   const scheduler::CreditRule credit_rule_;
+  ExpertGiver giver_;
 
   std::atomic<uint64_t> links_cut_{0}, messages_{0}, submitted_{0}, refused_{0}, ungranted_{0};
   std::atomic<bool> draining_{false};  // announced

@@ -62,6 +62,7 @@ scheduler::Epoch Engine::adopted() const { return impl_->host().adopted(); }
 std::vector<Peer> Engine::LostPeers() const { return impl_->host().Lost(); }
 std::vector<std::string> Engine::LatePeers() const { return impl_->host().Late(); }
 void Engine::OnNews(std::function<void()> callback) { impl_->host().OnNews(std::move(callback)); }
+ExpertStore& Engine::expert_store() { return impl_->host().store(); }
 ExpertHost::Stats Engine::expert_stats() const { return impl_->host().stats(); }
 std::vector<scheduler::ExpertId> Engine::OwnedExperts() const { return impl_->host().Owned(); }
 
@@ -181,6 +182,7 @@ void Engine::Impl::MakeHost(std::unique_ptr<Transport> transport) {
   host.server.max_rows = static_cast<int32_t>(limits.rows);
   host.server.max_routes = static_cast<int32_t>(limits.routes);
   host.server.start_thread = !alone;
+  host.store.placed = host.needs_placement;
   host_ = std::make_unique<ExpertHost>(host, limits, *model_, *device_, std::move(transport));
 }
 

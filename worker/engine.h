@@ -129,6 +129,7 @@ class Engine {
   std::vector<Peer> LostPeers() const;
   std::vector<std::string> LatePeers() const;
   void OnNews(std::function<void()> callback);
+  ExpertStore& expert_store();
   ExpertHost::Stats expert_stats() const;
   std::vector<scheduler::ExpertId> OwnedExperts() const;
 

@@ -35,8 +35,10 @@ WorkerNode::Options FakeCluster::WorkerOptions() const {
   return options;
 }
 
-size_t FakeCluster::AddWorker() {
-  auto node = WorkerNode::Start(WorkerOptions(), nullptr);
+size_t FakeCluster::AddWorker(const std::function<void(WorkerNode::Options&)>& edit) {
+  WorkerNode::Options options = WorkerOptions();
+  if (edit) edit(options);
+  auto node = WorkerNode::Start(options, nullptr);
   if (!node.ok()) std::fprintf(stderr, "%s\n", std::string(node.status().message()).c_str());
   CONCLAVE_CHECK(node.ok());
   workers_.push_back(*std::move(node));

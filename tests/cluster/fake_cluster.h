@@ -3,6 +3,7 @@
 // connections over 127.0.0.1. Good for what happens between processes; what a process does with its
 // signals and exit codes it cannot show.
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,8 +37,8 @@ class FakeCluster {
   void StartScheduler();
 
   WorkerNode& worker(size_t i) { return *workers_.at(i); }
-  // Starts one more; its index.
-  size_t AddWorker();
+  // Starts one more, with its options edited; its index.
+  size_t AddWorker(const std::function<void(WorkerNode::Options&)>& edit = nullptr);
   // What a refused start says, or OK; the worker is not kept.
   absl::Status TryWorker(WorkerNode::Options options);
   // Its sequences and streams break off.

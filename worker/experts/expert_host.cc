@@ -18,8 +18,8 @@ using scheduler::Placement;
 ExpertHost::ExpertHost(const Options& options, const FrameLimits& limits, const Model& model,
                        Device& device, std::unique_ptr<Transport> transport)
     : options_(options),
-      model_(model),
       experts_(model.Experts().size()),
+      store_(options.store, model),
       transport_(std::move(transport)),
       epochs_(options.epochs, options.id),
       server_(options.server, limits, model.Experts(), device, transport_.get(),
@@ -43,7 +43,7 @@ absl::Status ExpertHost::Prepare(std::shared_ptr<const Placement> placement) {
                                                    " experts, the model has ", experts_));
   }
   const std::vector<scheduler::ExpertId> own = scheduler::OwnedBy(*placement, options_.id);
-  CONCLAVE_RETURN_IF_ERROR(model_.HoldExperts(own));
+  CONCLAVE_RETURN_IF_ERROR(store_.Hold(own));
   const uint64_t plan = placement->plan;
   EpochKeeper::Prepared prepared{};
   {
@@ -67,7 +67,7 @@ void ExpertHost::DropUnneeded() {
     std::set_difference(held_.begin(), held_.end(), needed.begin(), needed.end(),
                         std::back_inserter(dropped));
     for (const scheduler::ExpertId expert : dropped) held_.erase(expert);
-    model_.DropExperts(dropped);
+    store_.Drop(dropped);
   });
 }
 
@@ -242,6 +242,7 @@ ExpertHost::Stats ExpertHost::stats() const {
   stats.server = server_.stats();
   stats.exchange = exchange_.stats();
   if (transport_ != nullptr) stats.transport = transport_->stats();
+  stats.store = store_.stats();
   return stats;
 }
 

@@ -19,6 +19,7 @@
 #include "scheduler/epoch_keeper.h"
 #include "scheduler/placement.h"
 #include "worker/experts/expert_server.h"
+#include "worker/experts/expert_store.h"
 #include "worker/experts/peer_exchange.h"
 #include "worker/experts/transport.h"
 #include "worker/model/model.h"
@@ -35,6 +36,7 @@ class ExpertHost final : private FrameSink {
     ExpertServer::Options server;
     scheduler::EpochKeeper::Options epochs;
     scheduler::PlacementLimits placement;
+    ExpertStore::Options store;
   };
 
   // transport: null for a worker that is alone. Model and device outlive it; if there is a
@@ -44,9 +46,9 @@ class ExpertHost final : private FrameSink {
   ~ExpertHost() override;
 
   // Gets ready to serve a placement and to step by it: holds its experts, which may take as long as
-  // reading them. OK: its plan may be acknowledged. INVALID_ARGUMENT: it is none, or not of this
-  // model; FAILED_PRECONDITION: it comes too late; or what holding an expert came to. One at a
-  // time.
+  // reading or fetching them. OK: its plan may be acknowledged. INVALID_ARGUMENT: it is none, or
+  // not of this model; FAILED_PRECONDITION: it comes too late; or what holding an expert came to.
+  // One at a time.
   absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement);
   // NOT_FOUND: it is not prepared here.
   absl::Status Commit(uint64_t plan, scheduler::Epoch epoch);
@@ -66,6 +68,9 @@ class ExpertHost final : private FrameSink {
   // start.
   void OnNews(std::function<void()> callback);
 
+  // The weights at hand; any thread may borrow.
+  ExpertStore& store() { return store_; }
+
   // Takes what was committed. The next step's number is its argument.
   void BeginStep(uint64_t step);
   Exchange& exchange() { return exchange_; }
@@ -82,6 +87,7 @@ class ExpertHost final : private FrameSink {
     ExpertServer::Stats server;
     PeerExchange::Stats exchange;
     Transport::Stats transport;
+    ExpertStore::Stats store;
   };
   Stats stats() const;
   // Ids of the experts that are this worker's own in the adopted placement; all without one.
@@ -102,8 +108,8 @@ class ExpertHost final : private FrameSink {
   };
 
   const Options options_;
-  const Model& model_;
   const size_t experts_;
+  ExpertStore store_;
   const std::unique_ptr<Transport> transport_;
 
   mutable std::mutex mutex_;  // guards what follows

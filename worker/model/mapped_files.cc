@@ -1,17 +1,14 @@
 #include "worker/model/mapped_files.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
-#include "scheduler/check.h"
 #include "worker/model/json.h"
+#include "worker/sha256.h"
 #include "worker/status.h"
 
 namespace conclave::worker {
@@ -93,39 +90,18 @@ absl::StatusOr<Choice> ChooseFiles(const std::string& directory,
 
 std::string_view LastComponent(std::string_view path) { return path.substr(path.rfind('/') + 1); }
 
-class Sha256 {
- public:
-  Sha256() : context_(EVP_MD_CTX_new()) {
-    CONCLAVE_CHECK(context_ != nullptr && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1);
-  }
-  ~Sha256() { EVP_MD_CTX_free(context_); }
-  Sha256(const Sha256&) = delete;
-  Sha256& operator=(const Sha256&) = delete;
-
-  // With its length, so that no two sequences of fields are the same bytes.
-  void Add(std::string_view field) {
-    const uint64_t size = field.size();
-    CONCLAVE_CHECK(EVP_DigestUpdate(context_, &size, sizeof(size)) == 1);
-    CONCLAVE_CHECK(EVP_DigestUpdate(context_, field.data(), field.size()) == 1);
-  }
-  std::string Hex() {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int size = 0;
-    CONCLAVE_CHECK(EVP_DigestFinal_ex(context_, digest, &size) == 1);
-    return absl::BytesToHexString(std::string(reinterpret_cast<const char*>(digest), size));
-  }
-
- private:
-  EVP_MD_CTX* const context_;
-};
-
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const MappedFiles>> MappedFiles::Open(const std::string& directory,
-                                                                     const Limits& limits) {
+                                                                     const Limits& limits,
+                                                                     Absent absent) {
   CONCLAVE_ASSIGN_OR_RETURN(const std::set<std::string> listed, ListSafetensors(directory));
-  CONCLAVE_ASSIGN_OR_RETURN(const Choice choice,
-                            ChooseFiles(directory, listed, limits.index_bytes));
+  CONCLAVE_ASSIGN_OR_RETURN(Choice choice, ChooseFiles(directory, listed, limits.index_bytes));
+  if (absent == Absent::kSkip) {
+    const auto missing = [&](const std::string& file) { return !listed.contains(file); };
+    std::erase_if(choice.files, missing);
+    std::erase_if(choice.index, [&](const auto& entry) { return missing(entry.second); });
+  }
   if (choice.files.empty() || choice.files.size() > limits.files) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: has %d safetensors files, expected 1 to %d", directory,
@@ -160,7 +136,6 @@ absl::Status MappedFiles::AddFile(const std::string& name, const Limits& limits)
   CONCLAVE_ASSIGN_OR_RETURN(const uint64_t length,
                             SafetensorsHeaderBytes(bytes.substr(0, kSafetensorsLengthBytes),
                                                    bytes.size(), path, limits.header));
-  file.header_end = kSafetensorsLengthBytes + length;
   CONCLAVE_ASSIGN_OR_RETURN(file.tensors,
                             ParseSafetensorsHeader(bytes.substr(kSafetensorsLengthBytes, length),
                                                    bytes.size(), path, limits.header));
@@ -188,24 +163,23 @@ MappedFiles::Tensor MappedFiles::Find(const std::string& name) const {
   return found == by_name_.end() ? Tensor() : tensors_[found->second];
 }
 
-absl::StatusOr<std::string> MappedFiles::Digest(std::string_view seed) const {
+absl::StatusOr<std::string> MappedFiles::Digest(std::vector<Tensor> tensors) {
+  std::sort(tensors.begin(), tensors.end(),
+            [](const Tensor& a, const Tensor& b) { return a.entry->name < b.entry->name; });
   Sha256 hash;
-  hash.Add(seed);
-  for (const File& file : files_) {
-    CONCLAVE_RETURN_IF_ERROR(file.mapped->CheckSize());
-    hash.Add(file.name);
-    hash.Add(std::to_string(file.mapped->size()));
-    hash.Add({file.mapped->data(), file.header_end});
-  }
-  for (const Tensor& tensor : tensors_) {
+  for (const Tensor& tensor : tensors) {
+    CONCLAVE_RETURN_IF_ERROR(tensor.file->CheckSize());
+    hash.AddField(tensor.entry->name);
+    hash.AddField(tensor.entry->type);
+    hash.AddField(ShapeText(tensor.entry->shape));
     const uint64_t size = tensor.entry->end - tensor.entry->begin;
     const size_t count = static_cast<size_t>(std::min<uint64_t>(size, kSampleBytes));
     char sample[kSampleBytes];
     CONCLAVE_RETURN_IF_ERROR(
         tensor.file->ReadAt(tensor.entry->begin + (size - count) / 2, count, sample));
-    hash.Add({sample, count});
+    hash.AddField({sample, count});
   }
-  return hash.Hex();
+  return hash.Finish();
 }
 
 }  // namespace conclave::worker

@@ -2,6 +2,7 @@
 // The safetensors files of one directory, mapped, and the tensors in them by name. Immutable after
 // Open; any thread.
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -25,9 +26,12 @@ class MappedFiles {
   // model.safetensors; without it the files that model.safetensors.index.json names; without either
   // every *.safetensors but the consolidated* copies, which are read only where nothing else is.
   // INVALID_ARGUMENT: no or too many files, a file that is none, a tensor in two files, an index
-  // that disagrees with them. NOT_FOUND: a file that the index names.
+  // that disagrees with them. NOT_FOUND: a file that the index names; with kSkip it is left out,
+  // and so are the tensors that were to be in it.
+  enum class Absent : uint8_t { kRefuse, kSkip };
   static absl::StatusOr<std::shared_ptr<const MappedFiles>> Open(const std::string& directory,
-                                                                 const Limits& limits);
+                                                                 const Limits& limits,
+                                                                 Absent absent = Absent::kRefuse);
   static absl::StatusOr<std::shared_ptr<const MappedFiles>> Open(const std::string& directory) {
     return Open(directory, Limits());
   }
@@ -46,16 +50,15 @@ class MappedFiles {
   // The names of the directory's other safetensors files.
   const std::vector<std::string>& ignored() const { return ignored_; }
 
-  // SHA-256, in hex, over the `seed` bytes and, of every file: name, size and header; and of every
-  // tensor the 64 bytes in its middle. It tells checkpoints apart, fine-tuned copies included,
-  // without reading them; it is no proof that no byte was changed. DATA_LOSS if a file shrank.
-  absl::StatusOr<std::string> Digest(std::string_view seed) const;
+  // SHA-256 of these tensors, in whatever files and order: of each its name, type and shape and the
+  // 64 bytes in its middle. It tells checkpoints apart, fine-tuned copies included, without reading
+  // them; it is no proof that no byte was changed. DATA_LOSS if a file shrank.
+  static absl::StatusOr<std::string> Digest(std::vector<Tensor> tensors);
 
  private:
   struct File {
     std::string name;
     std::unique_ptr<const MappedFile> mapped;
-    uint64_t header_end = 0;
     std::vector<TensorEntry> tensors;
   };
 

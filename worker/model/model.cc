@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <optional>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_format.h"
+#include "worker/model/absent_experts.h"
 #include "worker/model/config.h"
 #include "worker/model/converted_weights.h"
 #include "worker/model/families.h"
@@ -16,6 +19,7 @@
 #include "worker/model/mapped_files.h"
 #include "worker/model/pages.h"
 #include "worker/model/weights.h"
+#include "worker/sha256.h"
 #include "worker/status.h"
 
 namespace conclave::worker {
@@ -37,7 +41,63 @@ absl::StatusOr<std::optional<std::string>> ReadOptionalFile(const std::string& p
   return *std::move(bytes);
 }
 
+absl::Status HoldAll(const Model& model) {
+  std::vector<scheduler::ExpertId> ids;
+  for (size_t id = 0; id < model.Experts().size(); ++id) {
+    const auto expert = static_cast<scheduler::ExpertId>(id);
+    if (model.absent == nullptr || !model.absent->Has(expert)) ids.push_back(expert);
+  }
+  return model.HoldExperts(ids);
+}
+
+// That of a layer whose experts are absent stays empty.
+absl::StatusOr<CheckpointDigest> DigestOf(const BoundTensors& bound,
+                                          std::initializer_list<std::string_view> settings) {
+  Sha256 dense;
+  for (const std::string_view setting : settings) dense.AddField(setting);
+  CONCLAVE_ASSIGN_OR_RETURN(const std::string tensors, MappedFiles::Digest(bound.dense));
+  dense.AddField(tensors);
+  CheckpointDigest digest{.dense = absl::BytesToHexString(dense.Finish())};
+  for (const std::vector<MappedFiles::Tensor>& experts : bound.experts) {
+    std::string& layer = digest.layers.emplace_back();
+    if (experts.empty()) continue;
+    CONCLAVE_ASSIGN_OR_RETURN(layer, MappedFiles::Digest(experts));
+    layer.resize(CheckpointDigest::kLayerBytes);
+  }
+  return digest;
+}
+
+// Fills in what others say of the layers that are absent, if they say the same of those at hand.
+absl::Status CompleteDigest(const ModelOptions& options, const std::string& directory,
+                            CheckpointDigest& digest) {
+  CONCLAVE_ASSIGN_OR_RETURN(std::vector<std::string> told, options.ask_layers(digest.dense));
+  const auto whole = [](const std::string& layer) {
+    return layer.size() == CheckpointDigest::kLayerBytes;
+  };
+  if (told.size() != digest.layers.size() || !std::all_of(told.begin(), told.end(), whole)) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s: lacks experts, and of the %d layers that have some others told %d",
+                        directory, digest.layers.size(), told.size()));
+  }
+  for (size_t i = 0; i < told.size(); ++i) {
+    if (digest.layers[i].empty() || digest.layers[i] == told[i]) continue;
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "%s: the experts of layer %d, counting layers that have some, are of another checkpoint "
+        "than the cluster's",
+        directory, i));
+  }
+  digest.layers = std::move(told);
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+std::string CheckpointDigest::Whole() const {
+  Sha256 hash;
+  hash.AddField(dense);
+  for (const std::string& layer : layers) hash.AddField(layer);
+  return absl::BytesToHexString(hash.Finish());
+}
 
 absl::Status Model::HoldExperts(std::span<const scheduler::ExpertId> experts) const {
   if (converted == nullptr) return absl::OkStatus();
@@ -89,16 +149,23 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
   model->spec.eos = std::move(settings.eos);
   model->spec.generation = settings.defaults;
   model->remarks = std::move(settings.remarks);
-  CONCLAVE_ASSIGN_OR_RETURN(model->files, MappedFiles::Open(directory));
-  CONCLAVE_RETURN_IF_ERROR(
-      BindWeights(*model->files, family.tensors, family.fp8, options.converted_bytes, *model));
-  if (options.hold_experts) {
-    std::vector<scheduler::ExpertId> all(model->Experts().size());
-    std::iota(all.begin(), all.end(), scheduler::ExpertId{0});
-    CONCLAVE_RETURN_IF_ERROR(model->HoldExperts(all));
-  }
-  CONCLAVE_ASSIGN_OR_RETURN(model->digest,
-                            model->files->Digest(config_bytes + '\0' + generation.value_or("")));
+  const bool may_be_absent = options.ask_layers != nullptr;
+  CONCLAVE_ASSIGN_OR_RETURN(
+      model->files,
+      MappedFiles::Open(directory, MappedFiles::Limits(),
+                        may_be_absent ? MappedFiles::Absent::kSkip : MappedFiles::Absent::kRefuse));
+  CONCLAVE_ASSIGN_OR_RETURN(const BoundTensors bound,
+                            BindWeights(*model->files, family.tensors,
+                                        {.fp8 = family.fp8,
+                                         .converted_bytes = options.converted_bytes,
+                                         .experts_may_be_absent = may_be_absent},
+                                        *model));
+  if (options.hold_experts) CONCLAVE_RETURN_IF_ERROR(HoldAll(*model));
+  CONCLAVE_ASSIGN_OR_RETURN(model->checkpoint,
+                            DigestOf(bound, {config_bytes, generation.value_or("")}));
+  if (model->absent != nullptr)
+    CONCLAVE_RETURN_IF_ERROR(CompleteDigest(options, directory, model->checkpoint));
+  model->digest = model->checkpoint.Whole();
   return model;
 }
 

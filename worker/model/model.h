@@ -4,6 +4,7 @@
 // sees it.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -45,6 +46,19 @@ struct LayerWeights {
 
 class MappedFiles;       // the checkpoint's files, held open and mapped
 class ConvertedWeights;  // memory for the weights that cannot be used as they are mapped
+class AbsentExperts;     // address space for the experts that the files lack
+
+// What tells checkpoints apart: settings, and of every tensor its shape and a sample
+// (MappedFiles::Digest). By layer, so that one that lacks experts knows which.
+struct CheckpointDigest {
+  static constexpr size_t kLayerBytes = 16;
+
+  std::string dense;                // of all but experts, in hex
+  std::vector<std::string> layers;  // of each MoE layer's experts, kLayerBytes each
+
+  // Of both, in hex.
+  std::string Whole() const;
+};
 
 struct ModelOptions {
   int32_t context_limit =
@@ -53,18 +67,22 @@ struct ModelOptions {
   int64_t converted_bytes = int64_t{64} << 30;
   // Experts that must be converted are ready once it is loaded. False: once they are held.
   bool hold_experts = true;
+  // If not empty, experts may be absent: it is asked, for a checkpoint with this dense digest, what
+  // the layers' digests are, and may take its time. Its error is Load's.
+  std::function<absl::StatusOr<std::vector<std::string>>(const std::string& dense)> ask_layers;
 };
 
 struct Model {
   ModelSpec spec;
-  std::string
-      digest;  // of settings, tensor directory and a sample of every tensor (MappedFiles::Digest)
-  Weight embedding;  // [vocab, dim]
+  CheckpointDigest checkpoint;
+  std::string digest;  // checkpoint.Whole()
+  Weight embedding;    // [vocab, dim]
   Weight final_norm;
   Weight head;  // [vocab, dim]; the embedding if tied and not stored beside it
   std::vector<LayerWeights> layers;
   std::shared_ptr<const MappedFiles> files;
   std::shared_ptr<const ConvertedWeights> converted;  // null: everything is used as it is mapped
+  std::shared_ptr<const AbsentExperts> absent;        // null: the files have all experts
 
   std::vector<std::string> remarks;  // to whoever loads it: settings that are not applied
 
@@ -74,6 +92,7 @@ struct Model {
   // Weights by expert id.
   std::vector<const FfnWeights*> Experts() const;
 
+  // Both of experts that are not absent.
   // Makes experts ready to be computed, by id: (MoE layer) * slots + slot. Whoever computes them
   // has seen this return OK. DATA_LOSS, INVALID_ARGUMENT as Load.
   absl::Status HoldExperts(std::span<const scheduler::ExpertId> experts) const;
@@ -83,7 +102,8 @@ struct Model {
 
   // Maps a Hugging Face directory; pages are touched only of tensors that must be converted.
   // NOT_FOUND, INVALID_ARGUMENT (bad or unsupported, naming file and tensor or setting), DATA_LOSS
-  // (a file shrank meanwhile), RESOURCE_EXHAUSTED (conversions beyond converted_bytes).
+  // (a file shrank meanwhile), RESOURCE_EXHAUSTED (conversions beyond converted_bytes),
+  // FAILED_PRECONDITION (experts at hand that are not of the checkpoint others speak of).
   static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& directory,
                                                            const ModelOptions& options = {});
 };

@@ -64,6 +64,7 @@ struct ModelSpec {
   int32_t expert_ffn_dim = 0;
   int32_t shared_ffn_dim = 0;  // 0: no shared expert
   bool ffn_bias = false;       // dense and shared nets have biases
+  bool expert_bias = false;    // experts have
   GateShape gate;
   FfnActivation activation;  // of all feed-forward nets
   std::vector<int32_t> eos;

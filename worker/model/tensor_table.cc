@@ -12,6 +12,11 @@ void TensorTable::Add(const std::string& name, std::vector<int64_t> shape, In in
   rules_.push_back({.name = name, .shape = std::move(shape), .in = in, .bind = std::move(bind)});
 }
 
+void TensorTable::AddOfExperts(const std::string& name, std::vector<int64_t> shape, Bind bind) {
+  Add(name, std::move(shape), In::kMoeLayers, std::move(bind));
+  rules_.back().of_experts = true;
+}
+
 void TensorTable::AddRearranged(const std::string& name, std::vector<int64_t> shape,
                                 std::vector<Weight FfnWeights::*> members,
                                 std::vector<ConvertedWeights::Part> parts) {
@@ -19,6 +24,7 @@ void TensorTable::AddRearranged(const std::string& name, std::vector<int64_t> sh
   rules_.push_back({.name = name,
                     .shape = std::move(shape),
                     .in = In::kMoeLayers,
+                    .of_experts = true,
                     .parts = std::move(parts),
                     .members = std::move(members)});
 }
@@ -71,29 +77,30 @@ void TensorTable::AddSeparateExperts(const std::string& prefix, int64_t ffn_dim,
       prefix + ".experts.{E}", {ffn_dim, dim}, names,
       [](LayerWeights& layer, size_t slot) -> FfnWeights& { return layer.experts[slot]; },
       In::kMoeLayers);
+  for (Rule& rule : rules_) rule.of_experts |= rule.name.find("{E}") != rule.name.npos;
 }
 
 void TensorTable::AddFusedExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim,
                                   int64_t dim) {
-  Add(prefix + ".experts.gate_up_proj", {slots, 2 * ffn_dim, dim}, In::kMoeLayers,
-      [ffn_dim](LayerWeights& layer, size_t, const Weight& whole) {
-        int64_t row = 0;
-        for (FfnWeights& expert : layer.experts) {
-          expert.gate = whole.Slice(row, ffn_dim);
-          expert.up = whole.Slice(row + ffn_dim, ffn_dim);
-          row += 2 * ffn_dim;
-        }
-        return absl::OkStatus();
-      });
-  Add(prefix + ".experts.down_proj", {slots, dim, ffn_dim}, In::kMoeLayers,
-      [dim](LayerWeights& layer, size_t, const Weight& whole) {
-        int64_t row = 0;
-        for (FfnWeights& expert : layer.experts) {
-          expert.down = whole.Slice(row, dim);
-          row += dim;
-        }
-        return absl::OkStatus();
-      });
+  AddOfExperts(prefix + ".experts.gate_up_proj", {slots, 2 * ffn_dim, dim},
+               [ffn_dim](LayerWeights& layer, size_t, const Weight& whole) {
+                 int64_t row = 0;
+                 for (FfnWeights& expert : layer.experts) {
+                   expert.gate = whole.Slice(row, ffn_dim);
+                   expert.up = whole.Slice(row + ffn_dim, ffn_dim);
+                   row += 2 * ffn_dim;
+                 }
+                 return absl::OkStatus();
+               });
+  AddOfExperts(prefix + ".experts.down_proj", {slots, dim, ffn_dim},
+               [dim](LayerWeights& layer, size_t, const Weight& whole) {
+                 int64_t row = 0;
+                 for (FfnWeights& expert : layer.experts) {
+                   expert.down = whole.Slice(row, dim);
+                   row += dim;
+                 }
+                 return absl::OkStatus();
+               });
 }
 
 void TensorTable::AddFfn(const std::string& prefix, const FfnShape& shape, const FfnNames& names,

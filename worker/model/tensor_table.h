@@ -25,6 +25,7 @@ class TensorTable {
     std::string name;
     std::vector<int64_t> shape;  // [.., rows, cols] or [cols]
     In in = In::kEveryLayer;
+    bool of_experts = false;  // of those the gate chooses
     Bind bind;
     // Or, of a tensor [slots, ..] that has a layer's experts in another order than ours: where in
     // the share of a slot the numbers of these members are.
@@ -61,7 +62,9 @@ class TensorTable {
   // The second, as transformers 5 holds them: {prefix}.experts.gate_up_proj [slots, 2 ffn_dim,
   // dim], the gate's rows first, and {prefix}.experts.down_proj [slots, dim, ffn_dim].
   void AddFusedExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim, int64_t dim);
-  // A tensor of all experts of a layer in another order than ours, copied when it is loaded.
+  // A tensor of all experts of a layer.
+  void AddOfExperts(const std::string& name, std::vector<int64_t> shape, Bind bind);
+  // The same in another order than ours, copied when it is loaded.
   void AddRearranged(const std::string& name, std::vector<int64_t> shape,
                      std::vector<Weight FfnWeights::*> members,
                      std::vector<ConvertedWeights::Part> parts);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "worker/model/absent_experts.h"
 #include "worker/model/json.h"
 #include "worker/status.h"
 
@@ -15,11 +16,13 @@ namespace {
 
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kHead[] = "lm_head.weight";
+constexpr char kFactors[] = "_scale_inv";  // of the matrix whose name comes before it
 
 class Binder {
  public:
-  Binder(const MappedFiles& files, const std::optional<Fp8Blocks>& fp8, ConvertedWeights& converted)
-      : files_(files), fp8_(fp8), converted_(converted) {}
+  Binder(const MappedFiles& files, const std::optional<Fp8Blocks>& fp8, ConvertedWeights& converted,
+         BoundTensors& bound)
+      : files_(files), fp8_(fp8), converted_(converted), bound_(bound) {}
 
   bool Has(const std::string& name) const { return files_.Find(name).entry != nullptr; }
   absl::StatusOr<Weight> Bind(const std::string& name, const std::vector<int64_t>& shape);
@@ -29,8 +32,14 @@ class Binder {
                                                 const std::vector<int64_t>& shape,
                                                 std::span<const ConvertedWeights::Part> parts,
                                                 int64_t first_expert);
-  // Whose what is bound now is: an expert's id, or ConvertedWeights::kNobodys.
+  // Whose what is bound now is: an expert's id, or ConvertedWeights::kNobodys; and the experts' of
+  // which MoE layer, or nothing.
   void SetExpert(int64_t expert) { expert_ = expert; }
+  void SetExpertsOf(std::optional<size_t> moe_layer) { experts_of_ = moe_layer; }
+  // Whether the tensor is there with all that belongs to it.
+  bool HasWhole(const std::string& name) const;
+  // It may be there and is not bound.
+  void Pass(const std::string& name);
   // The model's type: that of its embedding, which is bound first.
   void SetModelType(DType type) { model_type_ = type; }
   absl::Status Refuse(const std::string& name, const absl::Status& why) const;
@@ -45,6 +54,8 @@ class Binder {
   const MappedFiles& files_;
   const std::optional<Fp8Blocks>& fp8_;
   ConvertedWeights& converted_;
+  BoundTensors& bound_;
+  std::optional<size_t> experts_of_;
   std::optional<DType> model_type_;
   int64_t expert_ = ConvertedWeights::kNobodys;
   std::unordered_set<const TensorEntry*> used_;
@@ -73,8 +84,21 @@ absl::StatusOr<MappedFiles::Tensor> Binder::Find(const std::string& name,
     return Error(tensor, absl::StrFormat("has shape %s, expected %s",
                                          ShapeText(tensor.entry->shape), ShapeText(shape)));
   }
-  used_.insert(tensor.entry);
+  if (used_.insert(tensor.entry).second)
+    (experts_of_ ? bound_.experts[*experts_of_] : bound_.dense).push_back(tensor);
   return tensor;
+}
+
+bool Binder::HasWhole(const std::string& name) const {
+  const MappedFiles::Tensor tensor = files_.Find(name);
+  if (tensor.entry == nullptr) return false;
+  return !fp8_ || tensor.entry->type != "F8_E4M3" || Has(name + kFactors);
+}
+
+void Binder::Pass(const std::string& name) {
+  for (const std::string& one : {name, name + kFactors}) {
+    if (Has(one)) used_.insert(files_.Find(one).entry);
+  }
 }
 
 absl::StatusOr<DType> Binder::TypeOf(const MappedFiles::Tensor& tensor) const {
@@ -106,7 +130,7 @@ absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
   const int64_t cols = matrix.entry->shape[1];
   CONCLAVE_ASSIGN_OR_RETURN(
       const MappedFiles::Tensor factors,
-      Find(matrix.entry->name + "_scale_inv",
+      Find(matrix.entry->name + kFactors,
            {(rows + fp8_->rows - 1) / fp8_->rows, (cols + fp8_->cols - 1) / fp8_->cols}));
   if (!ComputeType(factors.entry->type)) {
     return Error(factors, absl::StrFormat("is %s, supported: F32, F16, BF16", factors.entry->type));
@@ -158,9 +182,11 @@ absl::Status Binder::CheckAllUsed(const TensorTable& table) const {
 struct LayerBinding {
   std::string number;
   bool moe = false;
-  int64_t first_expert = 0;  // of a MoE layer
+  size_t moe_layer = 0;      // of one that has experts
+  int64_t first_expert = 0;  // likewise
   LayerWeights& weights;
   Binder& binder;
+  bool absent = false;  // of its experts a tensor is missing, and so none is bound
 
   bool Applies(const TensorTable::Rule& rule) const {
     return rule.in != (moe ? TensorTable::In::kDenseLayers : TensorTable::In::kMoeLayers);
@@ -168,9 +194,51 @@ struct LayerBinding {
   std::string Name(const TensorTable::Rule& rule, size_t slot) const {
     return absl::StrReplaceAll(rule.name, {{"{L}", number}, {"{E}", std::to_string(slot)}});
   }
+  // One for each tensor of the rule.
+  std::vector<std::string> Names(const TensorTable::Rule& rule) const {
+    const bool each = rule.name.find("{E}") != rule.name.npos;
+    std::vector<std::string> names;
+    for (size_t slot = 0; slot < (each ? weights.experts.size() : 1); ++slot)
+      names.push_back(Name(rule, slot));
+    return names;
+  }
+  // Of tables of which a layer follows one.
+  const TensorTable& Choose(const std::vector<TensorTable>& tables) const {
+    const auto there = [&](const TensorTable& one) {
+      const TensorTable::Rule& first = one.rules().front();
+      return Applies(first) && binder.Has(Name(first, 0));
+    };
+    const auto chosen = std::find_if(tables.begin(), tables.end(), there);
+    return chosen == tables.end() ? tables.front() : *chosen;
+  }
 };
 
+// Whether every tensor of its experts is there.
+bool HasExperts(const TensorTable& table, const LayerBinding& layer) {
+  const auto has = [&](const TensorTable::Rule& rule) {
+    if (!rule.of_experts || !layer.Applies(rule)) return true;
+    const std::vector<std::string> names = layer.Names(rule);
+    return std::all_of(names.begin(), names.end(),
+                       [&](const std::string& name) { return layer.binder.HasWhole(name); });
+  };
+  return std::all_of(table.rules().begin(), table.rules().end(), has) &&
+         std::all_of(table.choices().begin(), table.choices().end(),
+                     [&](const auto& tables) { return HasExperts(layer.Choose(tables), layer); });
+}
+
+// What is there of its experts is no reason to refuse the files.
+void PassExperts(const TensorTable& table, const LayerBinding& layer) {
+  for (const TensorTable::Rule& rule : table.rules()) {
+    if (!rule.of_experts || !layer.Applies(rule)) continue;
+    for (const std::string& name : layer.Names(rule)) layer.binder.Pass(name);
+  }
+  for (const std::vector<TensorTable>& tables : table.choices()) {
+    for (const TensorTable& one : tables) PassExperts(one, layer);
+  }
+}
+
 absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) {
+  layer.binder.SetExpertsOf(rule.of_experts ? std::optional(layer.moe_layer) : std::nullopt);
   if (!rule.parts.empty()) {
     CONCLAVE_ASSIGN_OR_RETURN(
         const std::vector<Weight> weights,
@@ -181,12 +249,12 @@ absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) 
     }
     return absl::OkStatus();
   }
-  const bool of_experts = rule.name.find("{E}") != rule.name.npos;
-  const size_t slots = of_experts ? layer.weights.experts.size() : 1;
-  for (size_t slot = 0; slot < slots; ++slot) {
-    const std::string name = layer.Name(rule, slot);
-    layer.binder.SetExpert(of_experts ? layer.first_expert + static_cast<int64_t>(slot)
-                                      : ConvertedWeights::kNobodys);
+  const std::vector<std::string> names = layer.Names(rule);
+  const bool each = rule.name.find("{E}") != rule.name.npos;
+  for (size_t slot = 0; slot < names.size(); ++slot) {
+    const std::string& name = names[slot];
+    layer.binder.SetExpert(each ? layer.first_expert + static_cast<int64_t>(slot)
+                                : ConvertedWeights::kNobodys);
     CONCLAVE_ASSIGN_OR_RETURN(const Weight whole, layer.binder.Bind(name, rule.shape));
     const absl::Status bound = rule.bind(layer.weights, slot, whole);
     if (!bound.ok()) return layer.binder.Refuse(name, bound);
@@ -196,28 +264,32 @@ absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) 
 
 absl::Status BindLayer(const TensorTable& table, const LayerBinding& layer) {
   for (const TensorTable::Rule& rule : table.rules()) {
-    if (!layer.Applies(rule)) continue;
+    if (!layer.Applies(rule) || (rule.of_experts && layer.absent)) continue;
     CONCLAVE_RETURN_IF_ERROR(BindRule(rule, layer));
   }
   for (const std::vector<TensorTable>& tables : table.choices()) {
-    const auto there = [&](const TensorTable& one) {
-      const TensorTable::Rule& first = one.rules().front();
-      return layer.Applies(first) && layer.binder.Has(layer.Name(first, 0));
-    };
-    const auto chosen = std::find_if(tables.begin(), tables.end(), there);
-    CONCLAVE_RETURN_IF_ERROR(BindLayer(chosen == tables.end() ? tables.front() : *chosen, layer));
+    CONCLAVE_RETURN_IF_ERROR(BindLayer(layer.Choose(tables), layer));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReserveExperts(const LayerBinding& layer, AbsentExperts& absent) {
+  for (size_t slot = 0; slot < layer.weights.experts.size(); ++slot) {
+    const auto expert = static_cast<scheduler::ExpertId>(layer.first_expert) +
+                        static_cast<scheduler::ExpertId>(slot);
+    CONCLAVE_ASSIGN_OR_RETURN(layer.weights.experts[slot], absent.Reserve(expert));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
-                         const std::optional<Fp8Blocks>& fp8, int64_t converted_bytes,
-                         Model& model) {
+absl::StatusOr<BoundTensors> BindWeights(const MappedFiles& files, const TensorTable& table,
+                                         const BindOptions& options, Model& model) {
   ModelSpec& spec = model.spec;
-  const auto converted = std::make_shared<ConvertedWeights>(converted_bytes);
-  Binder binder(files, fp8, *converted);
+  const auto converted = std::make_shared<ConvertedWeights>(options.converted_bytes);
+  BoundTensors bound;
+  Binder binder(files, options.fp8, *converted, bound);
   // Tied weights are stored once, under either name. Where both are stored both count, whatever the
   // setting says: a fine-tuned head may have moved away from the embedding.
   const bool head_is_stored = !spec.tied_embeddings || binder.Has(kHead);
@@ -231,6 +303,7 @@ absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
   if (head_is_stored && !only_head) {
     CONCLAVE_ASSIGN_OR_RETURN(model.head, binder.Bind(kHead, {spec.vocab, spec.dim}));
   }
+  const auto absent = std::make_shared<AbsentExperts>(ExpertLayout(spec));
   model.layers.resize(spec.layers.size());
   int64_t experts = 0;
   for (size_t l = 0; l < model.layers.size(); ++l) {
@@ -239,14 +312,22 @@ absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
     if (moe) layer.experts.resize(static_cast<size_t>(spec.gate.slots));
     for (FfnWeights& expert : layer.experts) expert.activation = spec.activation;
     layer.dense.activation = layer.shared.activation = spec.activation;
-    CONCLAVE_RETURN_IF_ERROR(BindLayer(table, {std::to_string(l), moe, experts, layer, binder}));
+    LayerBinding binding = {std::to_string(l), moe, bound.experts.size(), experts, layer, binder};
+    if (moe) bound.experts.emplace_back();
+    binding.absent = moe && options.experts_may_be_absent && !HasExperts(table, binding);
+    if (binding.absent) {
+      PassExperts(table, binding);
+      CONCLAVE_RETURN_IF_ERROR(ReserveExperts(binding, *absent));
+    }
+    CONCLAVE_RETURN_IF_ERROR(BindLayer(table, binding));
     experts += std::ssize(layer.experts);
   }
   CONCLAVE_RETURN_IF_ERROR(binder.CheckAllUsed(table));
   const int threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
   CONCLAVE_RETURN_IF_ERROR(converted->Fill(threads));
   model.converted = converted;
-  return absl::OkStatus();
+  if (!absent->empty()) model.absent = absent;
+  return bound;
 }
 
 }  // namespace conclave::worker

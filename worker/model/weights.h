@@ -5,8 +5,9 @@
 // never as a token. Transposed layouts and FP8 are converted (converted_weights.h).
 
 #include <optional>
+#include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "worker/model/converted_weights.h"
 #include "worker/model/mapped_files.h"
 #include "worker/model/model.h"
@@ -15,13 +16,26 @@
 
 namespace conclave::worker {
 
-// Fills weights, `converted` and spec.type of `model`, whose spec is the family's. Every tensor of
-// the table must be there with exactly its shape and the model's type (norms, gates and biases may
-// be F32; with `fp8` matrices F8_E4M3, their factors beside them), and every tensor of the files
-// must be in the table. INVALID_ARGUMENT, naming file and tensor, expected and found;
+struct BindOptions {
+  std::optional<Fp8Blocks> fp8;
+  int64_t converted_bytes = 0;  // for conversions
+  // A layer may lack tensors of its experts: it then has none, as those that are there could not be
+  // told from another checkpoint's.
+  bool experts_may_be_absent = false;
+};
+
+// What was bound of the files: what tells them from another checkpoint.
+struct BoundTensors {
+  std::vector<MappedFiles::Tensor> dense;
+  std::vector<std::vector<MappedFiles::Tensor>> experts;  // of each MoE layer; empty: absent
+};
+
+// Fills weights, `converted`, `absent` and spec.type of `model`, whose spec is the family's. Every
+// tensor of the table must be there with exactly its shape and the model's type (norms, gates and
+// biases may be F32; with `fp8` matrices F8_E4M3, their factors beside them), and every tensor of
+// the files must be in the table. INVALID_ARGUMENT, naming file and tensor, expected and found;
 // RESOURCE_EXHAUSTED if conversions need more than converted_bytes.
-absl::Status BindWeights(const MappedFiles& files, const TensorTable& table,
-                         const std::optional<Fp8Blocks>& fp8, int64_t converted_bytes,
-                         Model& model);
+absl::StatusOr<BoundTensors> BindWeights(const MappedFiles& files, const TensorTable& table,
+                                         const BindOptions& options, Model& model);
 
 }  // namespace conclave::worker

@@ -32,6 +32,7 @@ void ReadExperts(Config& config, const FamilyOptions& options, ModelSpec& spec) 
   config.IntOr("experts_per_token", top_k, {top_k, top_k});  // the same, in the authors' own word
   spec.gate.score = GateShape::Score::kLogit;
   spec.expert_ffn_dim = config.Int("intermediate_size", {1, options.limits.dim});
+  spec.expert_bias = true;
   spec.activation = {
       .kind = FfnActivation::Kind::kClampedSwish,
       .alpha = static_cast<float>(config.FloatOr("swiglu_alpha", 1.702, {1e-3, 1e3})),
@@ -49,7 +50,6 @@ absl::Status BindSinks(LayerWeights& layer, size_t, const Weight& whole) {
 }
 
 void AddExperts(const ModelSpec& spec, TensorTable& table) {
-  using In = TensorTable::In;
   const int64_t slots = spec.gate.slots;
   const int64_t dim = spec.dim;
   const int64_t ffn = spec.expert_ffn_dim;
@@ -66,12 +66,13 @@ void AddExperts(const ModelSpec& spec, TensorTable& table) {
                        {.rows = 1, .cols = ffn, .first = 1, .column_step = 2}});
   table.AddRearranged(prefix + "experts.down_proj", {slots, ffn, dim}, {&FfnWeights::down},
                       {{.rows = dim, .cols = ffn, .row_step = 1, .column_step = dim}});
-  table.Add(prefix + "experts.down_proj_bias", {slots, dim}, In::kMoeLayers,
-            [](LayerWeights& layer, size_t, const Weight& whole) {
-              int64_t row = 0;
-              for (FfnWeights& expert : layer.experts) expert.down_bias = whole.Slice(row++, 1);
-              return absl::OkStatus();
-            });
+  table.AddOfExperts(prefix + "experts.down_proj_bias", {slots, dim},
+                     [](LayerWeights& layer, size_t, const Weight& whole) {
+                       int64_t row = 0;
+                       for (FfnWeights& expert : layer.experts)
+                         expert.down_bias = whole.Slice(row++, 1);
+                       return absl::OkStatus();
+                     });
 }
 
 }  // namespace
