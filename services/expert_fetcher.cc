@@ -43,6 +43,17 @@ FetchFailure FailureOfBytes(absl::StatusCode code) {
   }
 }
 
+absl::Status NobodyGave(const std::map<std::string, std::string>& said) {
+  std::string why = "no worker gave it";
+  size_t named = 0;
+  for (const auto& [worker, message] : said) {
+    if (named++ == kNamed) break;
+    absl::StrAppend(&why, named == 1 ? ": " : "; ", worker, ": ", message);
+  }
+  if (said.size() > kNamed) absl::StrAppend(&why, "; and ", said.size() - kNamed, " others");
+  return absl::UnavailableError(why);
+}
+
 }  // namespace
 
 const char* NameOf(FetchFailure failure) {
@@ -137,24 +148,22 @@ std::vector<ExpertFetcher::Worker> ExpertFetcher::SourcesOf(scheduler::ExpertId 
 
 absl::StatusOr<SealedMemory> ExpertFetcher::Fetch(const Wanted& wanted) {
   const auto until = std::chrono::steady_clock::now() + options_.busy_patience;
+  std::vector<Worker> sources = SourcesOf(wanted.expert);
+  if (sources.empty()) return absl::UnavailableError("there is no other worker to ask");
+  std::map<std::string, std::string> said;  // last, by worker
   while (true) {
-    const std::vector<Worker> sources = SourcesOf(wanted.expert);
-    if (sources.empty()) return absl::UnavailableError("there is no other worker to ask");
-    std::string why;
-    bool busy = false;
-    for (size_t i = 0; i < sources.size(); ++i) {
+    std::vector<Worker> busy;
+    for (const Worker& worker : sources) {
       Failed failed;
-      if (std::optional<SealedMemory> memory = Ask(sources[i], wanted, failed))
+      if (std::optional<SealedMemory> memory = Ask(worker, wanted, failed))
         return *std::move(memory);
-      Note(sources[i], wanted, failed);
-      busy |= failed.why == FetchFailure::kBusy;
-      if (i < kNamed) absl::StrAppend(&why, i > 0 ? "; " : "", sources[i].id, ": ", failed.message);
+      Note(worker, wanted, failed);
+      if (failed.why == FetchFailure::kBusy) busy.push_back(worker);
+      said[worker.id] = std::move(failed.message);
     }
-    if (sources.size() > kNamed)
-      absl::StrAppend(&why, "; and ", sources.size() - kNamed, " others");
-    if (!busy || std::chrono::steady_clock::now() > until)
-      return absl::UnavailableError(absl::StrCat("no worker gave it: ", why));
+    if (busy.empty() || std::chrono::steady_clock::now() > until) return NobodyGave(said);
     if (!Pause()) return absl::CancelledError("it is not wanted any more");
+    sources = std::move(busy);
   }
 }
 

@@ -40,6 +40,8 @@ enum class FetchFailure : uint8_t {
 inline constexpr size_t kFetchFailures = 7;
 const char* NameOf(FetchFailure failure);
 
+class ExpertReceiver;
+
 class ExpertFetcher final : public worker::ExpertSource {
  public:
   struct Options {
@@ -93,7 +95,7 @@ class ExpertFetcher final : public worker::ExpertSource {
   std::vector<Worker> SourcesOf(scheduler::ExpertId expert) const;
   std::optional<worker::SealedMemory> Ask(const Worker& worker, const Wanted& wanted,
                                           Failed& failed);
-  grpc::Status Receive(const Worker& worker, const Wanted& wanted, class ExpertReceiver& receiver,
+  grpc::Status Receive(const Worker& worker, const Wanted& wanted, ExpertReceiver& receiver,
                        absl::Status& taken);
   bool Begin(grpc::ClientContext* context);
   void End(grpc::ClientContext* context);

@@ -29,11 +29,16 @@ class Refused : public grpc::ServerWriteReactor<v1::ExpertChunk> {
 // gRPC's reactions. A call that was cancelled shows as a write that fails.
 class ExpertGiver::Giving : public grpc::ServerWriteReactor<v1::ExpertChunk> {
  public:
-  Giving(ExpertGiver& giver, std::unique_ptr<ExpertStore::Loan> loan)
-      : giver_(giver), loan_(std::move(loan)) {}
+  Giving(ExpertGiver& giver, scheduler::ExpertId expert) : giver_(giver), expert_(expert) {}
 
   // The pool's thread.
   void Begin() {
+    auto loan = giver_.engine_.expert_store().Lend(expert_);
+    if (!loan.ok()) {
+      ++giver_.refused_;
+      return Finish(ToGrpc(loan.status()));
+    }
+    loan_ = *std::move(loan);
     chunk_.mutable_header()->set_bytes(loan_->bytes().size());
     chunk_.mutable_header()->set_sha256(loan_->Sha256());
     WriteNext();
@@ -69,7 +74,8 @@ class ExpertGiver::Giving : public grpc::ServerWriteReactor<v1::ExpertChunk> {
   }
 
   ExpertGiver& giver_;
-  const std::unique_ptr<ExpertStore::Loan> loan_;
+  const scheduler::ExpertId expert_;
+  std::unique_ptr<ExpertStore::Loan> loan_;
   v1::ExpertChunk chunk_;
   uint64_t sent_ = 0;
 };
@@ -126,12 +132,7 @@ grpc::ServerWriteReactor<v1::ExpertChunk>* ExpertGiver::Give(
   };
   if (const absl::Status bad = Check(*context, *request); !bad.ok()) return refuse(bad);
   if (const absl::Status full = TakePlace(); !full.ok()) return refuse(full);
-  auto loan = engine_.expert_store().Lend(request->expert());
-  if (!loan.ok()) {
-    LeavePlace();
-    return refuse(loan.status());
-  }
-  auto* const giving = new Giving(*this, *std::move(loan));
+  auto* const giving = new Giving(*this, request->expert());
   // There is room: the queue holds as many as there are places.
   pool_.Post([giving] { giving->Begin(); });
   return giving;

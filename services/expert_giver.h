@@ -1,7 +1,7 @@
 #pragma once
 // Gives experts that are at hand to workers whose checkpoints lack them (Worker.FetchExpert): first
-// size and SHA-256, then the bytes, in runs. What takes long, the digest of an expert that nobody
-// asked for before, is a thread's own; gRPC's threads copy a run at a time.
+// size and SHA-256, then the bytes, in runs. What takes long, converting an expert and the digest
+// of one that nobody asked for before, is a thread's own; gRPC's threads copy a run at a time.
 
 #include <atomic>
 #include <chrono>

@@ -17,9 +17,9 @@ void WriteExpertMetrics(const worker::ExpertStore::Stats& store, const ExpertFet
   writer.Gauge("conclave_experts_absent", "Experts that the checkpoint at hand lacks.", {},
                static_cast<double>(store.absent));
   if (fetcher == nullptr) return;
-  writer.Gauge("conclave_experts_fetched", "Experts from other workers, in sealed memory.", {},
+  writer.Gauge("conclave_experts_sealed", "Experts from other workers, in sealed memory.", {},
                static_cast<double>(store.fetched));
-  writer.Gauge("conclave_experts_fetched_memory_bytes", "Memory that they take.", {},
+  writer.Gauge("conclave_experts_sealed_bytes", "Memory that they take.", {},
                static_cast<double>(store.fetched_bytes));
   const ExpertFetcher::Stats stats = fetcher->stats();
   counter("conclave_experts_fetched_total", "Experts fetched from other workers.", stats.experts);

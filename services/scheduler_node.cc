@@ -49,6 +49,7 @@ void WriteMetrics(const ClusterService::Stats& stats, MetricsWriter& writer) {
 
 absl::StatusOr<ClusterService::Options> ServiceOptions(const SchedulerNode::Options& options) {
   ClusterService::Options service = options.service;
+  service.placement.change.prepare_timeout = std::chrono::milliseconds(options.prepare_ms);
   if (options.placement.empty()) return service;
   CONCLAVE_ASSIGN_OR_RETURN(Plan plan, ReadPlan(options.placement));
   int32_t& workers = service.placement.workers;
@@ -82,6 +83,10 @@ void SchedulerNode::AddFlags(Flags& flags, Options& options) {
        0, 1024});
   flags.Add({"placement", &options.placement, "PLAN.json",
              "spread them as this plan says; worker i of it is the i-th by name"});
+  flags.Add({"prepare-ms", &options.prepare_ms, "MS",
+             "for workers to get ready for a placement, fetching experts included, before it is "
+             "taken back",
+             1, 8.64e7});
   flags.Add({"max-watchers", &options.service.max_watchers, "N", "processes that watch the view", 1,
              1e6});
   flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",

@@ -22,6 +22,7 @@ class SchedulerNode {
  public:
   struct Options {
     std::string state;                    // directory of the durable state
+    int64_t prepare_ms = 30'000;          // for workers to get ready for a placement
     std::string advertise;                // HOST:PORT told to others; empty: where it listens
     std::string metrics = "127.0.0.1:0";  // empty: none
     std::string placement;                // Plan JSON of the first placement; empty: contiguous

@@ -149,6 +149,18 @@ TEST_F(ExpertFetchTest, AsksAnotherWorkerWhenOneBreaksOff) {
   EXPECT_EQ(Answers(), alone_);
 }
 
+TEST_F(ExpertFetchTest, WaitsItsTurnWhereAWorkerGivesAsManyAsItMay) {
+  cluster_.AddWorker([](WorkerNode::Options& options) {
+    options.failpoints = {"expert.chunk=delay:5"};
+    options.service.experts = {.max_fetches = 1, .chunk_bytes = 256};
+  });
+  const size_t lacking = AddLacking();
+  const grpc::Status applied = Apply(Halves(2, 0, 1));
+  ASSERT_TRUE(applied.ok()) << applied.error_message();
+  EXPECT_EQ(worker(lacking).engine().expert_stats().store.fetched, 8u);
+  EXPECT_GT(Failures(lacking, FetchFailure::kBusy), 0u);
+}
+
 TEST_F(ExpertFetchTest, GoesOnWithoutAWorkerThatDiesWhileItGives) {
   StartWhole();
   const size_t dies = AddWhole({"expert.chunk=delay:20"});

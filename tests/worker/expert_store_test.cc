@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <numeric>
 
 #include "tests/worker/testing/edited_checkpoint.h"
@@ -67,7 +69,9 @@ std::vector<ExpertId> AllOf(const Model& model) {
 
 void ExpectSame(const Weight& a, const Weight& b) {
   ASSERT_EQ(static_cast<bool>(a), static_cast<bool>(b));
-  if (a) EXPECT_EQ(Widen(a), Widen(b));
+  if (a) {
+    EXPECT_EQ(Widen(a), Widen(b));
+  }
 }
 
 class ExpertStoreOfCheckpoint : public ::testing::TestWithParam<const char*> {};
@@ -101,8 +105,8 @@ INSTANTIATE_TEST_SUITE_P(Layouts, ExpertStoreOfCheckpoint,
                                            "deepseek-v2-greedy", "deepseek-v3-fp8-bf16",
                                            "deepseek-v3-loose-fused", "gpt-oss-published-bf16",
                                            "glm4-moe-plain", "qwen2-moe-window"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& checkpoint) {
+                           std::string name = checkpoint.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
@@ -163,6 +167,21 @@ TEST_F(ExpertStoreTest, KeepsWhatIsWantedAgainBeforeItsLoanEnds) {
   }
   EXPECT_EQ(store_.stats().fetched, 1u);
   EXPECT_EQ(source_.fetched, 1);
+}
+
+TEST(ExpertStore, ConvertsForALoanWhatItDoesNotHold) {
+  const auto held = LoadEdited("deepseek-v3-fp8-bf16", nullptr, {});
+  const auto idle = LoadEdited("deepseek-v3-fp8-bf16", nullptr, {.hold_experts = false});
+  ExpertStore whole({}, *held), store({.placed = true}, *idle);
+  const std::vector<ExpertId> other = {1};
+  for (int time = 0; time < 2; ++time) {
+    const auto loan = store.Lend(0);
+    ASSERT_TRUE(loan.ok()) << loan.status();
+    EXPECT_EQ((*loan)->bytes().Sha256(), (*whole.Lend(0))->bytes().Sha256());
+    ASSERT_TRUE(store.Hold(other).ok());
+  }
+  const FfnWeights &ours = *idle->Experts()[1], &theirs = *held->Experts()[1];
+  ExpectSame(ours.gate, theirs.gate);
 }
 
 TEST(ModelWithoutExperts, IsRefusedUnlessSomebodyTellsOfThem) {

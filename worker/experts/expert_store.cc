@@ -8,7 +8,6 @@
 #include "absl/strings/str_format.h"
 #include "scheduler/check.h"
 #include "worker/model/absent_experts.h"
-#include "worker/model/converted_weights.h"
 #include "worker/status.h"
 
 namespace conclave::worker {
@@ -33,10 +32,12 @@ std::string ExpertStore::NameOf(ExpertId expert) const {
 }
 
 absl::Status ExpertStore::Hold(std::span<const ExpertId> experts) {
-  std::vector<ExpertId> at_hand, missing;
+  std::vector<ExpertId> at_hand, missing, added;
   {
     const std::lock_guard lock(mutex_);
     for (const ExpertId expert : experts) {
+      // From now on no loan's end drops it.
+      if (held_.insert(expert).second) added.push_back(expert);
       unwanted_.erase(expert);
       if (!Absent(expert)) {
         at_hand.push_back(expert);
@@ -45,14 +46,15 @@ absl::Status ExpertStore::Hold(std::span<const ExpertId> experts) {
       }
     }
   }
-  CONCLAVE_RETURN_IF_ERROR(FetchAll(missing));
-  if (const absl::Status held = model_.HoldExperts(at_hand); !held.ok()) {
-    Drop(missing);
-    return held;
+  absl::Status held = FetchAll(missing);
+  if (held.ok()) held = model_.HoldExperts(at_hand);
+  if (held.ok()) return held;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const ExpertId expert : added) held_.erase(expert);
   }
-  const std::lock_guard lock(mutex_);
-  held_.insert(experts.begin(), experts.end());
-  return absl::OkStatus();
+  Drop(missing);
+  return held;
 }
 
 absl::Status ExpertStore::FetchAll(const std::vector<ExpertId>& experts) {
@@ -72,7 +74,6 @@ absl::Status ExpertStore::FetchAll(const std::vector<ExpertId>& experts) {
     fetch();
   }
   if (!failed) return absl::OkStatus();
-  Drop(experts);
   return *std::find_if(results.begin(), results.end(),
                        [](const absl::Status& result) { return !result.ok(); });
 }
@@ -129,11 +130,15 @@ absl::StatusOr<std::unique_ptr<ExpertStore::Loan>> ExpertStore::Lend(ExpertId ex
   }
   {
     const std::lock_guard lock(mutex_);
-    const bool at_hand = Absent(expert)
-                             ? fetched_.contains(expert)
-                             : model_.converted == nullptr || model_.converted->Ready(expert);
-    if (!at_hand) return absl::NotFoundError(NameOf(expert) + " is not at hand here");
+    if (Absent(expert) && !fetched_.contains(expert))
+      return absl::NotFoundError(NameOf(expert) + " is not at hand here");
     ++lent_[expert];
+  }
+  const absl::Status ready =
+      Absent(expert) ? absl::OkStatus() : model_.HoldExperts(std::span(&expert, 1));
+  if (!ready.ok()) {
+    Return(expert);
+    return ready;
   }
   return std::unique_ptr<Loan>(new Loan(*this, expert));
 }

@@ -78,7 +78,8 @@ class ExpertStore {
     const scheduler::ExpertId expert_;
     const ExpertBytes bytes_;
   };
-  // INVALID_ARGUMENT: the model has no such expert; NOT_FOUND: it is not at hand.
+  // Converts it if it must be. INVALID_ARGUMENT: the model has no such expert; NOT_FOUND: it is not
+  // at hand; or what Hold says of it.
   absl::StatusOr<std::unique_ptr<Loan>> Lend(scheduler::ExpertId expert);
 
   // "expert 37 (layer 4, slot 5)".

@@ -206,11 +206,6 @@ absl::Status ConvertedWeights::Hold(std::span<const scheduler::ExpertId> experts
   return absl::OkStatus();
 }
 
-bool ConvertedWeights::Ready(scheduler::ExpertId expert) const {
-  const std::lock_guard lock(mutex_);
-  return held_.contains(expert) || !of_experts_.contains(expert);
-}
-
 bool ConvertedWeights::Has(const Weight& weight) const {
   const auto* data = static_cast<const char*>(weight.data);
   return data_ != nullptr && data >= data_ && data < data_ + bytes_;

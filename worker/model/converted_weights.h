@@ -73,9 +73,6 @@ class ConvertedWeights {
   // Gives back their memory, but for pages shared with others that are held.
   void Drop(std::span<const scheduler::ExpertId> experts) const;
 
-  // Whether nothing of the expert is left to be done.
-  bool Ready(scheduler::ExpertId expert) const;
-
   // Whether it lies here.
   bool Has(const Weight& weight) const;
 
