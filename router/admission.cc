@@ -101,6 +101,7 @@ void Admission::SendHome(uint64_t key, WorkerView& worker) {
   if (worker.credit && *worker.credit > 0) --*worker.credit;
   entry.state = State::kHome;
   entry.worker = worker.key;
+  entry.preferred.reset();  // once: if it comes back, another is better
   ++running_;
   going_on_ -= entry.goes_on;
 }

@@ -15,13 +15,13 @@ uint64_t Mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// The share that complains about a worker of those whose voice counts.
+// The share of a worker's others that complains about it, of those whose voice counts.
 double ComplaintsOf(const WorkerView& worker, std::span<const WorkerView> workers) {
   int others = 0, complaints = 0;
   for (const WorkerView& other : workers) {
-    if (other.key == worker.key || !other.ready || other.late || other.model != worker.model)
-      continue;
+    if (other.key == worker.key || !other.ready || other.model != worker.model) continue;
     ++others;
+    if (other.late) continue;
     complaints += std::find(other.finds_late.begin(), other.finds_late.end(), worker.id) !=
                   other.finds_late.end();
   }
@@ -30,11 +30,14 @@ double ComplaintsOf(const WorkerView& worker, std::span<const WorkerView> worker
 
 }  // namespace
 
-bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits) {
+bool HasRoom(const WorkerView& worker, const Demand& demand, const HomeLimits& limits) {
   if (!worker.ready || worker.model != demand.model) return false;
-  if (worker.credit == 0 && !demand.goes_on) return false;
   if (worker.requests == 0) return true;
   return worker.requests < limits.requests && worker.tokens + demand.tokens <= limits.tokens;
+}
+
+bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits) {
+  return (worker.credit != 0 || demand.goes_on) && HasRoom(worker, demand, limits);
 }
 
 void NoteLate(std::span<WorkerView> workers) {
@@ -67,10 +70,15 @@ std::optional<size_t> PickHome(std::span<const WorkerView> workers, const Demand
   const bool trusted = std::any_of(workers.begin(), workers.end(), [&](const WorkerView& worker) {
     return worker.ready && !worker.suspect && worker.model == demand.model;
   });
+  // It waits for the credit of one of these rather than go to one that is late.
+  const bool prompt = std::any_of(workers.begin(), workers.end(), [&](const WorkerView& worker) {
+    return !worker.late && !(trusted && worker.suspect) && HasRoom(worker, demand, limits);
+  });
   std::optional<size_t> best;
   std::pair<Score, uint64_t> best_score;  // and the tie
   for (size_t i = 0; i < workers.size(); ++i) {
     if (!CanTake(workers[i], demand, limits) || (trusted && workers[i].suspect)) continue;
+    if (prompt && workers[i].late && workers[i].key != demand.preferred) continue;
     if (workers[i].key == demand.preferred) return i;
     const std::pair score(ScoreOf(workers[i], demand, limits), Mix(seed ^ Mix(workers[i].key)));
     if (best && !(score < best_score)) continue;

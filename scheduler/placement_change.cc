@@ -218,10 +218,11 @@ bool PlacementChange::StepCommitted(std::span<const Member> members, Micros now)
 // is given again what it owned; the one that does not yet is waited for by nobody.
 bool PlacementChange::StepRestore(std::span<const Member> members, Micros now) {
   if (bereaved_ || now < restore_after_ || now - since_ < options_.restore) return false;
+  if (LostOf(*stored_.current, members) != nullptr) return false;  // some may be on their way back
   std::vector<std::string> able;
   for (const Member& member : members) {
     const bool owns = IndexOf(*stored_.current, member.id).has_value();
-    if (owns ? member.alive : Serves(member) && !member.leaving) able.push_back(member.id);
+    if (!member.leaving && (owns ? member.alive : Serves(member))) able.push_back(member.id);
   }
   std::sort(able.begin(), able.end());
   if (whole_epoch_ == epoch() && whole_for_ == able) return false;  // asked at every step

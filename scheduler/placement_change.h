@@ -63,7 +63,7 @@ class PlacementChange {
   struct Member {
     std::string id;
     bool alive = true;
-    bool leaving = false;  // is given nothing it does not own
+    bool leaving = false;  // no restoration gives it anything
     bool warm = false;     // had adopted a placement when this scheduler first heard its process
     uint64_t acknowledged = 0;  // the plan it has prepared
     uint64_t refused = 0;       // the plan it cannot prepare, and why

@@ -176,7 +176,8 @@ void LiveRequest::LeaveLate(const Links& late, Micros usual, Micros now) {
   After after;
   {
     std::lock_guard lock(mutex_);
-    const Micros longest = std::max(options_.late_home, options_.late_home_factor * usual);
+    const Micros longest = heard_ ? std::max(options_.late_home, options_.late_home_factor * usual)
+                                  : options_.late_home_first;
     if (end_ || !sequence_ || paused_ || now - heard_at_ < longest) return;
     if (std::find(late.begin(), late.end(), link_) == late.end()) return;
     CloseSequence(after);
@@ -222,6 +223,10 @@ std::optional<LiveRequest::Output> LiveRequest::TakeLocked(After& after) {
   taken_at_ = Now();
   if (paused_ && sequence_) link_->SetPaused(*sequence_, false);
   after.pause_changed = std::exchange(paused_, false);
+  if (after.pause_changed) {
+    heard_at_ = Now();
+    heard_ = false;
+  }
   return output;
 }
 

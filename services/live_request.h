@@ -49,6 +49,7 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
     // as long as requests elsewhere wait, whichever is longer.
     Micros late_home = std::chrono::milliseconds(100);
     int32_t late_home_factor = 4;
+    Micros late_home_first = std::chrono::seconds(1);  // for the first news, behind its prompt
   };
 
   // The client's end of the request.

@@ -114,12 +114,14 @@ TEST(RouterResume, StaysAtALateHomeThatIsNotMuchSlowerThanOthers) {
   services::Frontend::Options options;
   options.request.late_home = 1ms;
   options.request.late_home_factor = 1 << 30;
+  options.tick = 1ms;
   TestRouter router({&late, &other}, options);
   const auto has_one = [](const auto& counts) { return counts.live == 1; };
   Client one(router, Hello(12)), two(router, Hello(12));
   ASSERT_TRUE(late.WaitFor(has_one));
   ASSERT_TRUE(other.WaitFor(has_one));
   StepAndHear(other, router, 3);
+  StepAndHear(late, router, 6);
   other.FindLate({"a"});
   ASSERT_TRUE(WaitFor([&] { return router.Metric("conclave_router_workers_late") == 1; },
                       "the router to hear of it"));
@@ -134,7 +136,8 @@ TEST(RouterResume, StaysAtALateHomeThatIsNotMuchSlowerThanOthers) {
 TEST(RouterResume, StaysWhereEverybodyIsLate) {
   FakeWorker first({.id = "a", .manual = true}), second({.id = "b", .manual = true});
   services::Frontend::Options options;
-  options.request.late_home = 1ms;
+  options.request.late_home = options.request.late_home_first = 1ms;
+  options.tick = 1ms;
   TestRouter router({&first, &second}, options);
   Client client(router, Hello(12));
   const auto has_one = [](const auto& counts) { return counts.live == 1; };

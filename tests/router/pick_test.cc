@@ -109,6 +109,24 @@ TEST(Pick, DoesNotHearWhoIsLateItself) {
   EXPECT_EQ(LateOf(workers), (std::vector<std::string>{"w0", "w3"}));
 }
 
+TEST(Pick, NeedsMoreThanOneVoiceOfThreeWhenOneIsLate) {
+  std::vector<WorkerView> workers = Named(3);
+  workers[0].finds_late = {"w1", "w2"};
+  workers[1].finds_late = {"w2"};
+  EXPECT_EQ(LateOf(workers), std::vector<std::string>{"w2"});
+}
+
+TEST(Pick, WaitsForTheCreditOfOneThatIsPromptRatherThanGoToALateOne) {
+  std::vector<WorkerView> workers = Named(2);
+  workers[0].credit = 0;
+  workers[1].credit = 5;
+  workers[1].late = true;
+  EXPECT_EQ(PickHome(workers, {.model = "m", .tokens = 10}, kLimits, 7), std::nullopt);
+  workers[0].requests = kLimits.requests;
+  EXPECT_EQ(PickHome(workers, {.model = "m", .tokens = 10}, kLimits, 7), 1u)
+      << "where no prompt one has room";
+}
+
 TEST(Pick, BelievesNeitherOfTwoThatComplainOfEachOther) {
   std::vector<WorkerView> workers = Named(2);
   workers[0].finds_late = {"w1"};

@@ -279,6 +279,28 @@ TEST_F(PlacementChangeTest, OneThatIsLeavingGetsNothingBack) {
   EXPECT_TRUE(Step());
 }
 
+TEST_F(PlacementChangeTest, AnOwnerThatIsLeavingGetsNothingMore) {
+  Settle();
+  LoseAndFind();
+  members_["a"].alive = false;
+  Step();
+  for (const char* id : {"b", "c"}) Adopt(id);
+  Step();
+  ASSERT_EQ(change_.current()->workers, (std::vector<std::string>{"b", "c"}));
+  members_["b"].leaving = true;
+  EXPECT_FALSE(Step(options_.restore));
+}
+
+TEST_F(PlacementChangeTest, NothingIsRestoredBeforeItIsClearWhoIsLeft) {
+  Settle();
+  LoseAndFind();
+  for (const char* id : {"a", "c"}) members_[id].alive = false;
+  PlacementChange restarted(options_, change_.Save(), now_);
+  restarted.Step(members(), now_);
+  restarted.Step(members(), now_ + options_.restore);
+  EXPECT_FALSE(restarted.next().has_value()) << "a and c may be on their way back";
+}
+
 TEST_F(PlacementChangeTest, WhatIsLostStaysWithWhoTookItUpWhileItsOwnerIsAway) {
   Settle();
   members_["b"].alive = false;
