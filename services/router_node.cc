@@ -17,7 +17,7 @@
 namespace conclave::services {
 namespace {
 
-constexpr std::chrono::milliseconds kLastWords{500};
+constexpr std::chrono::milliseconds kLastWords{2000};
 // For clients that ask again at once to be held, and then for connections to hear that they close.
 constexpr std::chrono::milliseconds kFarewell{20};
 
