@@ -64,8 +64,11 @@ class Server : public ::testing::Test {
     device_ = *std::move(device);
     limits_ = FrameLimitsFor(model_->spec, /*step_tokens=*/16);
     server_ = std::make_unique<ExpertServer>(
-        ExpertServer::Options{.start_thread = false}, limits_, model_->Experts(), *device_,
-        &transport_, [this](PeerIndex, const FrameHeader&, std::span<const FrameRoute> routes) {
+        ExpertServer::Options{.max_rows = static_cast<int32_t>(limits_.rows),
+                              .max_routes = static_cast<int32_t>(limits_.routes),
+                              .start_thread = false},
+        limits_, model_->Experts(), *device_, &transport_,
+        [this](PeerIndex, const FrameHeader&, std::span<const FrameRoute> routes) {
           judged_.assign(routes.begin(), routes.end());
           if (while_judging_) while_judging_();
           return Refusal::kNone;
@@ -137,6 +140,33 @@ TEST_F(Server, RefusesRoutesThatWereChangedSinceTheirCheck) {
   EXPECT_EQ(server_->stats().refused[static_cast<size_t>(Refusal::kChanged)], changes.size());
   server_->Submit(Job());
   EXPECT_TRUE(server_->Serve()) << "and goes on";
+}
+
+// As when it asks itself for what a lost peer owed.
+TEST_F(Server, ComputesTwoJobsOfItsHomeThatDoNotFitOnePass) {
+  const auto rows = static_cast<int64_t>(limits_.rows), dim = static_cast<int64_t>(limits_.dim);
+  std::vector<float> x(limits_.rows * limits_.dim, 0.5f);
+  std::vector<FrameRoute> routes;
+  std::vector<int32_t> outputs;
+  for (uint32_t row = 0; row < limits_.rows; ++row) {
+    routes.push_back({row, row % 3});
+    outputs.push_back(static_cast<int32_t>(row));
+  }
+  std::array<std::vector<float>, 2> results;
+  std::array<ExpertServer::LocalJob, 2> jobs;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    results[i].resize(x.size());
+    jobs[i].x = {x.data(), rows, dim, dim};
+    jobs[i].routes = routes;
+    jobs[i].outputs = outputs;
+    jobs[i].out = {results[i].data(), rows, dim, dim};
+    server_->Submit(&jobs[i]);
+  }
+  server_->Finish(&jobs[1]);
+  server_->Finish(&jobs[0]);
+  EXPECT_EQ(server_->stats().passes, 2u);
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_NE(results[0][0], 0.0f);
 }
 
 }  // namespace

@@ -188,8 +188,14 @@ void ExpertServer::TakeDue() {
   // All are judged by how things stand before one of them is taken.
   due_.clear();
   for (const RemoteJob& job : remote_) due_.push_back(Due(job, now));
+  int64_t rows = 0, routes = 0;  // two jobs: rows of its own, and such as a lost peer owed it
   std::erase_if(local_, [&](LocalJob* job) {
-    if (!Due(job, now)) return false;
+    if (!Due(job, now) || rows + job->x.rows > options_.max_rows ||
+        routes + std::ssize(job->routes) > options_.max_routes) {
+      return false;
+    }
+    rows += job->x.rows;
+    routes += std::ssize(job->routes);
     local_now_.push_back(job);
     return true;
   });
