@@ -5,8 +5,10 @@
 //
 // A worker grants each link a number of sequences that counts from the link's beginning and only
 // grows, so what is on its way is never too much. What links were granted and have not used is not
-// kept from the others: idle routers must not keep a worker idle. So those that all begin to use it
-// at once can bring a worker as many again as it has room for, and no more.
+// kept from the others: idle routers must not keep a worker idle. Nothing is taken back either, so
+// links that all begin to use theirs at once can bring more than there is room for: of links that
+// came one by one the n-th has an n-th of the room, and never less than one. What then waits is the
+// worker's to refuse by its limits.
 //
 // Pure and deterministic; any thread. Idea: flow control by credits, of InfiniBand and HTTP/2.
 

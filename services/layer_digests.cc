@@ -1,19 +1,16 @@
 #include "services/layer_digests.h"
 
-#include <grpcpp/client_context.h>
-
+#include <future>
 #include <optional>
-#include <thread>
+#include <utility>
 
 #include "absl/strings/str_format.h"
-#include "conclave/v1/cluster.grpc.pb.h"
+#include "services/cluster_watch.h"
 
 namespace conclave::services {
 namespace {
 
 using Answer = absl::StatusOr<std::vector<std::string>>;
-
-constexpr std::chrono::milliseconds kPause{100};  // before a stream that ended is opened again
 
 std::optional<Answer> AnswerOf(const v1::ClusterView& view, const std::string& self,
                                const std::string& dense) {
@@ -36,23 +33,17 @@ std::optional<Answer> AnswerOf(const v1::ClusterView& view, const std::string& s
 
 Answer AskLayerDigests(const std::shared_ptr<grpc::Channel>& scheduler, const std::string& self,
                        const std::string& dense, std::chrono::milliseconds patience) {
-  const auto stub = v1::Cluster::NewStub(scheduler);
-  const auto until = std::chrono::system_clock::now() + patience;
-  v1::WatchRequest request;
-  request.set_watcher(self);
-  while (std::chrono::system_clock::now() < until) {
-    grpc::ClientContext context;
-    context.set_wait_for_ready(true);
-    context.set_deadline(until);
-    const auto reader = stub->Watch(&context, request);
-    v1::ClusterView view;
-    std::optional<Answer> answer;
-    while (!answer && reader->Read(&view)) answer = AnswerOf(view, self, dense);
-    context.TryCancel();
-    reader->Finish();
-    if (answer) return *answer;
-    std::this_thread::sleep_for(kPause);
-  }
+  std::promise<Answer> promise;
+  std::future<Answer> answer = promise.get_future();
+  bool answered = false;
+  const ClusterWatch watch({.watcher = self}, scheduler, [&](const v1::ClusterView& view) {
+    std::optional<Answer> said;
+    if (!answered) said = AnswerOf(view, self, dense);
+    if (!said) return;
+    answered = true;
+    promise.set_value(*std::move(said));
+  });
+  if (answer.wait_for(patience) == std::future_status::ready) return answer.get();
   return absl::UnavailableError(absl::StrFormat(
       "experts are missing, and no worker that has them came within %d ms", patience.count()));
 }

@@ -110,8 +110,8 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   // needed for it. As lost_home.
   bool goes_on() const { return lost_home() || request_.resume_from > 0; }
 
-  // Starts its sequence on a home, behind what is known of it. False if the link is down (it wants
-  // another home then).
+  // Starts its sequence on a home, behind what is known of it. False if the link is down or has no
+  // credit for it (it wants another home then).
   bool Begin(std::shared_ptr<WorkerLink> link);
 
   // Ends it with an error, if it has not ended: what the client has not been given is dropped.

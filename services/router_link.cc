@@ -45,7 +45,8 @@ void WorkerService::RouterLink::Grant(int32_t share) {
 
 void WorkerService::RouterLink::CutIfLeft(std::chrono::steady_clock::time_point now) {
   const std::lock_guard lock(mutex_);
-  if (left_ && !finished_ && !cut_ && now - *left_ >= service_.options_.last_message) Cut();
+  if (left_ && !finished_ && !cut_ && now - *left_ >= service_.options_.last_message)
+    Cut("has left and does not read the last message");
 }
 
 void WorkerService::RouterLink::CloseWhenWritten() {
@@ -135,7 +136,8 @@ void WorkerService::RouterLink::Enqueue(std::vector<SequenceEvent> events) {
 void WorkerService::RouterLink::CutOrWrite(std::unique_lock<std::mutex> lock) {
   if (left_) Discard();
   if (finished_ || cut_) return;
-  if (pending_bytes_ > service_.options_.outbound_bytes) return Cut();
+  if (pending_bytes_ > service_.options_.outbound_bytes)
+    return Cut("does not read, and too much waits for it");
   if (writing_) return;
   const bool short_of_credit = !closing_ && credit_.urgent();
   if (!pending_.empty() || load_ || short_of_credit) return Write(std::move(lock));
@@ -182,10 +184,10 @@ std::vector<SequenceEvent> WorkerService::RouterLink::TakePending() {
   return events;
 }
 
-void WorkerService::RouterLink::Cut() {
+void WorkerService::RouterLink::Cut(const char* why) {
   cut_ = true;
   service_.links_cut_.fetch_add(1, std::memory_order_relaxed);
-  LogWarning("router %s does not read: cut after %d bytes waited", peer_, pending_bytes_);
+  LogWarning("router %s %s: cut", peer_, why);
   Discard();
   context_.TryCancel();
 }

@@ -71,7 +71,7 @@ class WorkerService::RouterLink : public grpc::ServerBidiReactor<v1::ToWorker, v
   std::vector<worker::SequenceEvent> TakePending();
   // Under mutex_, maybe on the engine's thread, which must not be called back: gRPC's cancellation
   // tells the engine.
-  void Cut();
+  void Cut(const char* why);
   // The router will say no more. What is being written is the last it is told.
   void Leave();
   // The stream is broken, or was cut. gRPC's threads.

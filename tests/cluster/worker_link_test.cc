@@ -94,10 +94,9 @@ TEST(WorkerLink, SubmitsNothingNewWithoutACredit) {
   EXPECT_TRUE(open(false));
   EXPECT_FALSE(open(false));
   EXPECT_TRUE(open(true));
-  worker.Grant(1);  // that one was taken already
-  EXPECT_EQ((*link).credit(), 0u);
-  worker.Grant(1);
-  EXPECT_TRUE(WaitFor([&] { return (*link).credit() == 1u; }, "a credit"));
+  worker.Grant(2);  // one of them is taken already
+  EXPECT_TRUE(WaitFor([&] { return (*link).credit() != 0u; }, "a credit"));
+  EXPECT_EQ((*link).credit(), 1u);
 }
 
 TEST(WorkerLink, TakesNothingAfterItsShutdown) {
