@@ -50,7 +50,7 @@ void DispatchRule::Choose(const Placement& placement, std::span<const ExpertId> 
   for (Worker& worker : workers_) worker.reached = false;
   for (const bool single : {true, false}) {
     for (size_t i = 0; i < experts.size(); ++i) {
-      const std::vector<int32_t>& owners = placement.owners[experts[i]];
+      const std::span<const int32_t> owners = OwnersOf(placement, experts[i]);
       if ((owners.size() == 1) != single) continue;
       workers[i] = Pick(owners);
       if (workers[i] != kNobody) Count(workers[i]);

@@ -1,6 +1,9 @@
 #pragma once
-// Which workers own which expert: plain data with a number, the epoch, and the pure functions that
-// make one, judge one and compare two. Immutable once made; any thread.
+// Which workers own which expert, base or adapter's: plain data with a number, the epoch, and the
+// pure functions that make one, judge one and compare two. Immutable once made; any thread.
+//
+// The base model's experts have the ids below owners.size(). Above them each version of an adapter
+// has a run of ids of its own, which it keeps from epoch to epoch; what is freed leaves a gap.
 
 #include <cstdint>
 #include <optional>
@@ -13,24 +16,43 @@
 
 namespace conclave::scheduler {
 
+// A version of an adapter that is served: its experts, and what of the base model each stands for.
+struct PlacedAdapter {
+  std::string digest;  // the version, in hex
+  std::string source;  // the directory, as every worker reaches it
+  ExpertId first = 0;  // the experts are first, first + 1, ...
+  // [experts] ascending. Below the base's number of experts the id of an expert; from there on, in
+  // the order of MoE layers, the shared expert of one.
+  std::vector<ExpertId> replaced;
+  // [experts] as Placement's; of a shared expert none: every worker holds it, for its own rows.
+  std::vector<std::vector<int32_t>> owners;
+
+  bool operator==(const PlacedAdapter&) const = default;
+};
+
 struct Placement {
   Epoch epoch = 0;                   // 0: not committed to one yet
   uint64_t plan = 0;                 // that brought it; never used twice
   std::vector<std::string> workers;  // ids, ascending; one may own nothing
   std::vector<std::vector<int32_t>>
-      owners;  // [experts] ascending indexes into workers, one or more
+      owners;  // [base experts] ascending indexes into workers, one or more
+  std::vector<PlacedAdapter> adapters;  // ascending by `first`, which do not overlap
 
   bool operator==(const Placement&) const = default;
 };
 
 struct PlacementLimits {
   size_t workers = 1024;
-  size_t experts = 1 << 17;
-  size_t copies = 1 << 19;  // of all experts together
+  size_t experts = 1 << 17;  // ids, gaps among them counted too
+  size_t copies = 1 << 19;   // of all experts together
+  size_t adapters = 1024;    // versions
+  size_t digest = 128;       // bytes
+  size_t source = 4096;      // bytes
 };
 
 // Why `placement` is none, naming worker or expert; empty if it is one: ids and owners in order and
-// each once, every expert owned, nothing above its limit.
+// each once, every expert owned but shared ones, which nobody owns; ids that do not overlap; each
+// version of an adapter once; nothing above its limit.
 std::string ProblemOf(const Placement& placement, const PlacementLimits& limits = {});
 
 // The experts of each MoE layer in runs of equal length, a run a worker; where slots do not divide
@@ -40,6 +62,25 @@ Placement Contiguous(std::vector<std::string> workers, int32_t moe_layers, int32
 
 // Every worker owns every expert.
 Placement Everywhere(std::vector<std::string> workers, size_t experts);
+
+// Who owns the expert; empty where the id is nobody's.
+std::span<const int32_t> OwnersOf(const Placement& placement, ExpertId expert);
+// One above the highest id.
+ExpertId EndOfIds(const Placement& placement);
+// The version with this digest; null: it is not placed.
+const PlacedAdapter* FindAdapter(const Placement& placement, std::string_view digest);
+
+// Whether it stands for a shared expert.
+bool IsShared(const Placement& placement, const PlacedAdapter& adapter, ExpertId expert);
+
+// `placement` with one version more: its ids are the first free run that is long enough, and each
+// of its experts goes to the worker that owns the fewest experts of adapters by then, the first of
+// equals. `first` and `owners` of `adapter` do not count.
+Placement WithAdapter(Placement placement, PlacedAdapter adapter);
+Placement WithoutAdapter(Placement placement, std::string_view digest);
+// The base experts as `placement` has them with the versions of `from`, which keep their ids and
+// those of their owners that `placement` names; what has none left goes as WithAdapter's.
+Placement WithAdaptersOf(Placement placement, const Placement& from);
 
 // `placement` as it must be when of its workers only those that are also `alive` are left: what
 // nobody owns any more goes, in the order of ids, to the worker of `alive` that owns least then,

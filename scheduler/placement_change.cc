@@ -37,7 +37,8 @@ const std::string* LostOf(const Placement& placement, std::span<const Member> me
   return nullptr;
 }
 
-// One of `able`, ascending, does not own in `current` an expert that is `wanted` of it.
+// One of `able`, ascending, does not own in `current` an expert that is `wanted` of it. Both have
+// the same versions of adapters.
 bool IsShort(const Placement& current, const Placement& wanted,
              const std::vector<std::string>& able) {
   std::vector<std::optional<int32_t>> now;  // [worker of wanted] in current
@@ -46,8 +47,8 @@ bool IsShort(const Placement& current, const Placement& wanted,
     now.push_back(IndexOf(current, worker));
     is_able.push_back(std::binary_search(able.begin(), able.end(), worker));
   }
-  for (ExpertId expert = 0; expert < wanted.owners.size(); ++expert) {
-    for (const int32_t owner : wanted.owners[expert]) {
+  for (ExpertId expert = 0; expert < EndOfIds(wanted); ++expert) {
+    for (const int32_t owner : OwnersOf(wanted, expert)) {
       const auto worker = static_cast<size_t>(owner);
       if (is_able[worker] && !(now[worker] && Owns(current, *now[worker], expert))) return true;
     }

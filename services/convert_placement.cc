@@ -66,6 +66,32 @@ absl::StatusOr<Owners> Unflatten(const Message& message, const PlacementLimits& 
       absl::StrFormat("%d owners are left over after the last expert", all - next));
 }
 
+v1::PlacedAdapter ToProto(const scheduler::PlacedAdapter& adapter) {
+  v1::PlacedAdapter message;
+  message.set_digest(adapter.digest);
+  message.set_source(adapter.source);
+  message.set_first(adapter.first);
+  for (const scheduler::ExpertId replaced : adapter.replaced) message.add_replaced(replaced);
+  Flatten(adapter.owners, 0, adapter.owners.size(), &message);
+  return message;
+}
+
+// Limits before memory; whether it is one, ProblemOf says of the whole placement.
+absl::StatusOr<scheduler::PlacedAdapter> FromProto(const v1::PlacedAdapter& message,
+                                                   const PlacementLimits& limits) {
+  if (static_cast<size_t>(message.replaced_size()) > limits.experts) {
+    return absl::InvalidArgumentError(absl::StrFormat("%d experts of an adapter, the limit is %d",
+                                                      message.replaced_size(), limits.experts));
+  }
+  CONCLAVE_ASSIGN_OR_RETURN(Owners owners, Unflatten(message, limits));
+  return scheduler::PlacedAdapter{
+      .digest = message.digest(),
+      .source = message.source(),
+      .first = message.first(),
+      .replaced = {message.replaced().begin(), message.replaced().end()},
+      .owners = std::move(owners)};
+}
+
 // A non-negative whole number under a key of a plan.
 absl::StatusOr<int32_t> Count(const json& plan, const std::string& name, const char* key,
                               size_t limit) {
@@ -166,6 +192,8 @@ v1::Placement ToProto(const Placement& placement) {
   message.set_plan(placement.plan);
   for (const std::string& worker : placement.workers) message.add_workers(worker);
   Flatten(placement.owners, 0, placement.owners.size(), &message);
+  for (const scheduler::PlacedAdapter& adapter : placement.adapters)
+    *message.add_adapters() = ToProto(adapter);
   return message;
 }
 
@@ -185,6 +213,19 @@ absl::StatusOr<Placement> FromProto(const v1::Placement& message, const Placemen
                       .plan = message.plan(),
                       .workers = {message.workers().begin(), message.workers().end()},
                       .owners = *std::move(owners)};
+  if (static_cast<size_t>(message.adapters_size()) > limits.adapters) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("placement: %d versions of adapters, the limit is %d",
+                        message.adapters_size(), limits.adapters));
+  }
+  for (const v1::PlacedAdapter& adapter : message.adapters()) {
+    absl::StatusOr<scheduler::PlacedAdapter> placed = FromProto(adapter, limits);
+    if (!placed.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("placement: %s", std::string(placed.status().message())));
+    }
+    placement.adapters.push_back(*std::move(placed));
+  }
   const std::string problem = scheduler::ProblemOf(placement, limits);
   if (problem.empty()) return placement;
   return absl::InvalidArgumentError(absl::StrFormat("placement: %s", worker::Printable(problem)));

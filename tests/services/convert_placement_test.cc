@@ -33,6 +33,30 @@ TEST(ConvertPlacement, ComesBackAsItWent) {
   EXPECT_EQ(*FromProto(ToProto(single)), single);
 }
 
+Placement Adapted() {
+  Placement placement = WithAdapter(Example(), {.digest = "v1", .source = "x", .replaced = {0, 3}});
+  return WithAdapter(placement, {.digest = "v2", .source = "y", .replaced = {1, 2}});
+}
+
+TEST(ConvertPlacement, BringsAdaptersBackAsTheyWent) {
+  EXPECT_EQ(*FromProto(ToProto(Adapted())), Adapted());
+}
+
+TEST(ConvertPlacement, BelievesNothingOfAdapters) {
+  v1::Placement message = ToProto(Adapted());
+  message.mutable_adapters(1)->set_first(4);
+  EXPECT_THAT(WhyNot(message), HasSubstr("v2 has ids that another has"));
+  message = ToProto(Adapted());
+  message.mutable_adapters(0)->add_owners(0);
+  EXPECT_THAT(WhyNot(message), HasSubstr("1 owners are left over"));
+  message = ToProto(Adapted());
+  EXPECT_EQ(WhyNot(message, {.experts = 7, .adapters = 2}), "");
+  EXPECT_THAT(WhyNot(message, {.adapters = 1}),
+              HasSubstr("2 versions of adapters, the limit is 1"));
+  message.mutable_adapters(0)->mutable_replaced()->Resize(8, 0);
+  EXPECT_THAT(WhyNot(message, {.experts = 7}), HasSubstr("8 experts of an adapter"));
+}
+
 TEST(ConvertPlacement, RefusesWhatIsNoneByName) {
   v1::Placement message = ToProto(Example());
   message.set_epoch(0);
