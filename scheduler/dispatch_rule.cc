@@ -58,6 +58,17 @@ void DispatchRule::Choose(const Placement& placement, std::span<const ExpertId> 
   }
 }
 
+int32_t DispatchRule::ChooseOne(std::span<const int32_t> owners, bool late) {
+  for (Worker& worker : workers_) worker.reached = false;
+  const int32_t chosen = late ? Pick(owners) : PickAmong(owners, /*late=*/false);
+  if (chosen != kNobody) Count(chosen);
+  return chosen;
+}
+
+bool DispatchRule::CanChoose(std::span<const int32_t> owners, bool late) const {
+  return (late ? Pick(owners) : PickAmong(owners, /*late=*/false)) != kNobody;
+}
+
 int32_t DispatchRule::Pick(std::span<const int32_t> owners) const {
   const int32_t prompt = PickAmong(owners, /*late=*/false);
   return prompt != kNobody ? prompt : PickAmong(owners, /*late=*/true);

@@ -43,6 +43,11 @@ class DispatchRule {
   void Choose(const Placement& placement, std::span<const ExpertId> experts,
               std::span<int32_t> workers);
 
+  // What one of `owners` computes as a whole: who; kNobody where none is alive and, unless late
+  // ones may be asked, not late. Counts as one row. CanChoose: whether it would be anybody.
+  int32_t ChooseOne(std::span<const int32_t> owners, bool late);
+  bool CanChoose(std::span<const int32_t> owners, bool late) const;
+
   uint64_t load(int32_t worker) const { return workers_[static_cast<size_t>(worker)].load; }
 
  private:

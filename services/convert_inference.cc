@@ -426,6 +426,7 @@ v1::Model ToModel(const v1::ModelInfo& from, const std::string& name) {
   to.set_context_limit(from.context_limit());
   to.set_vocab_size(from.vocab_size());
   to.set_numerics(from.numerics());
+  *to.mutable_policies() = from.policies();
   return to;
 }
 

@@ -165,6 +165,8 @@ v1::ModelInfo ToProto(const worker::Engine& engine) {
   info.set_family(spec.family);
   info.set_digest(engine.model().digest);
   info.set_numerics(engine.numerics());
+  if (engine.options().experts.returns == worker::Returns::kSums)
+    info.add_policies(v1::POLICY_PARTIAL_SUMS);
   info.set_vocab_size(static_cast<uint32_t>(spec.vocab));
   info.set_context_limit(static_cast<uint32_t>(engine.options().context_limit));
   for (size_t i = 0; i < spec.layers.size(); ++i) {

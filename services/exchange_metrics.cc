@@ -41,6 +41,7 @@ void WriteHome(const Stats& stats, Writer& writer) {
                  home.own_routes);
   writer.Counter("payload_bytes_total",
                  "Rows and routes sent and results received, without headers.", home.bytes);
+  writer.Counter("payload_home_bytes_total", "Of these, results received.", home.home_bytes);
   writer.Counter("late_total", "Frames whose rows were asked of a replica as well.", home.late);
   writer.Counter("avoided_total", "Times that a worker was passed over for a while for being late.",
                  home.avoided);

@@ -37,6 +37,7 @@ grpc::ByteBuffer GenerateMessage(const Completions::Part& part) {
     const router::Request& request = part.completion.request();
     message.set_request_id(request.id);
     message.set_seed(*request.seed);
+    *message.mutable_policies() = part.completion.policies();
   }
   return SerializeMessage(message);
 }
@@ -47,6 +48,7 @@ grpc::ByteBuffer ScoreMessage(const Completions::Part& part) {
     const auto& prompt = part.completion.prompt();
     message.set_request_id(part.completion.request().id);
     message.mutable_token_ids()->Assign(prompt.begin(), prompt.end());
+    *message.mutable_policies() = part.completion.policies();
   }
   return SerializeMessage(message);
 }

@@ -22,8 +22,9 @@ std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) 
                            ours.name(), ours.digest(), member.id(), theirs.name(), theirs.digest());
   }
   if (ours.numerics() != theirs.numerics()) {
-    return absl::StrFormat("worker %s computes as %s, worker %s as %s; see --numerics", joins.id(),
-                           ours.numerics(), member.id(), theirs.numerics());
+    return absl::StrFormat(
+        "worker %s computes as %s, worker %s as %s; see --numerics and --returns", joins.id(),
+        ours.numerics(), member.id(), theirs.numerics());
   }
   return "";
 }

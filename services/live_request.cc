@@ -49,6 +49,7 @@ void LiveRequest::Prepare(Assignment assignment, router::Transcript transcript,
     transcript_.emplace(std::move(transcript));
     vocab_size_ = model.vocab_size();
     model_ = ModelKey(model);
+    policies_ = model.policies();
     skip_ = request_.resume_from;
     if (skip_ == 0 || end_) return;
     told_.prompt_logprobs = static_cast<int32_t>(assignment_.prompt.size()) - 1;

@@ -92,6 +92,8 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   const router::Request& request() const { return request_; }
   const std::optional<Micros>& deadline() const { return deadline_; }
   const std::vector<scheduler::TokenId>& prompt() const { return assignment_.prompt; }
+  // Of the model that it was prepared for; whoever goes on with it has the same.
+  const google::protobuf::RepeatedField<int>& policies() const { return policies_; }
 
   // All is decided; called once, before Begin. `received` of its tokens, request().resume_from many
   // or none: they are not computed again, and it may be that nothing else is.
@@ -182,6 +184,7 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   std::optional<router::Transcript> transcript_;
   uint32_t vocab_size_ = 0;
   std::string model_;  // ModelKey
+  google::protobuf::RepeatedField<int> policies_;
   std::shared_ptr<WorkerLink> link_;
   std::optional<uint64_t> sequence_;  // on link_
   Micros heard_at_{};                 // the sequence's begin, or what came of it last

@@ -70,6 +70,14 @@ void LogLimits(const worker::Engine::Options& asked, const worker::Engine& engin
           asked.kv_bytes, engine.options().planner.kv_blocks, stats.kv_block_size);
 }
 
+absl::StatusOr<worker::Returns> ParseReturns(const std::string& text) {
+  for (const worker::Returns returns : {worker::Returns::kRows, worker::Returns::kSums}) {
+    if (text == std::string(worker::NameOf(returns))) return returns;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrFormat("--returns: owners cannot return \"%s\": want rows or sums", text));
+}
+
 class EngineHolder final : public PlacementHolder {
  public:
   explicit EngineHolder(worker::Engine& engine) : engine_(engine) {}
@@ -145,6 +153,10 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
              "workers that have them, as placements ask for them; implies --placed"});
   flags.Add({"fetch-wait-ms", &options.fetch_wait_ms, "MS",
              "at the start, where experts are missing: for a worker that has them", 1, 3.6e6});
+  flags.Add({"returns", &options.returns, "WHAT",
+             "what owners return to a home: rows, one for each expert, and nobody can tell who "
+             "computed; sums: one for each owner, fewer bytes, and results depend on the placement "
+             "too and are marked. The same for all workers"});
   flags.Add({"exchange", &options.exchange, "CARRIER",
              "what carries rows to other workers: tcp; shm (shared memory, all on this machine); "
              "auto: shm where it can be, else tcp"});
@@ -210,6 +222,7 @@ absl::StatusOr<std::shared_ptr<const worker::Model>> WorkerNode::LoadModel() {
 
 absl::Status WorkerNode::StartEngine() {
   CONCLAVE_RETURN_IF_ERROR(CheckStepFits(options_.engine.planner));
+  CONCLAVE_ASSIGN_OR_RETURN(options_.engine.experts.returns, ParseReturns(options_.returns));
   CONCLAVE_ASSIGN_OR_RETURN(std::shared_ptr<const worker::Model> model, LoadModel());
   CONCLAVE_RETURN_IF_ERROR(CheckName(*model));
   LogIgnored(*model->files);
@@ -235,7 +248,7 @@ absl::Status WorkerNode::StartEngine() {
   engine_options.experts.exchange.late = std::chrono::microseconds(options_.late_us);
   std::unique_ptr<PeerTransport> transport;
   if (!options_.scheduler.empty()) {
-    CONCLAVE_ASSIGN_OR_RETURN(transport, MakeTransport(model->spec, device->numerics()));
+    CONCLAVE_ASSIGN_OR_RETURN(transport, MakeTransport(model->spec, *device));
     transport_ = transport.get();
   }
   CONCLAVE_ASSIGN_OR_RETURN(
@@ -246,12 +259,13 @@ absl::Status WorkerNode::StartEngine() {
 }
 
 absl::StatusOr<std::unique_ptr<PeerTransport>> WorkerNode::MakeTransport(
-    const worker::ModelSpec& spec, const std::string& numerics) const {
+    const worker::ModelSpec& spec, const worker::Device& device) const {
   PeerTransport::Options options;
   options.id = options_.id;
   options.incarnation = options_.service.incarnation;
-  options.numerics = numerics;
-  options.limits = worker::FrameLimitsFor(spec, options_.engine.planner.step_tokens);
+  const worker::Returns returns = options_.engine.experts.returns;
+  options.numerics = worker::NumericsOf(device, returns);
+  options.limits = worker::FrameLimitsFor(spec, options_.engine.planner.step_tokens, returns);
   CONCLAVE_ASSIGN_OR_RETURN(options.carrier, ParseCarrier(options_.exchange));
   if (options_.exchange_listen.empty()) {
     CONCLAVE_ASSIGN_OR_RETURN(options.listen, Address::Parse(options_.server.listen));

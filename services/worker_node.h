@@ -42,6 +42,7 @@ class WorkerNode {
     bool fetch_experts = false;
     ExpertFetcher::Options fetch;
     int64_t fetch_wait_ms = 60'000;  // at the start, for somebody who has them
+    std::string returns = "rows";    // what owners return of rows: rows, or their sums
     std::string exchange = "auto";   // what carries rows to other workers: tcp, shm or auto
     std::string exchange_listen;     // HOST:PORT; empty: where routers connect, any port
     std::string exchange_advertise;  // HOST:PORT told to other workers; empty: where it listens
@@ -85,7 +86,7 @@ class WorkerNode {
   absl::Status StartEngine();
   absl::StatusOr<std::shared_ptr<const worker::Model>> LoadModel();
   absl::StatusOr<std::unique_ptr<PeerTransport>> MakeTransport(const worker::ModelSpec& spec,
-                                                               const std::string& numerics) const;
+                                                               const worker::Device& device) const;
   absl::Status StartService();
   absl::StatusOr<std::string> AdvertisedExchange() const;
   absl::Status StartMetrics();

@@ -83,6 +83,7 @@ absl::StatusOr<std::unique_ptr<Batch>> Batch::Create(const ModelSpec& spec, int3
   CONCLAVE_RETURN_IF_ERROR(Allocate(device, "a layer's rows", {attention, experts, head}));
   batch->slots.resize(static_cast<size_t>(routes));
   batch->weights.resize(static_cast<size_t>(routes));
+  batch->ones.assign(static_cast<size_t>(rows), 1.0f);
   batch->experts.resize(static_cast<size_t>(routes));
   batch->sampled.resize(static_cast<size_t>(logit_rows));
 

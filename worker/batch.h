@@ -54,6 +54,7 @@ struct Batch {
 
   std::vector<int32_t> slots;                // [rows, top_k]
   std::vector<float> weights;                // [rows, top_k]
+  std::vector<float> ones;                   // [max_rows]
   std::vector<scheduler::ExpertId> experts;  // [rows, top_k]
 
   // Head: a tile of rows whose logits are wanted.

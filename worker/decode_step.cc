@@ -275,8 +275,8 @@ absl::Status Engine::Impl::RunExperts(const StepPlan& plan, int32_t index, int32
   ResolveExperts(moe_layer);
   CountRoutes(moe_layer);
   RecordRoutes(plan, moe_layer);
-  CONCLAVE_RETURN_IF_ERROR(
-      host_->exchange().Dispatch(moe_layer, normed, {b.experts.data(), routes}, gate.top_k));
+  CONCLAVE_RETURN_IF_ERROR(host_->exchange().Dispatch(moe_layer, normed, {b.experts.data(), routes},
+                                                      weights, gate.top_k));
   Rows shared;
   if (model_->spec.shared_ffn_dim > 0) {
     shared = b.shared.Top(rows);
@@ -291,7 +291,13 @@ absl::Status Engine::Impl::RunExperts(const StepPlan& plan, int32_t index, int32
   }
   const Rows outputs = b.expert_rows.Top(static_cast<int64_t>(routes));
   CONCLAVE_RETURN_IF_ERROR(host_->exchange().Combine(outputs));
-  device_->Combine(outputs, weights, gate.top_k, shared, b.hidden.Top(rows));
+  if (options_.experts.returns == Returns::kRows) {
+    device_->Combine(outputs, weights, gate.top_k, shared, b.hidden.Top(rows));
+  } else {
+    const ConstRows sums = {outputs.data, rows, outputs.cols, outputs.stride * gate.top_k};
+    device_->Combine(sums, std::span(b.ones).first(static_cast<size_t>(rows)), 1, shared,
+                     b.hidden.Top(rows));
+  }
   return absl::OkStatus();
 }
 

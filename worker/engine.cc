@@ -66,7 +66,7 @@ ExpertStore& Engine::expert_store() { return impl_->host().store(); }
 ExpertHost::Stats Engine::expert_stats() const { return impl_->host().stats(); }
 std::vector<scheduler::ExpertId> Engine::OwnedExperts() const { return impl_->host().Owned(); }
 
-FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens) {
+FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens, Returns returns) {
   const auto layers = static_cast<uint32_t>(std::count_if(
       spec.layers.begin(), spec.layers.end(), [](const auto& layer) { return layer.moe; }));
   return {.type = spec.activation_type(),
@@ -74,7 +74,12 @@ FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens) {
           .experts = layers * static_cast<uint32_t>(spec.gate.slots),
           .dim = static_cast<uint32_t>(spec.dim),
           .rows = static_cast<uint32_t>(step_tokens),
-          .routes = static_cast<uint32_t>(step_tokens) * static_cast<uint32_t>(spec.gate.top_k)};
+          .routes = static_cast<uint32_t>(step_tokens) * static_cast<uint32_t>(spec.gate.top_k),
+          .returns = returns};
+}
+
+std::string NumericsOf(const Device& device, Returns returns) {
+  return device.numerics() + (returns == Returns::kSums ? "+sums" : "");
 }
 
 Micros Engine::Now() {
@@ -155,8 +160,7 @@ absl::Status Engine::Impl::Allocate(std::unique_ptr<Transport> transport) {
                                                   options_.logit_rows, *device_));
 
   if (options_.prefix_reuse) {
-    prefix_keys_ =
-        std::make_unique<PrefixKeys>(model_->digest, device_->numerics(), planner.block_size);
+    prefix_keys_ = std::make_unique<PrefixKeys>(model_->digest, numerics(), planner.block_size);
   }
 
   MakeHost(std::move(transport));
@@ -174,7 +178,8 @@ void Engine::Impl::MakeHost(std::unique_ptr<Transport> transport) {
   moe_layers_ = static_cast<int32_t>(std::count_if(spec.layers.begin(), spec.layers.end(),
                                                    [](const auto& layer) { return layer.moe; }));
   experts_ = std::make_unique<ExpertTable>(moe_layers_, spec.gate.slots);
-  const FrameLimits limits = FrameLimitsFor(spec, options_.planner.step_tokens);
+  const FrameLimits limits =
+      FrameLimitsFor(spec, options_.planner.step_tokens, options_.experts.returns);
   ExpertHost::Options& host = options_.experts;
   const bool alone = transport == nullptr;
   // A pass is a full step of one home, or small ones of many: a full one gains nothing from
@@ -196,8 +201,10 @@ absl::Status Engine::Impl::CommitPlacement(uint64_t plan, scheduler::Epoch epoch
 void Engine::Impl::MakeKeys(LiveSequence& sequence) const {
   if (prefix_keys_ == nullptr) return;
   // The base model serves every request: an adapter's name and version come here with adapters.
-  const scheduler::BlockKey root =
-      prefix_keys_->Root({.adapter = "", .salt = sequence.request.cache_salt});
+  const scheduler::BlockKey root = prefix_keys_->Root(
+      {.adapter = "",
+       .salt = sequence.request.cache_salt,
+       .epoch = options_.experts.returns == Returns::kSums ? host_->adopted() : 0});
   sequence.keys = prefix_keys_->Chain(root, sequence.tokens);
   sequence.last_key = sequence.keys.empty() ? root : sequence.keys.back();
 }

@@ -172,6 +172,7 @@ class Engine {
 
   const Options& options() const;
   const Model& model() const;
+  // Of the device; "+sums" behind it where owners return sums, on whose placement results depend.
   std::string numerics() const;
 
  private:
@@ -181,7 +182,10 @@ class Engine {
 };
 
 // What frames between workers of this model may be, with steps of so many tokens.
-FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens);
+FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens,
+                           Returns returns = Returns::kRows);
+// What an engine's results depend on, on such a device.
+std::string NumericsOf(const Device& device, Returns returns);
 
 // The CPU device an engine with these options needs for this model: its activation type and scratch
 // sizes. threads and level are the caller's to set.

@@ -61,6 +61,7 @@ BlockKey PrefixKeys::Root(const Scope& scope) const {
   AddField(Bytes(base_), fields);
   AddField(scope.adapter, fields);
   AddField(scope.salt, fields);
+  AddField({reinterpret_cast<const char*>(&scope.epoch), sizeof(scope.epoch)}, fields);
   return ToKey(Sha256(fields));
 }
 

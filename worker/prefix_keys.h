@@ -23,9 +23,12 @@ class PrefixKeys {
   struct Scope {
     std::string_view adapter;  // digest of its name and version; empty: the base model
     std::string_view salt;     // the tenant's
+    // Of the placement that its sequence found, where results depend on it; else 0. Blocks of
+    // requests from before a change are then no others' beginning.
+    scheduler::Epoch epoch = 0;
   };
 
-  // model: its digest; numerics: the device's.
+  // model: its digest; numerics: the engine's.
   PrefixKeys(std::string_view model, std::string_view numerics, int32_t block_size);
 
   // Where the chain of a sequence begins.

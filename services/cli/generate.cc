@@ -14,6 +14,7 @@
 #include "services/cli/command.h"
 #include "services/cli/input.h"
 #include "services/cli/json.h"
+#include "services/cli/policies.h"
 #include "services/cli/sampling_flags.h"
 #include "services/cli/text_printer.h"
 #include "worker/status.h"
@@ -150,7 +151,8 @@ Json ToJson(const Generation& generation, const v1::GenerateRequest& request) {
                  {"total_tokens", prompt_tokens + completion_tokens}}},
                {"timing", TimingOf(generation)},
                {"seed", all.has_seed() ? Json(all.seed()) : Json(nullptr)},
-               {"request_id", all.request_id()}};
+               {"request_id", all.request_id()},
+               {"policies", NamesOf(all.policies())}};
   if (request.logprobs() > 0) json["top_logprobs"] = TopLogprobsOf(all);
   if (all.has_stop_token_id()) json["stop_token_id"] = all.stop_token_id();
   if (!all.stop_string().empty()) json["stop_string"] = all.stop_string();

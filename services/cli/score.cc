@@ -13,6 +13,7 @@
 #include "services/cli/command.h"
 #include "services/cli/input.h"
 #include "services/cli/json.h"
+#include "services/cli/policies.h"
 #include "services/cli/scoring.h"
 #include "worker/status.h"
 
@@ -33,6 +34,7 @@ struct Result {
   Tokens tokens;
   std::vector<std::optional<float>> logprobs;
   size_t windows = 0;
+  google::protobuf::RepeatedField<int> policies;  // of every window: a cluster has the same for all
 
   size_t scored() const {
     return static_cast<size_t>(std::count_if(logprobs.begin(), logprobs.end(),
@@ -77,6 +79,7 @@ absl::StatusOr<Result> ScoreAll(Client& client, const Options& options, const v1
                                                  window.end - window.begin,
                                                  scores.token_ids.size()));
     }
+    result.policies = scores.policies;
     for (size_t i = window.score_from; i < window.end; ++i) {
       result.logprobs[i] = scores.logprobs[i - window.begin - 1];
     }
@@ -96,7 +99,8 @@ Json ToJson(const Result& result, bool is_text) {
                {"logprobs", std::move(logprobs)},
                {"perplexity", number(result.perplexity())},
                {"scored", result.scored()},
-               {"windows", result.windows}};
+               {"windows", result.windows},
+               {"policies", NamesOf(result.policies)}};
   if (is_text) json["bits_per_byte"] = number(result.bits_per_byte());
   return json;
 }

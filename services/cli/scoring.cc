@@ -53,6 +53,7 @@ absl::StatusOr<Scores> Score(Client& client, const v1::ScoreRequest& request,
     for (const v1::TokenLogprob& token : part.logprobs()) {
       scores.logprobs.push_back(token.logprob());
     }
+    scores.policies.MergeFrom(part.policies());
     if (on_routing && part.has_routing()) status = on_routing(part.routing());
     done = done || part.done();
   }

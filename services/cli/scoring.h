@@ -7,6 +7,8 @@
 // unscored; with any smaller stride only the very first token of all does, and every other one has
 // at least size - stride tokens of context.
 
+#include <google/protobuf/repeated_field.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -33,6 +35,7 @@ std::vector<Window> Windows(size_t tokens, size_t size, size_t stride);
 struct Scores {
   std::vector<uint32_t> token_ids;
   std::vector<float> logprobs;  // of token_ids[1..]
+  google::protobuf::RepeatedField<int> policies;
 };
 
 // Scores one prompt, whole. `on_routing`, if set, is told the routing of consecutive tokens.

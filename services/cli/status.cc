@@ -10,6 +10,7 @@
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/json.h"
+#include "services/cli/policies.h"
 #include "services/cli/terminal.h"
 
 namespace conclave::services::cli {
@@ -70,7 +71,8 @@ Json ToJson(const v1::WorkerInfo& worker) {
           {"kv_blocks_used", load.kv_blocks_used()},
           {"kv_blocks", load.kv_blocks()},
           {"model", worker.model().name()},
-          {"numerics", worker.model().numerics()}};
+          {"numerics", worker.model().numerics()},
+          {"policies", NamesOf(worker.model().policies())}};
 }
 
 // A scheduler that is out of reach is null: serving goes on without it.
@@ -112,10 +114,10 @@ std::string ToTable(const v1::StatusResponse& status) {
     absl::StrAppendFormat(&text,
                           "worker     %s  %s  pid %d  %s, sequences %d + %d waiting, kv blocks "
                           "%d/%d, %d experts of epoch "
-                          "%d\n",
+                          "%d%s\n",
                           worker.id(), worker.address(), worker.pid(), NameOf(worker.state()),
                           load.running(), load.waiting(), load.kv_blocks_used(), load.kv_blocks(),
-                          worker.experts(), worker.epoch());
+                          worker.experts(), worker.epoch(), Marks(worker.model().policies()));
   }
   if (status.workers().empty()) text += "worker     none\n";
   return text;
@@ -140,6 +142,7 @@ Json ToJson(const v1::Model& model) {
           {"context_limit", model.context_limit()},
           {"vocab_size", model.vocab_size()},
           {"numerics", model.numerics()},
+          {"policies", NamesOf(model.policies())},
           {"parent", model.parent().empty() ? Json(nullptr) : Json(model.parent())},
           {"chat", model.chat()},
           {"chat_problem", model.chat() ? Json(nullptr) : Json(model.chat_problem())}};
@@ -154,11 +157,11 @@ absl::Status ShowModels(Client& client, bool json, Io& io) {
   for (const v1::Model& model : response.models()) {
     models.push_back(ToJson(model));
     if (json) continue;
-    io.out << Printable(
-        absl::StrFormat("%s  %s, context %d, vocabulary %d, numerics %s%s%s\n", model.name(),
-                        model.family(), model.context_limit(), model.vocab_size(), model.numerics(),
-                        model.parent().empty() ? "" : ", adapter of " + model.parent(),
-                        model.chat() ? ", chats" : ", does not chat: " + model.chat_problem()));
+    io.out << Printable(absl::StrFormat(
+        "%s  %s, context %d, vocabulary %d, numerics %s%s%s%s\n", model.name(), model.family(),
+        model.context_limit(), model.vocab_size(), model.numerics(), Marks(model.policies()),
+        model.parent().empty() ? "" : ", adapter of " + model.parent(),
+        model.chat() ? ", chats" : ", does not chat: " + model.chat_problem()));
   }
   if (json) Print({{"models", std::move(models)}}, io);
   return absl::OkStatus();

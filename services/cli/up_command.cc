@@ -30,6 +30,9 @@ constexpr std::array kWorkerFlags = {
     PassedOn{"threads", "N", "compute threads; 0: one per CPU"},
     PassedOn{"numerics", "LEVEL",
              "dispatch level: avx512bf16, avx512, avx2 or portable; without it the best there is"},
+    PassedOn{"returns", "WHAT",
+             "rows, or sums: owners of experts return fewer bytes; results then depend on the "
+             "placement and are marked"},
     PassedOn{"step-tokens", "N", "tokens of one step"},
     PassedOn{"prefill-chunk", "N", "tokens of one prompt in one step"},
     PassedOn{"max-running", "N", "sequences computed at once"},

@@ -24,11 +24,16 @@ constexpr uint64_t kPage = 4096;
 constexpr uint64_t kFramesInRing = 4;
 
 uint64_t LargestBody(const worker::FrameLimits& limits) {
-  FrameHeader header{
-      .type = limits.type, .rows = limits.rows, .routes = limits.routes, .dim = limits.dim};
-  const uint64_t rows = worker::BodyBytes(header);
-  header.kind = FrameKind::kResults;
-  return std::max(rows, worker::BodyBytes(header));
+  const bool sums = limits.returns == worker::Returns::kSums;
+  FrameHeader header{.kind = sums ? FrameKind::kTerms : FrameKind::kRows,
+                     .type = limits.type,
+                     .rows = limits.rows,
+                     .routes = limits.routes,
+                     .sums = sums ? limits.routes : 0,
+                     .dim = limits.dim};
+  const uint64_t question = worker::BodyBytes(header);
+  header.kind = worker::AnswerTo(header.kind);
+  return std::max(question, worker::BodyBytes(header));
 }
 
 // Of a ring that holds a few of the largest frames; 0 if not even one.

@@ -146,6 +146,21 @@ TEST(Scheduler, EndsItsWatchesWhenDraining) {
   EXPECT_EQ(watch.WaitForStatus().error_code(), grpc::UNAVAILABLE);
 }
 
+TEST(Scheduler, RefusesAWorkerThatReturnsSumsWhereTheOthersReturnRows) {
+  FakeCluster cluster(Quick(1));
+  TestWatch watch(cluster.scheduler_address());
+  ASSERT_TRUE(watch.WaitForState("worker-0", v1::WORKER_STATE_READY).has_value());
+  WorkerNode::Options options = OtherWorker(cluster);
+  options.numerics = "";
+  options.returns = "sums";
+  absl::Status refused;
+  auto node = WorkerNode::Start(options, [&](const absl::Status& status) { refused = status; });
+  ASSERT_TRUE(node.ok()) << node.status();
+  EXPECT_EQ((*node)->heartbeat()->Step().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("+sums, worker worker-0 as"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("see --numerics and --returns"));
+}
+
 // A worker of the least numerics, before one of the best comes.
 class SchedulerOfNumerics : public ::testing::Test {
  protected:

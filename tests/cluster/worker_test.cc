@@ -386,6 +386,8 @@ TEST(Worker, FailsToStartNamingWhatIsWrong) {
   EXPECT_THAT(error([](auto& o) { o.model = "/nonexistent"; }), HasSubstr("/nonexistent"));
   EXPECT_THAT(error([](auto& o) { o.id = "a b"; }), HasSubstr("a b"));
   EXPECT_THAT(error([](auto& o) { o.numerics = "abacus"; }), HasSubstr("abacus"));
+  EXPECT_THAT(error([](auto& o) { o.returns = "columns"; }),
+              HasSubstr("--returns: owners cannot return \"columns\": want rows or sums"));
   EXPECT_THAT(error([](auto& o) { o.failpoints = {"nowhere=kill"}; }), HasSubstr("nowhere"));
   EXPECT_THAT(error([](auto& o) { o.scheduler = "nowhere"; }), HasSubstr("nowhere"));
   EXPECT_THAT(error([](auto& o) { o.engine.kv_bytes = 1; }), HasSubstr("KV"));

@@ -1,5 +1,6 @@
 // Whatever comes in a frame: an error before memory is taken, or a header within its limits and a
-// body whose every route leads to a row and an expert that are there. The same of a hello.
+// body whose every route leads to a row and an expert that are there, and whose sums have terms.
+// The same of a hello.
 
 #include "worker/experts/frame.h"
 
@@ -21,7 +22,14 @@ using namespace conclave;
 
 constexpr worker::FrameLimits kLimits = {
     .type = worker::DType::kBF16, .layers = 3, .experts = 24, .dim = 8, .rows = 16, .routes = 32};
-constexpr uint64_t kLargestBody = 32 * 8 + 16 * 8 * 2 + 64;
+constexpr worker::FrameLimits kSumLimits = {.type = worker::DType::kBF16,
+                                            .layers = 3,
+                                            .experts = 24,
+                                            .dim = 8,
+                                            .rows = 16,
+                                            .routes = 32,
+                                            .returns = worker::Returns::kSums};
+constexpr uint64_t kLargestBody = 32 * 16 + 16 * 8 * 2 + 64;
 
 // A checksum keeps a fuzzer out as well as an accident, so half of the inputs get a right one: over
 // all but the last eight bytes.
@@ -34,35 +42,53 @@ std::array<std::byte, kBytes> Sealed(std::span<const std::byte> data) {
   return bytes;
 }
 
-void TryBody(worker::FrameHeader header, std::span<const std::byte> rest) {
+// Every sum's routes follow each other and are of one row.
+void CheckSums(const worker::FrameHeader& header, std::span<const std::byte> body) {
+  const std::span<const worker::FrameTerm> terms = worker::TermsOf(header, body);
+  const std::span<const worker::FrameRoute> routes = worker::RoutesOf(header, body);
+  for (size_t i = 1; i < terms.size(); ++i) {
+    const bool same = terms[i].sum == terms[i - 1].sum;
+    CONCLAVE_CHECK(same || terms[i].sum == terms[i - 1].sum + 1);
+    CONCLAVE_CHECK(!same || routes[i].row == routes[i - 1].row);
+  }
+  CONCLAVE_CHECK(terms.front().sum == 0 && terms.back().sum == header.sums - 1);
+}
+
+uint32_t NumbersIn(const worker::FrameHeader& header) {
+  if (worker::IsQuestion(header.kind)) return header.rows;
+  return header.kind == worker::FrameKind::kSums ? header.sums : header.routes;
+}
+
+void TryBody(worker::FrameHeader header, std::span<const std::byte> rest,
+             const worker::FrameLimits& limits) {
   std::vector<uint64_t> aligned(kLargestBody / sizeof(uint64_t) + 1);
   const std::span<std::byte> body =
       std::as_writable_bytes(std::span(aligned)).first(header.body_bytes);
   std::copy_n(rest.begin(), std::min(rest.size(), body.size()), body.begin());
   if (header.body_hash % 2 == 0) header.body_hash = worker::HashBody(body);
-  if (!worker::CheckBody(header, body, kLimits).ok()) return;
-  if (header.kind == worker::FrameKind::kRows) {
+  if (!worker::CheckBody(header, body, limits).ok()) return;
+  if (worker::IsQuestion(header.kind)) {
     for (const worker::FrameRoute& route : worker::RoutesOf(header, body)) {
       CONCLAVE_CHECK(route.row < header.rows);
-      CONCLAVE_CHECK(route.expert < kLimits.experts);
+      CONCLAVE_CHECK(route.expert < limits.experts);
     }
   }
-  const uint32_t rows = header.kind == worker::FrameKind::kRows ? header.rows : header.routes;
+  if (header.kind == worker::FrameKind::kTerms) CheckSums(header, body);
   const std::span<const std::byte> numbers = worker::RowsOf(header, body);
   float row[8];
-  for (size_t i = 0; i < rows && header.body_bytes != 0; ++i) {
+  for (size_t i = 0; i < NumbersIn(header) && header.body_bytes != 0; ++i) {
     worker::UnpackRow(numbers.subspan(i * 16, 16).data(), 8, header.type, row);
   }
 }
 
 void TryFrame(std::span<const std::byte, worker::kFrameHeaderBytes> bytes,
-              std::span<const std::byte> rest) {
-  const auto header = worker::ParseHeader(bytes, kLimits);
+              std::span<const std::byte> rest, const worker::FrameLimits& limits) {
+  const auto header = worker::ParseHeader(bytes, limits);
   if (!header.ok()) return;
   CONCLAVE_CHECK(header->body_bytes <= kLargestBody);
   CONCLAVE_CHECK(header->body_bytes == worker::BodyBytes(*header));
-  CONCLAVE_CHECK(worker::ParseHeader(worker::EncodeHeader(*header), kLimits).ok());
-  TryBody(*header, rest);
+  CONCLAVE_CHECK(worker::ParseHeader(worker::EncodeHeader(*header), limits).ok());
+  TryBody(*header, rest, limits);
 }
 
 void TryHello(std::span<const std::byte> data) {
@@ -82,7 +108,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   TryHello(bytes);
   constexpr size_t kHeader = worker::kFrameHeaderBytes;
   const auto rest = bytes.subspan(std::min(size, kHeader));
-  TryFrame(Sealed<kHeader>(bytes), rest);
-  if (size >= kHeader) TryFrame(bytes.first<kHeader>(), rest);
+  for (const worker::FrameLimits& limits : {kLimits, kSumLimits}) {
+    TryFrame(Sealed<kHeader>(bytes), rest, limits);
+    if (size >= kHeader) TryFrame(bytes.first<kHeader>(), rest, limits);
+  }
   return 0;
 }

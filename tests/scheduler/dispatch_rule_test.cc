@@ -115,6 +115,20 @@ TEST(DispatchRule, LetsNobodyMakeUpForTheTimeItWasAway) {
   }
 }
 
+TEST(DispatchRule, ChoosesOneForAWholeAndALateOneOnlyIfItMay) {
+  DispatchRule rule({}, 3, 0);
+  const std::vector<int32_t> owners = {1, 2};
+  EXPECT_EQ(rule.ChooseOne(owners, /*late=*/false), 1);
+  EXPECT_EQ(rule.ChooseOne(owners, /*late=*/false), 2) << "the less busy one";
+  rule.SetLate(1, true);
+  rule.SetAlive(2, false);
+  EXPECT_EQ(rule.ChooseOne(owners, /*late=*/false), DispatchRule::kNobody);
+  EXPECT_FALSE(rule.CanChoose(owners, /*late=*/false));
+  EXPECT_TRUE(rule.CanChoose(owners, /*late=*/true));
+  EXPECT_EQ(rule.ChooseOne(owners, /*late=*/true), 1);
+  EXPECT_EQ(rule.load(1), 2u) << "what was given to nobody is not counted";
+}
+
 TEST(DispatchRule, ForgetsLoadsOfLongAgo) {
   const Placement placement = Of(2, {{1}});
   DispatchRule rule({.window_rows = 4}, 2, 0);

@@ -5,7 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -63,6 +65,10 @@ class Server : public ::testing::Test {
     EXPECT_TRUE(device.ok()) << device.status();
     device_ = *std::move(device);
     limits_ = FrameLimitsFor(model_->spec, /*step_tokens=*/16);
+    Start();
+  }
+
+  void Start() {
     server_ = std::make_unique<ExpertServer>(
         ExpertServer::Options{.max_rows = static_cast<int32_t>(limits_.rows),
                               .max_routes = static_cast<int32_t>(limits_.routes),
@@ -94,6 +100,27 @@ class Server : public ::testing::Test {
     }
     EXPECT_TRUE(CheckBody(header, body.bytes(), limits_).ok());
     return {kPeer, header, FrameBody(nullptr, body.bytes().data(), body.bytes().size())};
+  }
+  // The same in sums: of the first row's route, and of the second row's two.
+  ExpertServer::RemoteJob Terms() {
+    ExpertServer::RemoteJob job = Job();
+    FrameHeader header = job.header;
+    const std::vector<FrameRoute> routes(RoutesOf(header, job.body.bytes()).begin(),
+                                         RoutesOf(header, job.body.bytes()).end());
+    const std::vector<std::byte> rows(RowsOf(header, job.body.bytes()).begin(),
+                                      RowsOf(header, job.body.bytes()).end());
+    header.kind = FrameKind::kTerms;
+    header.sums = 2;
+    header.body_bytes = BodyBytes(header);
+    shared_.assign(header.body_bytes / sizeof(uint64_t) + 1, 0);
+    const std::span<std::byte> body =
+        std::as_writable_bytes(std::span(shared_)).first(header.body_bytes);
+    std::copy(routes.begin(), routes.end(), MutableRoutesOf(header, body).begin());
+    const std::array<FrameTerm, 3> terms = {FrameTerm{0.5f, 0}, {0.25f, 1}, {2.0f, 1}};
+    std::copy(terms.begin(), terms.end(), MutableTermsOf(header, body).begin());
+    std::copy(rows.begin(), rows.end(), MutableRowsOf(header, body).begin());
+    EXPECT_TRUE(CheckBody(header, body, limits_).ok());
+    return {kPeer, header, FrameBody(nullptr, body.data(), body.size())};
   }
   // As a peer does that writes to a ring after its frame was taken out of it.
   void Overwrite(size_t route, FrameRoute with) {
@@ -140,6 +167,39 @@ TEST_F(Server, RefusesRoutesThatWereChangedSinceTheirCheck) {
   EXPECT_EQ(server_->stats().refused[static_cast<size_t>(Refusal::kChanged)], changes.size());
   server_->Submit(Job());
   EXPECT_TRUE(server_->Serve()) << "and goes on";
+}
+
+TEST_F(Server, ReturnsTheSumsOfTheRowsThatItWouldReturn) {
+  server_->Submit(Job());
+  ASSERT_TRUE(server_->Serve());
+  const KeepingTransport::Sent rows = transport_.sent.back();
+  limits_.returns = Returns::kSums;
+  Start();
+  server_->Submit(Terms());
+  ASSERT_TRUE(server_->Serve());
+  const KeepingTransport::Sent sums = transport_.sent.back();
+  EXPECT_EQ(sums.header.kind, FrameKind::kSums);
+  ASSERT_EQ(sums.body.size(), 2 * limits_.dim * sizeof(float));
+  const auto value = [&](const KeepingTransport::Sent& sent, size_t at) {
+    float number = 0.0f;
+    std::memcpy(&number, sent.body.data() + at * sizeof number, sizeof number);
+    return number;
+  };
+  for (size_t c = 0; c < limits_.dim; ++c) {
+    EXPECT_EQ(value(sums, c), 0.5f * value(rows, c));
+    EXPECT_EQ(value(sums, limits_.dim + c),
+              0.25f * value(rows, limits_.dim + c) + 2.0f * value(rows, 2 * limits_.dim + c));
+  }
+}
+
+TEST_F(Server, RefusesTermsThatWereChangedSinceTheirCheck) {
+  limits_.returns = Returns::kSums;
+  Start();
+  server_->Submit(Terms());
+  Overwrite(3 + 2, std::bit_cast<FrameRoute>(FrameTerm{1.0f, 7}));  // the last term
+  EXPECT_FALSE(server_->Serve());
+  EXPECT_TRUE(judged_.empty());
+  EXPECT_EQ(transport_.sent.back().header.refusal, Refusal::kChanged);
 }
 
 // As when it asks itself for what a lost peer owed.

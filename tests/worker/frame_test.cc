@@ -106,6 +106,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadHeader{"Routes", [](FrameHeader& h) { h.routes = 33; }, "33 routes, the limit is 32"},
         BadHeader{"NoRoute", [](FrameHeader& h) { h.routes = 2; }, "without a route"},
         BadHeader{"NoRow", [](FrameHeader& h) { h.rows = 0; }, "without a route"},
+        BadHeader{"Sums", [](FrameHeader& h) { h.sums = 1; }, "sums of another kind"},
         BadHeader{"Length", [](FrameHeader& h) { ++h.body_bytes; }, "does not follow"},
         BadHeader{"Refusal", [](FrameHeader& h) { h.refusal = Refusal::kEpoch; }, "refusal"},
         BadHeader{"AliveWithBody", [](FrameHeader& h) { h.kind = FrameKind::kAlive; }, "no body"},
@@ -120,6 +121,105 @@ TEST(Frame, OfTheLargestCountsIsTaken) {
   header.layer = 2;
   header.body_bytes = BodyBytes(header);
   EXPECT_TRUE(ParseHeader(EncodeHeader(header), kLimits).ok());
+}
+
+constexpr FrameLimits kSumLimits = {.type = DType::kBF16,
+                                    .layers = 3,
+                                    .experts = 24,
+                                    .dim = 8,
+                                    .rows = 16,
+                                    .routes = 32,
+                                    .returns = Returns::kSums};
+
+// Of two rows, three sums.
+FrameHeader TermsHeader() {
+  FrameHeader header = RowsHeader();
+  header.kind = FrameKind::kTerms;
+  header.rows = 2;
+  header.sums = 3;
+  header.body_bytes = BodyBytes(header);
+  return header;
+}
+
+std::vector<std::byte> TermsBody() {
+  const FrameHeader header = TermsHeader();
+  std::vector<std::byte> body(BodyBytes(header));
+  constexpr uint32_t kRowOf[] = {0, 0, 0, 1, 1}, kSumOf[] = {0, 0, 1, 2, 2};
+  for (uint32_t i = 0; i < header.routes; ++i) {
+    MutableRoutesOf(header, body)[i] = {kRowOf[i], i};
+    MutableTermsOf(header, body)[i] = {0.5f, kSumOf[i]};
+  }
+  return body;
+}
+
+TEST(FrameOfTerms, ComesBackAsItWasWrittenAndKeepsItsRowsAligned) {
+  const FrameHeader header = TermsHeader();
+  EXPECT_EQ(header.body_bytes, 128u + 2 * 8 * 2) << "five routes, five terms";
+  const auto parsed = ParseHeader(EncodeHeader(header), kSumLimits);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(EncodeHeader(*parsed), EncodeHeader(header));
+  const std::vector<std::byte> body = TermsBody();
+  EXPECT_TRUE(CheckBody(*parsed, body, kSumLimits).ok());
+  EXPECT_EQ(TermsOf(header, body)[3].sum, 2u);
+  FrameHeader answer = header;
+  answer.kind = AnswerTo(header.kind);
+  EXPECT_EQ(BodyBytes(answer), 3u * 8 * 2);
+}
+
+TEST(FrameOfTerms, IsRefusedByNameWhereRowsAreReturnedAndTheReverse) {
+  const auto sums = ParseHeader(EncodeHeader(TermsHeader()), kLimits);
+  EXPECT_THAT(std::string(sums.status().message()),
+              HasSubstr("its worker returns sums, this one rows; see --returns"));
+  const auto rows = ParseHeader(EncodeHeader(RowsHeader()), kSumLimits);
+  EXPECT_THAT(std::string(rows.status().message()), HasSubstr("returns rows, this one sums"));
+}
+
+class FrameOfTermsRefuses : public ::testing::TestWithParam<BadHeader> {};
+
+TEST_P(FrameOfTermsRefuses, WhatIsPastItsLimits) {
+  FrameHeader header = TermsHeader();
+  GetParam().change(header);
+  const auto parsed = ParseHeader(EncodeHeader(header), kSumLimits);
+  ASSERT_FALSE(parsed.ok());
+  EXPECT_THAT(std::string(parsed.status().message()), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Sums, FrameOfTermsRefuses,
+    ::testing::Values(
+        BadHeader{"Many", [](FrameHeader& h) { h.sums = 6; }, "6 sums, the limit is 5"},
+        BadHeader{"Few", [](FrameHeader& h) { h.sums = 1; }, "a row without a sum"},
+        BadHeader{"Rows", [](FrameHeader& h) { h.rows = 1u << 31; }, "rows, the limit"},
+        BadHeader{"Length", [](FrameHeader& h) { --h.body_bytes; }, "does not follow"},
+        BadHeader{"Answer",
+                  [](FrameHeader& h) {
+                    h.kind = FrameKind::kSums;
+                    h.body_bytes = 5 * 8 * 2;  // a row for each route
+                  },
+                  "does not follow"}),
+    [](const auto& row) { return row.param.name; });
+
+TEST(FrameOfTerms, IsRefusedWhenItsSumsAreNone) {
+  const FrameHeader header = TermsHeader();
+  const auto problem = [&](size_t route, FrameTerm term) {
+    std::vector<std::byte> body = TermsBody();
+    MutableTermsOf(header, body)[route] = term;
+    return std::string(CheckBody(header, body, kSumLimits).message());
+  };
+  EXPECT_THAT(problem(0, {1.0f, 1}), HasSubstr("out of order"));
+  EXPECT_THAT(problem(4, {1.0f, 1}), HasSubstr("out of order"));
+  EXPECT_THAT(problem(4, {1.0f, 3}), HasSubstr("out of order"));
+  EXPECT_THAT(problem(3, {1.0f, 1}), HasSubstr("a sum of several rows"));
+  EXPECT_THAT(problem(2, {1.0f, 0}), HasSubstr("out of order")) << "no 1 before the 2";
+  std::vector<std::byte> body = TermsBody();
+  for (const size_t route : {3, 4}) {
+    MutableRoutesOf(header, body)[route].row = 0;
+    MutableTermsOf(header, body)[route].sum = 1;
+  }
+  EXPECT_THAT(std::string(CheckBody(header, body, kSumLimits).message()),
+              HasSubstr("a sum of nothing"));
+  EXPECT_EQ(problem(2, {std::numeric_limits<float>::quiet_NaN(), 1}), "")
+      << "the weights are the home's business";
 }
 
 TEST(FrameBody, IsRefusedWhenARouteLeadsNowhere) {

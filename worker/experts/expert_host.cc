@@ -193,7 +193,7 @@ Refusal ExpertHost::Judge(PeerIndex from, const FrameHeader& header,
 }
 
 void ExpertHost::OnFrame(PeerIndex from, const FrameHeader& header, FrameBody body) {
-  if (header.kind == FrameKind::kRows) {
+  if (IsQuestion(header.kind)) {
     server_.Submit({from, header, std::move(body)});
   } else {
     exchange_.OnAnswer(from, header, std::move(body));

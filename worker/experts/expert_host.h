@@ -32,6 +32,8 @@ class ExpertHost final : private FrameSink {
     std::string id;  // of this worker; empty: it is alone
     // Nothing is computed before there is a placement: the model was loaded without its experts.
     bool needs_placement = false;
+    // The same for all workers of a cluster.
+    Returns returns = Returns::kRows;
     PeerExchange::Options exchange;
     ExpertServer::Options server;
     scheduler::EpochKeeper::Options epochs;

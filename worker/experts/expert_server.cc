@@ -14,8 +14,6 @@ namespace {
 using scheduler::Micros;
 
 constexpr PeerIndex kOwnHome = -1;
-// Results held before they go where they are wanted.
-constexpr size_t kResultRows = 512;
 
 Micros Now() {
   return std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now().time_since_epoch());
@@ -38,7 +36,12 @@ ExpertServer::ExpertServer(const Options& options, const FrameLimits& limits,
   CONCLAVE_CHECK(options_.max_routes >= static_cast<int32_t>(limits_.routes));
   const auto routes = static_cast<size_t>(options_.max_routes);
   rows_.reset(new float[static_cast<size_t>(options_.max_rows) * limits_.dim]);
-  results_.reset(new float[kResultRows * limits_.dim]);
+  const bool sums = limits_.returns == Returns::kSums;
+  results_.reset(new float[(sums ? routes : kResultRows) * limits_.dim]);
+  if (sums) {
+    sum_.resize(limits_.dim);
+    terms_.reserve(routes);
+  }
   every_row_.resize(kResultRows);
   std::iota(every_row_.begin(), every_row_.end(), 0);
   routes_.reserve(routes);
@@ -206,13 +209,14 @@ void ExpertServer::TakeDue() {
     remote_now_.push_back(std::move(job));
     return true;
   });
-  if (!local_now_.empty()) gather_.Serve(kOwnHome);
+  if (!local_now_.empty() && local_.empty()) gather_.Serve(kOwnHome);
 }
 
 // As many jobs as fit a pass, the own home's first; frames that may not be served are answered.
 void ExpertServer::Take() {
   TakeDue();
   copied_.clear();
+  terms_.clear();
   int64_t rows = 0, routes = 0;
   for (const LocalJob* job : local_now_) {
     rows += job->x.rows;
@@ -225,9 +229,10 @@ void ExpertServer::Take() {
       later.push_back(std::move(job));
       return true;
     }
-    const size_t before = copied_.size();
+    const size_t before = copied_.size(), terms = terms_.size();
     if (const Refusal refusal = CopyRoutes(job); refusal != Refusal::kNone) {
       copied_.resize(before);
+      terms_.resize(terms);
       Refuse(job, refusal);
       return true;
     }
@@ -244,123 +249,21 @@ void ExpertServer::Take() {
 
 // What is judged is what is computed: whoever shares the body's memory can write to it at any time.
 Refusal ExpertServer::CopyRoutes(const RemoteJob& job) {
+  const bool sums = limits_.returns == Returns::kSums;
+  // Transports let no other frame pass, so routes and terms are copied to the same places.
+  CONCLAVE_CHECK(job.header.kind == (sums ? FrameKind::kTerms : FrameKind::kRows));
   const size_t before = copied_.size();
   const std::span<const FrameRoute> shared = RoutesOf(job.header, job.body.bytes());
   copied_.insert(copied_.end(), shared.begin(), shared.end());
   const std::span<const FrameRoute> routes = std::span(copied_).subspan(before);
   if (!CheckRoutes(job.header, routes, limits_).ok()) return Refusal::kChanged;
+  if (sums) {
+    const std::span<const FrameTerm> terms = TermsOf(job.header, job.body.bytes());
+    terms_.insert(terms_.end(), terms.begin(), terms.end());
+    if (!CheckTerms(job.header, routes, std::span(terms_).subspan(before)).ok())
+      return Refusal::kChanged;
+  }
   return judge_(job.from, job.header, routes);
-}
-
-void ExpertServer::Load(const LocalJob& job) {
-  for (size_t i = 0; i < job.routes.size(); ++i) {
-    const FrameRoute& route = job.routes[i];
-    routes_.push_back({route.row + static_cast<uint32_t>(loaded_rows_), route.expert});
-    places_.push_back({.row = job.out.row(job.outputs[i])});
-  }
-  for (int64_t row = 0; row < job.x.rows; ++row, ++loaded_rows_) {
-    std::memcpy(rows_.get() + static_cast<size_t>(loaded_rows_) * limits_.dim, job.x.row(row),
-                limits_.dim * sizeof(float));
-  }
-}
-
-void ExpertServer::Load(const RemoteJob& job, std::span<const FrameRoute> routes) {
-  const FrameHeader& header = job.header;
-  const size_t bytes = limits_.dim * SizeOf(limits_.type);
-  std::optional<FrameBody>& reply =
-      replies_.emplace_back(transport_->Reserve(job.from, header.routes * bytes));
-  std::byte* to = reply ? reply->bytes().data() : nullptr;
-  for (const FrameRoute& route : routes) {
-    routes_.push_back({route.row + static_cast<uint32_t>(loaded_rows_), route.expert});
-    places_.push_back({.packed = to});
-    if (to != nullptr) to += bytes;
-  }
-  const std::span<const std::byte> rows = RowsOf(header, job.body.bytes());
-  for (size_t row = 0; row < header.rows; ++row, ++loaded_rows_) {
-    UnpackRow(rows.data() + row * bytes, limits_.dim, limits_.type,
-              rows_.get() + static_cast<size_t>(loaded_rows_) * limits_.dim);
-  }
-}
-
-// The routes in the order of their experts: inputs_, order_, and in runs_ where each expert's
-// begin.
-void ExpertServer::SortByExpert() {
-  touched_.clear();
-  runs_.clear();
-  for (const FrameRoute& route : routes_) {
-    if (count_[route.expert]++ == 0) touched_.push_back(route.expert);
-  }
-  std::sort(touched_.begin(), touched_.end());
-  int32_t start = 0;
-  for (const scheduler::ExpertId id : touched_) {
-    runs_.push_back(start);
-    start += std::exchange(count_[id], start);
-  }
-  runs_.push_back(start);
-  for (size_t i = 0; i < routes_.size(); ++i) {
-    const auto at = static_cast<size_t>(count_[routes_[i].expert]++);
-    inputs_[at] = static_cast<int32_t>(routes_[i].row);
-    order_[at] = static_cast<int32_t>(i);
-  }
-  for (const scheduler::ExpertId id : touched_) count_[id] = 0;
-}
-
-// What of the sorted routes [first, end) each expert has; result i goes to row outputs[first + i].
-void ExpertServer::MakeWork(size_t first, size_t end, const std::vector<int32_t>& outputs) {
-  work_.clear();
-  for (size_t i = 0; i < touched_.size(); ++i) {
-    const size_t from = std::max(first, static_cast<size_t>(runs_[i]));
-    const size_t to = std::min(end, static_cast<size_t>(runs_[i + 1]));
-    if (from >= to) continue;
-    work_.push_back({experts_[touched_[i]],
-                     {inputs_.data() + from, to - from},
-                     {outputs.data() + (from - first), to - from}});
-  }
-}
-
-void ExpertServer::Compute() {
-  routes_.clear();
-  places_.clear();
-  replies_.clear();
-  loaded_rows_ = 0;
-  own_alone_ = remote_now_.empty() && local_now_.size() == 1;
-  if (own_alone_) return ComputeInPlace(*local_now_[0]);
-  for (const LocalJob* job : local_now_) Load(*job);
-  size_t next = 0;
-  for (const RemoteJob& job : remote_now_) {
-    Load(job, std::span(copied_).subspan(next, job.header.routes));
-    next += job.header.routes;
-  }
-  SortByExpert();
-  const auto dim = static_cast<int64_t>(limits_.dim);
-  const ConstRows rows = {rows_.get(), loaded_rows_, dim, dim};
-  for (size_t first = 0; first < routes_.size(); first += kResultRows) {
-    const size_t end = std::min(first + kResultRows, routes_.size());
-    MakeWork(first, end, every_row_);
-    device_.Experts(rows, work_, {results_.get(), static_cast<int64_t>(end - first), dim, dim});
-    for (size_t at = first; at < end; ++at) {
-      Put(results_.get() + (at - first) * limits_.dim, places_[static_cast<size_t>(order_[at])]);
-    }
-  }
-}
-
-// One local job alone is computed from where it lies to where it is wanted.
-void ExpertServer::ComputeInPlace(const LocalJob& job) {
-  routes_.assign(job.routes.begin(), job.routes.end());
-  SortByExpert();
-  for (size_t at = 0; at < routes_.size(); ++at) {
-    outputs_[at] = job.outputs[static_cast<size_t>(order_[at])];
-  }
-  MakeWork(0, routes_.size(), outputs_);
-  device_.Experts(job.x, work_, job.out);
-}
-
-void ExpertServer::Put(const float* result, const Place& place) const {
-  if (place.row != nullptr) {
-    std::memcpy(place.row, result, limits_.dim * sizeof(float));
-  } else if (place.packed != nullptr) {
-    PackRow(result, limits_.dim, limits_.type, place.packed);
-  }
 }
 
 void ExpertServer::Answer() {
@@ -368,7 +271,7 @@ void ExpertServer::Answer() {
   for (const LocalJob* job : local_now_) own += job->routes.size();
   for (size_t i = 0; i < remote_now_.size(); ++i) {
     FrameHeader header = remote_now_[i].header;
-    header.kind = FrameKind::kResults;
+    header.kind = AnswerTo(header.kind);
     served += header.routes;
     rows += header.rows;
     std::optional<FrameBody>& body = replies_[i];
@@ -393,7 +296,7 @@ void ExpertServer::Refuse(const RemoteJob& job, Refusal why) {
   FrameHeader header = job.header;
   header.kind = FrameKind::kRefusal;
   header.refusal = why;
-  header.rows = header.routes = 0;
+  header.rows = header.routes = header.sums = 0;
   transport_->Send(job.from, header, {});
   const std::lock_guard lock(mutex_);
   ++stats_.refused[static_cast<size_t>(why)];

@@ -1,7 +1,8 @@
 #pragma once
 // The owner's side of the exchange: computes rows with the experts that are here, for everybody,
 // this worker's own home included. What has arrived and is due (scheduler/gather_rule.h) is served
-// together, each expert's weights read once for all its rows, whoever sent them. It waits for no
+// together, each expert's weights read once for all its rows, whoever sent them. Where sums are
+// returned, peers get those of their rows (partial_sum.h); its home makes its own. It waits for no
 // peer, so no two workers can wait for each other.
 //
 // Whoever has time serves: a thread of its own, or the engine thread while it waits for answers.
@@ -108,11 +109,14 @@ class ExpertServer {
   Stats stats() const;
 
  private:
+  // Results held before they go where they are wanted.
+  static constexpr size_t kResultRows = 512;
   // Where a result is wanted: a row of the own home's, a part of a reply, or, if the asker is gone,
   // nowhere.
   struct Place {
     float* row = nullptr;
-    std::byte* packed = nullptr;
+    std::byte* packed = nullptr;  // where sums are returned: of the sum it is a term of
+    float weight = 1.0f;          // in that sum
   };
 
   void Run();
@@ -125,11 +129,13 @@ class ExpertServer {
   bool Due(const RemoteJob& job, scheduler::Micros now) const;
   Refusal CopyRoutes(const RemoteJob& job);
   void Compute();
-  void Load(const RemoteJob& job, std::span<const FrameRoute> routes);
+  void Load(const RemoteJob& job, size_t first_route);
   void Load(const LocalJob& job);
   void SortByExpert();
   void MakeWork(size_t first, size_t end, const std::vector<int32_t>& outputs);
   void ComputeInPlace(const LocalJob& job);
+  void ComputeRows(ConstRows rows);
+  void ComputeSums(ConstRows rows);
   void Put(const float* result, const Place& place) const;
   void Answer();
   void Refuse(const RemoteJob& job, Refusal why);
@@ -145,17 +151,23 @@ class ExpertServer {
   std::mutex serving_;
   std::vector<LocalJob*> local_now_;
   std::vector<RemoteJob> remote_now_;
-  std::vector<FrameRoute> copied_;    // routes of remote_now_, one job's after the other's; checked
-  std::unique_ptr<float[]> rows_;     // [max_rows, dim]; touched only as used
-  std::unique_ptr<float[]> results_;  // [some rows, dim]
-  std::vector<FrameRoute> routes_;    // of this pass, rows counted over rows_
-  std::vector<int32_t> count_;        // [experts] zero between passes
+  std::vector<FrameRoute> copied_;  // routes of remote_now_, one job's after the other's; checked
+  std::vector<FrameTerm> terms_;    // likewise, where sums are returned
+  std::unique_ptr<float[]> rows_;   // [max_rows, dim]; touched only as used
+  // [some rows, dim]; where sums are returned [routes, dim], touched only as used: the terms of a
+  // sum are of several experts.
+  std::unique_ptr<float[]> results_;
+  std::vector<FrameRoute> routes_;  // of this pass, rows counted over rows_
+  std::vector<int32_t> count_;      // [experts] zero between passes
   std::vector<scheduler::ExpertId> touched_;
   std::vector<Place> places_;                      // [routes]
   std::vector<std::optional<FrameBody>> replies_;  // of remote_now_; none: the asker is gone
   std::vector<int32_t> runs_;  // where each touched expert's routes begin, sorted
   std::vector<int32_t> inputs_, order_, outputs_;  // [routes] sorted: row, route, row of the result
   std::vector<int32_t> every_row_;                 // 0, 1, ..
+  std::vector<const float*> summed_;               // terms of one sum,
+  std::vector<float> weights_;                     // theirs,
+  std::vector<float> sum_;                         // [dim] and what they make
   std::vector<ExpertWork> work_;
   std::vector<uint8_t> due_;  // [what waits]
   int64_t taken_rows_ = 0;

@@ -41,7 +41,8 @@ struct Wire {
   uint64_t body_bytes;
   uint64_t body_hash;
   uint64_t sequence;
-  uint64_t more_zero[2];
+  uint32_t sums;
+  uint32_t more_zero[3];
   uint64_t hash;  // XXH3 of all before it
 };
 static_assert(sizeof(Wire) == kFrameHeaderBytes);
@@ -57,12 +58,21 @@ absl::Status TooMany(const char* what, uint64_t number, uint64_t limit) {
       absl::StrCat("frame: ", number, " ", what, ", the limit is ", limit));
 }
 
-constexpr size_t RowsBegin(uint64_t routes) {
-  return (routes * sizeof(FrameRoute) + kFrameAlignment - 1) / kFrameAlignment * kFrameAlignment;
+size_t BeginOfRows(const FrameHeader& header) {
+  if (!IsQuestion(header.kind)) return 0;
+  uint64_t bytes = header.routes * uint64_t{sizeof(FrameRoute)};
+  if (header.kind == FrameKind::kTerms) bytes += header.routes * uint64_t{sizeof(FrameTerm)};
+  return (bytes + kFrameAlignment - 1) / kFrameAlignment * kFrameAlignment;
 }
 
-size_t BeginOfRows(const FrameHeader& header) {
-  return header.kind == FrameKind::kRows ? RowsBegin(header.routes) : 0;
+bool OfSums(FrameKind kind) { return kind == FrameKind::kTerms || kind == FrameKind::kSums; }
+
+absl::Status CheckMode(const FrameHeader& h, const FrameLimits& limits) {
+  const Returns returns = OfSums(h.kind) ? Returns::kSums : Returns::kRows;
+  if (returns == limits.returns) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("frame: its worker returns ", std::string(NameOf(returns)), ", this one ",
+                   std::string(NameOf(limits.returns)), "; see --returns"));
 }
 
 absl::Status CheckCounts(const FrameHeader& h, const FrameLimits& limits) {
@@ -74,12 +84,19 @@ absl::Status CheckCounts(const FrameHeader& h, const FrameLimits& limits) {
   if (h.kind == FrameKind::kAlive) {
     return h.body_bytes == 0 ? absl::OkStatus() : Bad("a sign of life has no body");
   }
+  if (const absl::Status mode = CheckMode(h, limits); !mode.ok()) return mode;
   if (h.type != limits.type) return Bad("rows of another type than the model's activations");
   if (h.dim != limits.dim) return Bad("rows of another width than the model's");
   if (h.layer >= limits.layers) return TooMany("is the layer", h.layer, limits.layers);
   if (h.rows > limits.rows) return TooMany("rows", h.rows, limits.rows);
   if (h.routes > limits.routes) return TooMany("routes", h.routes, limits.routes);
   if (h.rows == 0 || h.routes < h.rows) return Bad("a row without a route");
+  if (OfSums(h.kind)) {
+    if (h.sums > h.routes) return TooMany("sums", h.sums, h.routes);
+    if (h.sums < h.rows) return Bad("a row without a sum");
+  } else if (h.sums != 0) {
+    return Bad("sums of another kind");
+  }
   if (h.body_bytes != BodyBytes(h)) return Bad("its length does not follow from its counts");
   return absl::OkStatus();
 }
@@ -104,6 +121,8 @@ std::string_view NameOf(Refusal refusal) {
   return "unknown";
 }
 
+std::string_view NameOf(Returns returns) { return returns == Returns::kSums ? "sums" : "rows"; }
+
 FrameHeaderBytes EncodeHeader(const FrameHeader& header) {
   Wire wire = {.magic = kMagic,
                .version = kVersion,
@@ -125,6 +144,7 @@ FrameHeaderBytes EncodeHeader(const FrameHeader& header) {
                .body_bytes = header.body_bytes,
                .body_hash = header.body_hash,
                .sequence = header.sequence,
+               .sums = header.sums,
                .more_zero = {},
                .hash = 0};
   wire.hash = HashOf(wire);
@@ -141,7 +161,8 @@ absl::StatusOr<FrameHeader> ParseHeader(std::span<const std::byte, kFrameHeaderB
         absl::StrCat("frame: of version ", wire.version, ", ours is ", kVersion));
   }
   if (wire.hash != HashOf(wire)) return Bad("its header's checksum is wrong");
-  if (wire.kind < 1 || wire.kind > 4) return Bad("of an unknown kind");
+  if (wire.kind < 1 || wire.kind > static_cast<uint8_t>(FrameKind::kSums))
+    return Bad("of an unknown kind");
   if (wire.type > static_cast<uint8_t>(DType::kF16)) return Bad("of an unknown type");
   const FrameHeader header = {.kind = static_cast<FrameKind>(wire.kind),
                               .refusal = static_cast<Refusal>(wire.refusal),
@@ -156,6 +177,7 @@ absl::StatusOr<FrameHeader> ParseHeader(std::span<const std::byte, kFrameHeaderB
                               .attempt = wire.attempt,
                               .rows = wire.rows,
                               .routes = wire.routes,
+                              .sums = wire.sums,
                               .dim = wire.dim,
                               .body_bytes = wire.body_bytes,
                               .body_hash = wire.body_hash,
@@ -169,9 +191,12 @@ uint64_t BodyBytes(const FrameHeader& header) {
   const uint64_t row = uint64_t{header.dim} * SizeOf(header.type);
   switch (header.kind) {
     case FrameKind::kRows:
-      return RowsBegin(header.routes) + header.rows * row;
+    case FrameKind::kTerms:
+      return BeginOfRows(header) + header.rows * row;
     case FrameKind::kResults:
       return header.routes * row;
+    case FrameKind::kSums:
+      return header.sums * row;
     case FrameKind::kRefusal:
     case FrameKind::kAlive:
       break;
@@ -189,8 +214,11 @@ absl::Status CheckBody(const FrameHeader& header, std::span<const std::byte> bod
   if (body.size() != header.body_bytes) return Bad("its body has another length");
   if (header.body_hash != 0 && header.body_hash != HashBody(body))
     return Bad("its body's checksum is wrong");
-  if (header.kind != FrameKind::kRows) return absl::OkStatus();
-  return CheckRoutes(header, RoutesOf(header, body), limits);
+  if (!IsQuestion(header.kind)) return absl::OkStatus();
+  const std::span<const FrameRoute> routes = RoutesOf(header, body);
+  const absl::Status checked = CheckRoutes(header, routes, limits);
+  if (!checked.ok() || header.kind == FrameKind::kRows) return checked;
+  return CheckTerms(header, routes, TermsOf(header, body));
 }
 
 absl::Status CheckRoutes(const FrameHeader& header, std::span<const FrameRoute> routes,
@@ -203,14 +231,40 @@ absl::Status CheckRoutes(const FrameHeader& header, std::span<const FrameRoute> 
   return absl::OkStatus();
 }
 
+absl::Status CheckTerms(const FrameHeader& header, std::span<const FrameRoute> routes,
+                        std::span<const FrameTerm> terms) {
+  uint32_t next = 0;
+  for (size_t i = 0; i < terms.size(); ++i) {
+    if (next > 0 && terms[i].sum == next - 1) {
+      if (routes[i].row != routes[i - 1].row) return Bad("a sum of several rows");
+      continue;
+    }
+    if (terms[i].sum != next || next == header.sums) return Bad("a sum out of order");
+    ++next;
+  }
+  return next == header.sums ? absl::OkStatus() : Bad("a sum of nothing");
+}
+
 std::span<const FrameRoute> RoutesOf(const FrameHeader& header, std::span<const std::byte> body) {
-  CONCLAVE_CHECK(header.kind == FrameKind::kRows);
+  CONCLAVE_CHECK(IsQuestion(header.kind));
   return {reinterpret_cast<const FrameRoute*>(body.data()), header.routes};
 }
 
 std::span<FrameRoute> MutableRoutesOf(const FrameHeader& header, std::span<std::byte> body) {
-  CONCLAVE_CHECK(header.kind == FrameKind::kRows);
+  CONCLAVE_CHECK(IsQuestion(header.kind));
   return {reinterpret_cast<FrameRoute*>(body.data()), header.routes};
+}
+
+std::span<const FrameTerm> TermsOf(const FrameHeader& header, std::span<const std::byte> body) {
+  CONCLAVE_CHECK(header.kind == FrameKind::kTerms);
+  const std::byte* const terms = body.data() + header.routes * sizeof(FrameRoute);
+  return {reinterpret_cast<const FrameTerm*>(terms), header.routes};
+}
+
+std::span<FrameTerm> MutableTermsOf(const FrameHeader& header, std::span<std::byte> body) {
+  CONCLAVE_CHECK(header.kind == FrameKind::kTerms);
+  std::byte* const terms = body.data() + header.routes * sizeof(FrameRoute);
+  return {reinterpret_cast<FrameTerm*>(terms), header.routes};
 }
 
 std::span<const std::byte> RowsOf(const FrameHeader& header, std::span<const std::byte> body) {

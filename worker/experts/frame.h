@@ -24,7 +24,15 @@ enum class FrameKind : uint8_t {
   kResults = 2,  // back: one row per route, in the routes' order
   kRefusal = 3,  // back instead: nothing was computed; `epoch` is the refuser's
   kAlive = 4,    // between transports alone: the sender lives and has nothing to say
+  kTerms = 5,    // in place of kRows where sums are returned: also what is summed of them, how
+  kSums = 6,     // in place of kResults: one row per sum, in the terms' order
 };
+
+// What an owner returns for a row: what each expert made of it, so that home sums and nobody can
+// tell who computed; or less, the sums of experts that the placement puts together, on which
+// results then depend. All workers of a cluster do the same.
+enum class Returns : uint8_t { kRows, kSums };
+std::string_view NameOf(Returns returns);
 
 enum class Refusal : uint8_t {
   kNone = 0,
@@ -51,6 +59,7 @@ struct FrameHeader {
   uint32_t attempt = 0;  // 0; more when the same rows were sent before
   uint32_t rows = 0;
   uint32_t routes = 0;
+  uint32_t sums = 0;  // of kTerms and kSums
   uint32_t dim = 0;
   uint64_t body_bytes = 0;
   uint64_t body_hash = 0;  // XXH3 of the body; 0: the transport answers for it
@@ -63,6 +72,14 @@ struct FrameRoute {
   scheduler::ExpertId expert = 0;
 };
 
+// What becomes of a route's result where sums are returned: times weight it is added, in the order
+// of routes, to a sum. A sum's routes follow each other and are of one row. A weight may be any
+// float: one that is not finite harms nobody but the home that sent it.
+struct FrameTerm {
+  float weight = 0.0f;
+  uint32_t sum = 0;
+};
+
 // What a frame of this cluster can be at most.
 struct FrameLimits {
   DType type = DType::kF32;
@@ -71,10 +88,11 @@ struct FrameLimits {
   uint32_t dim = 0;
   uint32_t rows = 0;    // a home's step
   uint32_t routes = 0;  // rows * top_k
+  Returns returns = Returns::kRows;
 };
 
 inline constexpr size_t kFrameHeaderBytes = 128;
-inline constexpr size_t kFrameAlignment = 64;  // of the rows in a body of kRows
+inline constexpr size_t kFrameAlignment = 64;  // of the rows in the body of a question
 using FrameHeaderBytes = std::array<std::byte, kFrameHeaderBytes>;
 
 FrameHeaderBytes EncodeHeader(const FrameHeader& header);
@@ -97,11 +115,25 @@ absl::Status CheckBody(const FrameHeader& header, std::span<const std::byte> bod
 // may have changed since.
 absl::Status CheckRoutes(const FrameHeader& header, std::span<const FrameRoute> routes,
                          const FrameLimits& limits);
+// And about terms [routes]: every sum has one or more, in order.
+absl::Status CheckTerms(const FrameHeader& header, std::span<const FrameRoute> routes,
+                        std::span<const FrameTerm> terms);
+
+// Whether a home asks by it, and the kind of the answer that is no refusal.
+constexpr bool IsQuestion(FrameKind kind) {
+  return kind == FrameKind::kRows || kind == FrameKind::kTerms;
+}
+constexpr FrameKind AnswerTo(FrameKind kind) {
+  return kind == FrameKind::kTerms ? FrameKind::kSums : FrameKind::kResults;
+}
 
 // Parts of a body of BodyBytes(header) bytes, which is aligned to 8.
 std::span<const FrameRoute> RoutesOf(const FrameHeader& header, std::span<const std::byte> body);
 std::span<FrameRoute> MutableRoutesOf(const FrameHeader& header, std::span<std::byte> body);
-// Of kRows: the rows; of kResults: the results.
+// Of kTerms alone.
+std::span<const FrameTerm> TermsOf(const FrameHeader& header, std::span<const std::byte> body);
+std::span<FrameTerm> MutableTermsOf(const FrameHeader& header, std::span<std::byte> body);
+// Of questions: the rows; of answers: the results or sums.
 std::span<const std::byte> RowsOf(const FrameHeader& header, std::span<const std::byte> body);
 std::span<std::byte> MutableRowsOf(const FrameHeader& header, std::span<std::byte> body);
 

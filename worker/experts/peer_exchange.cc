@@ -23,10 +23,10 @@ PeerExchange::PeerExchange(const Options& options, const FrameLimits& limits, Ex
       limits_(limits),
       server_(server),
       transport_(transport),
+      pieces_(limits),
       row_index_(limits.rows, -1),
       lateness_(options.lateness) {
   workers_.reserve(limits.routes);
-  arrived_.reserve(limits.routes);
   local_routes_.reserve(limits.routes);
   local_outputs_.reserve(limits.routes);
   body_rows_.reserve(limits.rows);
@@ -44,7 +44,7 @@ void PeerExchange::BeginStep(uint64_t step, const Table& table) {
   CONCLAVE_CHECK(table_.peers.size() == workers);
   if (another) {
     rule_.emplace(options_.rule, workers, table_.self);
-    routes_of_.resize(workers);
+    given_.resize(workers);
   }
   for (size_t i = 0; i < workers; ++i) {
     const auto worker = static_cast<int32_t>(i);
@@ -57,14 +57,17 @@ void PeerExchange::BeginStep(uint64_t step, const Table& table) {
 }
 
 absl::Status PeerExchange::Dispatch(int32_t layer, ConstRows x,
-                                    std::span<const scheduler::ExpertId> experts, int32_t top_k) {
+                                    std::span<const scheduler::ExpertId> experts,
+                                    std::span<const float> weights, int32_t top_k) {
   CONCLAVE_CHECK(experts.size() == static_cast<size_t>(x.rows * top_k));
+  CONCLAVE_CHECK(weights.size() == experts.size());
   CONCLAVE_CHECK(experts.size() <= limits_.routes && x.rows <= static_cast<int64_t>(limits_.rows));
   CONCLAVE_CHECK(questions_.empty());
   layer_ = layer;
   top_k_ = top_k;
   x_ = x;
   experts_ = experts;
+  weights_ = weights;
   local_routes_.clear();
   local_outputs_.clear();
   unasked_.clear();
@@ -76,85 +79,83 @@ absl::Status PeerExchange::Dispatch(int32_t layer, ConstRows x,
     const std::lock_guard lock(mutex_);
     waiting_ = true;
   }
-  for (size_t worker = 0; worker < routes_of_.size(); ++worker) {
-    if (!routes_of_[worker].empty()) Ask(static_cast<int32_t>(worker), routes_of_[worker], 0);
+  for (size_t worker = 0; worker < given_.size(); ++worker) {
+    if (!given_[worker].empty() && static_cast<int32_t>(worker) != table_.self)
+      Ask(static_cast<int32_t>(worker), given_[worker], 0);
   }
   return absl::OkStatus();
 }
 
-// Every route to this worker's own server, or to a peer's list.
+// Every route to this worker's own server, or, with others, to a peer's list.
 absl::Status PeerExchange::Choose() {
-  const auto keep = [this](size_t route) {
-    local_routes_.push_back(
-        {static_cast<uint32_t>(route) / static_cast<uint32_t>(top_k_), experts_[route]});
-    local_outputs_.push_back(static_cast<int32_t>(route));
+  const auto keep = [this](int32_t piece) {
+    for (const int32_t route : pieces_.RoutesOf(piece)) {
+      local_routes_.push_back({static_cast<uint32_t>(route) / static_cast<uint32_t>(top_k_),
+                               experts_[static_cast<size_t>(route)]});
+      local_outputs_.push_back(route);
+    }
   };
+  if (!rule_ && table_.waits) return absl::UnavailableError("the worker has no placement yet");
+  pieces_.Begin(table_.placement.get(), experts_, top_k_);
   if (!rule_) {
-    if (table_.waits) return absl::UnavailableError("the worker has no placement yet");
-    for (size_t route = 0; route < experts_.size(); ++route) keep(route);
+    for (int32_t piece = pieces_.first(); piece < pieces_.end(); ++piece) keep(piece);
     return absl::OkStatus();
   }
+  for (std::vector<int32_t>& given : given_) given.clear();
+  if (limits_.returns == Returns::kRows) {
+    CONCLAVE_RETURN_IF_ERROR(ChooseForRows());
+  } else {
+    for (int32_t piece = pieces_.first(); piece < pieces_.end(); ++piece) {
+      if (!Assign(piece)) return NoOwnerOf(piece);
+    }
+  }
+  for (size_t worker = 0; worker < given_.size(); ++worker) {
+    for (const int32_t piece : given_[worker]) {
+      if (static_cast<int32_t>(worker) == table_.self) {
+        keep(piece);
+      } else {
+        missing_ += pieces_.RoutesOf(piece).size();
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PeerExchange::ChooseForRows() {
   workers_.resize(experts_.size());
-  arrived_.assign(experts_.size(), 0);
-  asked_.assign(experts_.size(), 0);
-  for (std::vector<int32_t>& routes : routes_of_) routes.clear();
   const auto k = static_cast<size_t>(top_k_);
   for (size_t token = 0; token < experts_.size(); token += k) {
     rule_->Choose(*table_.placement, experts_.subspan(token, k), {workers_.data() + token, k});
   }
   for (size_t route = 0; route < experts_.size(); ++route) {
-    const int32_t worker = workers_[route];
-    if (worker == scheduler::DispatchRule::kNobody) return NoOwner(experts_[route]);
-    if (worker == table_.self) {
-      keep(route);
-      continue;
-    }
-    routes_of_[static_cast<size_t>(worker)].push_back(static_cast<int32_t>(route));
-    ++missing_;
+    if (workers_[route] == scheduler::DispatchRule::kNobody) return NoOwner(experts_[route]);
+    Give(workers_[route], static_cast<int32_t>(route));
   }
   return absl::OkStatus();
 }
 
-void PeerExchange::Ask(int32_t worker, std::span<const int32_t> routes, uint32_t attempt) {
+void PeerExchange::Ask(int32_t worker, std::span<const int32_t> pieces, uint32_t attempt) {
   const PeerIndex peer = table_.peers[static_cast<size_t>(worker)];
-  body_rows_.clear();
-  for (const int32_t route : routes) {
-    int32_t& index = row_index_[static_cast<size_t>(route / top_k_)];
-    if (index >= 0) continue;
-    index = static_cast<int32_t>(body_rows_.size());
-    body_rows_.push_back(static_cast<uint32_t>(route / top_k_));
-  }
-  FrameHeader header = {.kind = FrameKind::kRows,
-                        .type = limits_.type,
-                        .layer = static_cast<uint32_t>(layer_),
-                        .epoch = table_.placement->epoch,
-                        .plan = table_.placement->plan,
-                        .request = next_number_++,
-                        .step = step_,
-                        .attempt = attempt,
-                        .rows = static_cast<uint32_t>(body_rows_.size()),
-                        .routes = static_cast<uint32_t>(routes.size()),
-                        .dim = limits_.dim};
-  header.body_bytes = BodyBytes(header);
+  Question question = {
+      .worker = worker, .peer = peer, .attempt = attempt, .pieces = {pieces.begin(), pieces.end()}};
+  std::sort(question.pieces.begin(), question.pieces.end());
+  FrameHeader header = HeaderFor(question.pieces);
+  header.attempt = attempt;
   std::optional<FrameBody> body = transport_->Reserve(peer, header.body_bytes);
-  if (body) FillBody(header, routes, body->bytes());
+  if (body) FillBody(header, question.pieces, body->bytes());
   for (const uint32_t row : body_rows_) row_index_[row] = -1;
   if (!body || !transport_->Send(peer, header, *std::move(body))) {
     rule_->SetAlive(worker, false);
-    for (const int32_t route : routes) {
-      const auto r = static_cast<size_t>(route);
-      if (asked_[r] == 0 && !arrived_[r]) unasked_.push_back(route);
+    for (const int32_t piece : pieces) {
+      if (pieces_.asked(piece) == 0) NoteUnasked(piece);
     }
     return;
   }
-  questions_.push_back({.number = header.request,
-                        .worker = worker,
-                        .peer = peer,
-                        .attempt = attempt,
-                        .asked = Clock::now(),
-                        .late = false,
-                        .routes = {routes.begin(), routes.end()}});
-  for (const int32_t route : routes) ++asked_[static_cast<size_t>(route)];
+  question.number = header.request;
+  question.asked = Clock::now();
+  question.routes = header.routes;
+  for (const int32_t piece : pieces) ++pieces_.asked(piece);
+  questions_.push_back(std::move(question));
   const std::lock_guard lock(mutex_);
   ++stats_.frames;
   stats_.rows += header.rows;
@@ -162,12 +163,53 @@ void PeerExchange::Ask(int32_t worker, std::span<const int32_t> routes, uint32_t
   stats_.bytes += header.body_bytes;
 }
 
-void PeerExchange::FillBody(const FrameHeader& header, std::span<const int32_t> routes,
+// And in body_rows_ and row_index_ the rows of its body.
+FrameHeader PeerExchange::HeaderFor(std::span<const int32_t> pieces) {
+  body_rows_.clear();
+  size_t routes = 0;
+  for (const int32_t piece : pieces) {
+    const std::span<const int32_t> of = pieces_.RoutesOf(piece);
+    routes += of.size();
+    int32_t& index = row_index_[static_cast<size_t>(of[0] / top_k_)];  // all are of one row
+    if (index >= 0) continue;
+    index = static_cast<int32_t>(body_rows_.size());
+    body_rows_.push_back(static_cast<uint32_t>(of[0] / top_k_));
+  }
+  const bool sums = limits_.returns == Returns::kSums;
+  FrameHeader header = {.kind = sums ? FrameKind::kTerms : FrameKind::kRows,
+                        .type = limits_.type,
+                        .layer = static_cast<uint32_t>(layer_),
+                        .epoch = table_.placement->epoch,
+                        .plan = table_.placement->plan,
+                        .request = next_number_++,
+                        .step = step_,
+                        .rows = static_cast<uint32_t>(body_rows_.size()),
+                        .routes = static_cast<uint32_t>(routes),
+                        .sums = sums ? static_cast<uint32_t>(pieces.size()) : 0,
+                        .dim = limits_.dim};
+  header.body_bytes = BodyBytes(header);
+  return header;
+}
+
+void PeerExchange::FillBody(const FrameHeader& header, std::span<const int32_t> pieces,
                             std::span<std::byte> body) {
   const std::span<FrameRoute> to = MutableRoutesOf(header, body);
-  for (size_t i = 0; i < routes.size(); ++i) {
-    to[i] = {static_cast<uint32_t>(row_index_[static_cast<size_t>(routes[i] / top_k_)]),
-             experts_[static_cast<size_t>(routes[i])]};
+  const std::span<FrameTerm> terms =
+      header.kind == FrameKind::kTerms ? MutableTermsOf(header, body) : std::span<FrameTerm>();
+  size_t at = 0;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const std::span<const int32_t> routes = pieces_.RoutesOf(pieces[i]);
+    for (const int32_t route : routes) {
+      const auto r = static_cast<size_t>(route);
+      to[at] = {static_cast<uint32_t>(row_index_[static_cast<size_t>(route / top_k_)]),
+                experts_[r]};
+      if (!terms.empty()) {
+        // A row that home is to sum itself comes as it is.
+        const float weight = pieces_.IsPart(pieces[i]) ? weights_[r] : 1.0f;
+        terms[at] = {.weight = weight, .sum = static_cast<uint32_t>(i)};
+      }
+      ++at;
+    }
   }
   std::byte* out = MutableRowsOf(header, body).data();
   for (const uint32_t row : body_rows_) {
@@ -198,6 +240,7 @@ absl::Status PeerExchange::Combine(Rows outputs) {
   } else {
     server_.Withdraw(&local_);
   }
+  if (status.ok() && limits_.returns == Returns::kSums) pieces_.Sum(weights_, outputs);
   questions_.clear();  // an answer that still comes is nobody's
   const std::lock_guard lock(mutex_);
   waiting_ = false;
@@ -254,6 +297,12 @@ bool PeerExchange::TakeNews(Rows outputs) {
   return any;
 }
 
+bool PeerExchange::Fits(const FrameHeader& answer, const Question& question) {
+  const bool sums = answer.kind == FrameKind::kSums;
+  return answer.routes == question.routes &&
+         (sums ? answer.sums : answer.routes) == question.pieces.size();
+}
+
 void PeerExchange::Take(const Answer& answer, Rows outputs) {
   const FrameHeader& header = answer.header;
   const auto found =
@@ -261,11 +310,12 @@ void PeerExchange::Take(const Answer& answer, Rows outputs) {
         return question.number == header.request && question.peer == answer.from;
       });
   const bool refused = header.kind == FrameKind::kRefusal;
-  const bool fits = found != questions_.end() && header.step == step_ &&
-                    (refused || header.routes == found->routes.size());
+  const bool fits =
+      found != questions_.end() && header.step == step_ && (refused || Fits(header, *found));
   {
     const std::lock_guard lock(mutex_);
     stats_.bytes += header.body_bytes;
+    stats_.home_bytes += header.body_bytes;
     stats_.stale += !fits;
     stats_.refusals += fits && refused;
     if (fits && !found->late) lateness_.NotePrompt(answer.from);
@@ -283,16 +333,19 @@ void PeerExchange::Take(const Answer& answer, Rows outputs) {
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - found->asked).count();
   mean_seconds_ += (seconds - mean_seconds_) / 32;
-  const std::byte* row = RowsOf(header, answer.body.bytes()).data();
-  for (const int32_t route : found->routes) {
-    const auto r = static_cast<size_t>(route);
-    if (!std::exchange(arrived_[r], uint8_t{1})) {
-      UnpackRow(row, limits_.dim, limits_.type, outputs.row(route));
-      --missing_;
+  TakeRows(*found, answer, outputs);
+  Drop(index);
+}
+
+void PeerExchange::TakeRows(const Question& question, const Answer& answer, Rows outputs) {
+  const std::byte* row = RowsOf(answer.header, answer.body.bytes()).data();
+  for (const int32_t piece : question.pieces) {
+    if (pieces_.Needed(piece)) {
+      UnpackRow(row, limits_.dim, limits_.type, outputs.row(pieces_.RoutesOf(piece)[0]));
+      missing_ -= pieces_.NoteCome(piece);
     }
     row += limits_.dim * SizeOf(limits_.type);
   }
-  Drop(index);
 }
 
 void PeerExchange::AwaitChange(std::chrono::microseconds longest) {
@@ -328,16 +381,6 @@ void PeerExchange::Ring() {
 void PeerExchange::Close() {
   closed_ = true;
   Ring();
-}
-
-bool PeerExchange::Avoids(PeerIndex peer) const {
-  const std::lock_guard lock(mutex_);
-  return lateness_.Avoids(peer, Now());
-}
-
-std::vector<PeerIndex> PeerExchange::Late() const {
-  const std::lock_guard lock(mutex_);
-  return lateness_.Slow(Now());
 }
 
 PeerExchange::Stats PeerExchange::stats() const {

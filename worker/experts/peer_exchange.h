@@ -4,6 +4,10 @@
 // wants it, so that who computed never shows. What is this worker's own goes to its own server,
 // which the engine thread serves while it waits.
 //
+// Where sums are returned, what the placement sums together (pieces.h) is asked of one worker that
+// owns all of it and comes as one row. Where none can be asked, or only late ones, it is asked for
+// row by row, and home makes the sum: the bits are the same, so here too who computed never shows.
+//
 // Rows that a peer owes for too long are asked of a replica as well; the bits are equal, so the
 // first answer counts, and the peer is passed over for a while. Rows of a peer that is lost go to a
 // replica; where there is none, the step is to be done again: Combine says UNAVAILABLE, naming an
@@ -27,6 +31,7 @@
 #include "scheduler/placement.h"
 #include "worker/experts/exchange.h"
 #include "worker/experts/expert_server.h"
+#include "worker/experts/pieces.h"
 #include "worker/experts/transport.h"
 
 namespace conclave::worker {
@@ -62,13 +67,13 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   void BeginStep(uint64_t step, const Table& table);
 
   absl::Status Dispatch(int32_t layer, ConstRows x, std::span<const scheduler::ExpertId> experts,
-                        int32_t top_k) override;
+                        std::span<const float> weights, int32_t top_k) override;
   absl::Status Combine(Rows outputs) override;
 
   // Until something came, a peer went or came, or somebody rang; for so long at most.
   void AwaitChange(std::chrono::microseconds longest);
 
-  // Answers and losses, as the transport tells them. OnAnswer takes kResults and kRefusal.
+  // Answers and losses, as the transport tells them. OnAnswer takes what is no question.
   void OnAnswer(PeerIndex from, const FrameHeader& header, FrameBody body);
   void OnDown(PeerIndex peer);
   // Wakes the engine thread, in a step or in AwaitChange.
@@ -85,6 +90,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     uint64_t routes = 0;      // asked of peers
     uint64_t own_routes = 0;  // computed here
     uint64_t bytes = 0;       // bodies, asked and answered
+    uint64_t home_bytes = 0;  // of these, answered
     uint64_t late = 0;        // frames whose rows were asked of a replica too
     uint64_t avoided = 0;     // times that a peer was late and is passed over since
     uint64_t rerouted = 0;    // frames whose rows a lost peer still owed
@@ -103,7 +109,8 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     uint32_t attempt = 0;
     Clock::time_point asked;
     bool late = false;            // asked of others too, if they own it
-    std::vector<int32_t> routes;  // ascending
+    std::vector<int32_t> pieces;  // ascending
+    size_t routes = 0;            // of theirs
   };
   struct Answer {
     PeerIndex from = -1;
@@ -113,26 +120,39 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
 
   void OnWork() override { Ring(); }
 
+  static bool Fits(const FrameHeader& answer, const Question& question);
   static absl::Status NoOwner(scheduler::ExpertId expert);
   static scheduler::Micros Now();
   absl::Status Choose();
-  // Asks `worker` for routes of this dispatch; if it cannot be asked they are unasked again.
-  void Ask(int32_t worker, std::span<const int32_t> routes, uint32_t attempt);
-  void FillBody(const FrameHeader& header, std::span<const int32_t> routes,
+  absl::Status ChooseForRows();
+  // Gives a piece to who is to answer for it, or, split, its routes; false: nobody can be asked for
+  // all of it.
+  bool Assign(int32_t piece);
+  bool Assign(int32_t piece, bool late);
+  void Give(int32_t worker, int32_t piece) { given_[static_cast<size_t>(worker)].push_back(piece); }
+  std::vector<int32_t> OwnersOfAll(std::span<const int32_t> routes) const;
+  absl::Status NoOwnerOf(int32_t piece) const;
+  void AskGiven(uint32_t attempt, Rows outputs);
+  // Asks `worker` for pieces of this dispatch; if it cannot be asked they are unasked again.
+  void Ask(int32_t worker, std::span<const int32_t> pieces, uint32_t attempt);
+  FrameHeader HeaderFor(std::span<const int32_t> pieces);
+  void FillBody(const FrameHeader& header, std::span<const int32_t> pieces,
                 std::span<std::byte> body);
   absl::Status AwaitAnswers(Rows outputs);
   void AwaitNews();
   bool TakeNews(Rows outputs);
   void Take(const Answer& answer, Rows outputs);
+  void TakeRows(const Question& question, const Answer& answer, Rows outputs);
   void Lose(PeerIndex peer);
   void Drop(size_t question);
+  void NoteUnasked(int32_t piece);
   absl::Status AskUnasked(Rows outputs);
-  void ComputeHere(std::span<const int32_t> routes, Rows outputs);
+  void ComputeHere(std::span<const int32_t> pieces, Rows outputs);
   void AskReplicasOfLate(Rows outputs);
   void NoteLate(Question& question);
   bool Avoids(PeerIndex peer) const;
   void AskReplicas(size_t question, Rows outputs);
-  int32_t ChooseAnother(int32_t route);
+  bool AssignToAnother(int32_t piece);
   Clock::duration LateAfter() const;
 
   const Options options_;
@@ -149,21 +169,22 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   int32_t top_k_ = 0;
   ConstRows x_;
   std::span<const scheduler::ExpertId> experts_;
-  std::vector<int32_t> workers_;                 // [routes] who computes; of this dispatch
-  std::vector<std::vector<int32_t>> routes_of_;  // [workers of the placement]
-  std::vector<Question> questions_;              // open ones
-  std::vector<int32_t> unasked_;                 // routes that nobody was asked for yet
-  std::vector<uint8_t> arrived_;                 // [routes]
-  std::vector<uint8_t> asked_;                   // [routes] open questions that hold it
-  size_t missing_ = 0;                           // routes of peers that have not arrived
-  absl::Status redo_;                            // why the step is to be done again
-  std::vector<int32_t> row_index_;               // [rows] of x in a body; -1 between frames
-  std::vector<uint32_t> body_rows_;              // of a body, rows of x in order
+  std::span<const float> weights_;
+  Pieces pieces_;                            // of this dispatch
+  std::vector<int32_t> workers_;             // [routes] who computes; of this dispatch
+  std::vector<std::vector<int32_t>> given_;  // [workers of the placement] pieces to ask for
+  std::vector<Question> questions_;          // open ones
+  std::vector<int32_t> unasked_;             // pieces that nobody was asked for yet
+  size_t missing_ = 0;                       // routes of peers that have not arrived
+  absl::Status redo_;                        // why the step is to be done again
+  std::vector<int32_t> row_index_;           // [rows] of x in a body; -1 between frames
+  std::vector<uint32_t> body_rows_;          // of a body, rows of x in order
   ExpertServer::LocalJob local_;
   std::vector<FrameRoute> local_routes_;
   std::vector<int32_t> local_outputs_;
   ExpertServer::LocalJob again_;  // what a lost peer owed and is here too
   std::vector<FrameRoute> again_routes_;
+  std::vector<int32_t> again_outputs_;
   double mean_seconds_ = 0.0;    // an answer takes
   std::vector<Answer> answers_;  // taken out of the inbox
   std::vector<PeerIndex> losses_;

@@ -1,9 +1,9 @@
 // What becomes of rows whose peer is lost or late: they are asked of others that own the experts.
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
+#include "scheduler/check.h"
 #include "worker/experts/peer_exchange.h"
 
 namespace conclave::worker {
@@ -22,53 +22,113 @@ void PeerExchange::Lose(PeerIndex peer) {
 
 // Forgets a question; what it asked for and nobody else was asked for is to be asked again.
 void PeerExchange::Drop(size_t question) {
-  for (const int32_t route : questions_[question].routes) {
-    const auto r = static_cast<size_t>(route);
-    if (--asked_[r] == 0 && !arrived_[r]) unasked_.push_back(route);
+  for (const int32_t piece : questions_[question].pieces) {
+    if (--pieces_.asked(piece) == 0) NoteUnasked(piece);
   }
   std::swap(questions_[question], questions_.back());
   questions_.pop_back();
 }
 
+void PeerExchange::NoteUnasked(int32_t piece) {
+  if (!pieces_.split(piece)) {
+    if (pieces_.Needed(piece)) unasked_.push_back(piece);
+    return;
+  }
+  for (const int32_t route : pieces_.RoutesOf(piece)) {
+    if (pieces_.asked(route) == 0 && pieces_.Needed(route)) unasked_.push_back(route);
+  }
+}
+
+std::vector<int32_t> PeerExchange::OwnersOfAll(std::span<const int32_t> routes) const {
+  const scheduler::Placement& placement = *table_.placement;
+  const auto first = scheduler::OwnersOf(placement, experts_[static_cast<size_t>(routes[0])]);
+  std::vector<int32_t> owners(first.begin(), first.end());
+  for (const int32_t route : routes.subspan(1)) {
+    std::erase_if(owners, [&](int32_t worker) {
+      return !scheduler::Owns(placement, worker, experts_[static_cast<size_t>(route)]);
+    });
+  }
+  return owners;
+}
+
+bool PeerExchange::Assign(int32_t piece) {
+  return Assign(piece, /*late=*/false) || Assign(piece, /*late=*/true);
+}
+
+bool PeerExchange::Assign(int32_t piece, bool late) {
+  const std::span<const int32_t> routes = pieces_.RoutesOf(piece);
+  const int32_t worker = rule_->ChooseOne(OwnersOfAll(routes), late);
+  if (worker != scheduler::DispatchRule::kNobody) {
+    Give(worker, piece);
+    return true;
+  }
+  const auto owners = [this](int32_t route) {
+    return scheduler::OwnersOf(*table_.placement, experts_[static_cast<size_t>(route)]);
+  };
+  if (!pieces_.IsPart(piece) || !std::all_of(routes.begin(), routes.end(), [&](int32_t route) {
+        return rule_->CanChoose(owners(route), late);
+      })) {
+    return false;
+  }
+  pieces_.Split(piece);
+  for (const int32_t route : routes) Give(rule_->ChooseOne(owners(route), late), route);
+  return true;
+}
+
+absl::Status PeerExchange::NoOwnerOf(int32_t piece) const {
+  const std::span<const int32_t> routes = pieces_.RoutesOf(piece);
+  const auto lost = std::find_if(routes.begin(), routes.end(), [this](int32_t route) {
+    const scheduler::ExpertId expert = experts_[static_cast<size_t>(route)];
+    return !rule_->CanChoose(scheduler::OwnersOf(*table_.placement, expert), /*late=*/true);
+  });
+  CONCLAVE_CHECK(lost != routes.end());
+  return NoOwner(experts_[static_cast<size_t>(*lost)]);
+}
+
 absl::Status PeerExchange::AskUnasked(Rows outputs) {
-  for (std::vector<int32_t>& routes : routes_of_) routes.clear();
+  for (std::vector<int32_t>& given : given_) given.clear();
   std::vector<int32_t> unasked = std::exchange(unasked_, {});
   std::sort(unasked.begin(), unasked.end());
-  for (const int32_t route : unasked) {
-    const auto r = static_cast<size_t>(route);
-    if (arrived_[r]) continue;
-    int32_t worker = scheduler::DispatchRule::kNobody;
-    rule_->Choose(*table_.placement, experts_.subspan(r, 1), {&worker, 1});
-    if (worker == scheduler::DispatchRule::kNobody) return NoOwner(experts_[r]);
-    routes_of_[static_cast<size_t>(worker)].push_back(route);
+  unasked.erase(std::unique(unasked.begin(), unasked.end()), unasked.end());
+  for (const int32_t piece : unasked) {
+    if (!pieces_.Needed(piece) || Assign(piece)) continue;
+    const bool owed = pieces_.asked(pieces_.WholeOf(piece)) > 0;
+    if (!owed) return NoOwnerOf(piece);
   }
-  for (size_t worker = 0; worker < routes_of_.size(); ++worker) {
-    const std::vector<int32_t>& routes = routes_of_[worker];
-    if (routes.empty()) continue;
-    if (static_cast<int32_t>(worker) == table_.self) {
-      ComputeHere(routes, outputs);
-    } else {
-      Ask(static_cast<int32_t>(worker), routes, 1);
-    }
-  }
+  AskGiven(/*attempt=*/1, outputs);
   return absl::OkStatus();
 }
 
-void PeerExchange::ComputeHere(std::span<const int32_t> routes, Rows outputs) {
+void PeerExchange::AskGiven(uint32_t attempt, Rows outputs) {
+  for (size_t worker = 0; worker < given_.size(); ++worker) {
+    const std::vector<int32_t>& pieces = given_[worker];
+    if (pieces.empty()) continue;
+    if (static_cast<int32_t>(worker) == table_.self) {
+      ComputeHere(pieces, outputs);
+    } else {
+      Ask(static_cast<int32_t>(worker), pieces, attempt);
+    }
+  }
+}
+
+void PeerExchange::ComputeHere(std::span<const int32_t> pieces, Rows outputs) {
   again_routes_.clear();
-  for (const int32_t route : routes) {
-    const auto r = static_cast<size_t>(route);
-    again_routes_.push_back({static_cast<uint32_t>(route / top_k_), experts_[r]});
-    arrived_[r] = 1;
+  again_outputs_.clear();
+  for (const int32_t piece : pieces) {
+    for (const int32_t route : pieces_.RoutesOf(piece)) {
+      again_routes_.push_back(
+          {static_cast<uint32_t>(route / top_k_), experts_[static_cast<size_t>(route)]});
+      again_outputs_.push_back(route);
+      missing_ -= pieces_.NoteCome(route);
+    }
   }
   again_.layer = layer_;
   again_.x = x_;
   again_.routes = again_routes_;
-  again_.outputs = routes;
+  again_.outputs = again_outputs_;
   again_.out = outputs;
   server_.Submit(&again_);
   server_.Finish(&again_);
-  missing_ -= routes.size();
 }
 
 PeerExchange::Clock::duration PeerExchange::LateAfter() const {
@@ -96,38 +156,43 @@ void PeerExchange::NoteLate(Question& question) {
   stats_.avoided += lateness_.NoteLate(question.peer, Now());
 }
 
+bool PeerExchange::Avoids(PeerIndex peer) const {
+  const std::lock_guard lock(mutex_);
+  return lateness_.Avoids(peer, Now());
+}
+
+std::vector<PeerIndex> PeerExchange::Late() const {
+  const std::lock_guard lock(mutex_);
+  return lateness_.Slow(Now());
+}
+
 void PeerExchange::AskReplicas(size_t question, Rows outputs) {
-  std::map<int32_t, std::vector<int32_t>> again;  // routes by worker
-  for (const int32_t route : questions_[question].routes) {
-    if (arrived_[static_cast<size_t>(route)]) continue;
-    const int32_t worker = ChooseAnother(route);
-    if (worker != scheduler::DispatchRule::kNobody) again[worker].push_back(route);
+  for (std::vector<int32_t>& given : given_) given.clear();
+  bool any = false;
+  for (const int32_t piece : questions_[question].pieces) {
+    if (!pieces_.Needed(piece) || pieces_.split(piece)) continue;
+    any |= AssignToAnother(piece);
   }
-  if (again.empty()) return;
-  const uint32_t attempt = questions_[question].attempt + 1;
-  for (const auto& [worker, routes] : again) {
-    if (worker == table_.self) {
-      ComputeHere(routes, outputs);
-    } else {
-      Ask(worker, routes, attempt);
-    }
-  }
+  if (!any) return;
+  AskGiven(questions_[question].attempt + 1, outputs);
   const std::lock_guard lock(mutex_);
   ++stats_.late;
 }
 
-// Who can compute it and owes it to nobody yet; kNobody: all that can were asked.
-int32_t PeerExchange::ChooseAnother(int32_t route) {
+// To who can compute it and owes it to nobody yet; false: all that can were asked.
+bool PeerExchange::AssignToAnother(int32_t piece) {
   std::vector<int32_t> asked;
   for (const Question& question : questions_) {
-    if (!std::binary_search(question.routes.begin(), question.routes.end(), route)) continue;
+    const auto holds = [&question](int32_t p) {
+      return std::binary_search(question.pieces.begin(), question.pieces.end(), p);
+    };
+    if (!holds(piece) && !holds(pieces_.WholeOf(piece))) continue;
     asked.push_back(question.worker);
     rule_->SetAlive(question.worker, false);
   }
-  int32_t another = scheduler::DispatchRule::kNobody;
-  rule_->Choose(*table_.placement, experts_.subspan(static_cast<size_t>(route), 1), {&another, 1});
+  const bool given = Assign(piece);
   for (const int32_t worker : asked) rule_->SetAlive(worker, true);
-  return another;
+  return given;
 }
 
 }  // namespace conclave::worker

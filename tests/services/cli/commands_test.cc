@@ -325,6 +325,7 @@ TEST_F(Commands, ScoreGivesEveryTokenItsLogProbability) {
   EXPECT_EQ(Call({"score", "--text", "abc", "--json"}), kDone);
   const json document = Document();
   EXPECT_EQ(document["token_ids"], json({97, 98, 99}));
+  EXPECT_EQ(document["policies"], json::array());
   ASSERT_EQ(document["logprobs"].size(), 3U);
   EXPECT_TRUE(document["logprobs"][0].is_null());
   EXPECT_EQ(static_cast<float>(document["logprobs"][2].get<double>()), FakeLogprob('c'));

@@ -104,6 +104,8 @@ TEST_F(WholeCluster, ServesEveryCommandAndEndsWell) {
 
   const json status = Call({"status"});
   EXPECT_EQ(status["workers"].size(), 1U);
+  EXPECT_EQ(status["workers"][0]["policies"], json::array());
+  EXPECT_EQ(first["policies"], json::array());
   EXPECT_EQ(status["workers"][0]["state"], "ready");
   EXPECT_EQ(status["workers"][0]["id"], "worker-0");
   EXPECT_GT(status["scheduler"]["pid"].get<int>(), 0);
@@ -111,6 +113,25 @@ TEST_F(WholeCluster, ServesEveryCommandAndEndsWell) {
   up_->Signal(SIGTERM);
   WaitFor(up_->exit_fd());
   EXPECT_EQ(DescribeEnd(*up_->Reap()), "exit code 0") << Log();
+}
+
+TEST_F(WholeCluster, MarksWhatDependsOnThePlacement) {
+  Start({"--workers", "2", "--returns", "sums"});
+  const json marked = {"partial_sums"};
+  const json answer = Call({"generate", "--prompt", "once", "--seed", "3", "--logprobs", "0"});
+  EXPECT_EQ(answer["policies"], marked);
+  EXPECT_EQ(Call({"generate", "--prompt", "once", "--seed", "3", "--logprobs", "0"})["logprobs"],
+            answer["logprobs"]);
+  EXPECT_EQ(Call({"score", "--text", "once upon a time"})["policies"], marked);
+  const json model = Call({"models"})["models"][0];
+  EXPECT_EQ(model["policies"], marked);
+  EXPECT_THAT(model["numerics"].get<std::string>(), ::testing::EndsWith("+sums"));
+  const json status = Call({"status"});
+  ASSERT_EQ(status["workers"].size(), 2U);
+  for (const json& worker : status["workers"]) {
+    EXPECT_EQ(worker["policies"], marked);
+    EXPECT_EQ(worker["numerics"], model["numerics"]);
+  }
 }
 
 // As a terminal does it: the signal goes to the whole process group of the command.

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <string>
 #include <thread>
 #include <vector>
@@ -96,6 +97,45 @@ TEST_P(PeerTransportBy, GivesRoomOnlyForWhatItsLimitsLeave) {
   ASSERT_TRUE(WaitFor([&] { return b_.sink.count() == sent + 1; }, "every frame"));
   const auto heard = b_.sink.heard();
   for (uint64_t i = 0; i <= sent; ++i) ASSERT_EQ(heard[i].header.request, i);
+}
+
+TEST_P(PeerTransportBy, CarriesTheLargestFramesOfSums) {
+  PeerTransport::Options home = TestOptions("home", GetParam());
+  home.limits.returns = worker::Returns::kSums;
+  PeerTransport::Options owner = TestOptions("owner", GetParam());
+  owner.limits = home.limits;
+  Side asks(home), answers(owner);
+  const PeerIndex to = asks.transport->Connect(answers.AsPeer());
+  const PeerIndex back = answers.transport->Connect(asks.AsPeer());
+  ASSERT_TRUE(WaitFor([&] { return IsUp(asks, to) && IsUp(answers, back); }, "both to be up"));
+
+  FrameHeader header = {.kind = FrameKind::kTerms,
+                        .type = home.limits.type,
+                        .request = 3,
+                        .rows = home.limits.rows,
+                        .routes = home.limits.routes,
+                        .sums = home.limits.routes,
+                        .dim = home.limits.dim};
+  auto question = asks.transport->Reserve(to, worker::BodyBytes(header));
+  ASSERT_TRUE(question.has_value());
+  for (uint32_t i = 0; i < header.routes; ++i) {
+    worker::MutableRoutesOf(header, question->bytes())[i] = {i / 2, i % home.limits.experts};
+    worker::MutableTermsOf(header, question->bytes())[i] = {0.5f, i};
+  }
+  ASSERT_TRUE(asks.transport->Send(to, header, *std::move(question)));
+  ASSERT_TRUE(WaitFor([&] { return answers.sink.count() == 1; }, "the terms"));
+  const auto heard = answers.sink.heard()[0];
+  EXPECT_EQ(heard.header.sums, header.sums);
+  EXPECT_EQ(worker::TermsOf(heard.header, heard.body).back().sum, header.routes - 1);
+
+  header.kind = FrameKind::kSums;
+  auto answer = answers.transport->Reserve(back, worker::BodyBytes(header));
+  ASSERT_TRUE(answer.has_value());
+  std::memset(answer->bytes().data(), 7, answer->bytes().size());
+  ASSERT_TRUE(answers.transport->Send(back, header, *std::move(answer)));
+  ASSERT_TRUE(WaitFor([&] { return asks.sink.count() == 1; }, "the sums"));
+  EXPECT_EQ(asks.sink.heard()[0].header.request, 3u);
+  EXPECT_EQ(asks.sink.heard()[0].body.back(), std::byte{7});
 }
 
 TEST_P(PeerTransportBy, TellsOfALossAtOnceAndConnectsAgain) {

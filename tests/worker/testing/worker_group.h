@@ -53,7 +53,8 @@ class WorkerGroup {
 
   // Each worker loads the checkpoint for itself, without experts: those of its placements come.
   WorkerGroup(const Options& options, const std::string& directory)
-      : network_(FrameLimitsFor(Load(directory)->spec, options.engine.planner.step_tokens)) {
+      : network_(FrameLimitsFor(Load(directory)->spec, options.engine.planner.step_tokens,
+                                options.engine.experts.returns)) {
     for (int i = 0; i < options.workers; ++i) {
       const std::shared_ptr<const Model> model = Load(directory);
       const std::string id = Name(i);

@@ -1,8 +1,9 @@
 // What spreading experts costs on one machine: tokens a second of N workers with one compute thread
 // each, beside one worker with N, interleaved, in one process, on the same checkpoint.
 //   conclave-parallel-bench MODEL [--workers 2] [--pairs 20] [--batch 16] [--tokens 16]
-//   [--gather-us 20000]
-// Prints a line for each pair and at the end the median of their ratios with its 95 % interval.
+//   [--gather-us 20000] [--returns rows|sums]
+// Prints a line for each pair and at the end what workers sent each other and the median of the
+// ratios with its 95 % interval.
 
 #include <algorithm>
 #include <atomic>
@@ -13,9 +14,11 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "scheduler/check.h"
 #include "worker/engine.h"
 #include "worker/experts/in_process_transport.h"
 #include "worker/model/model.h"
@@ -29,6 +32,7 @@ struct Arguments {
   int pairs = 20;
   int batch = 16;
   int tokens = 16;
+  Returns returns = Returns::kRows;
   int gather_us = static_cast<int>(scheduler::GatherRule::Options().longest.count());
 };
 
@@ -54,13 +58,15 @@ class Group {
       : arguments_(arguments),
         vocab_(model->spec.vocab),
         layers_(static_cast<int32_t>(FrameLimitsFor(model->spec, 1).layers)),
-        network_(FrameLimitsFor(model->spec, Engine::Options().planner.step_tokens)) {
+        network_(
+            FrameLimitsFor(model->spec, Engine::Options().planner.step_tokens, arguments.returns)) {
     std::vector<Peer> peers;
     std::vector<std::string> names;
     for (int i = 0; i < workers; ++i) {
       Engine::Options options;
       options.prefix_reuse = false;
       options.experts.id = "w" + std::to_string(i);
+      options.experts.returns = arguments.returns;
       options.experts.server.gather.longest = scheduler::Micros(arguments.gather_us);
       CpuDeviceOptions device = CpuDeviceOptionsFor(model->spec, options);
       device.threads = threads;
@@ -105,22 +111,30 @@ class Group {
 
   std::string Frames() const {
     uint64_t frames = 0, rows = 0, steps = 0, passes = 0, read = 0;
+    uint64_t bytes = 0, home_bytes = 0, tokens = 0;
     for (const auto& engine : engines_) {
       const ExpertHost::Stats stats = engine->expert_stats();
       frames += stats.exchange.frames;
       rows += stats.exchange.rows;
+      bytes += stats.exchange.bytes;
+      home_bytes += stats.exchange.home_bytes;
       passes += stats.server.passes;
       read += stats.server.weights_read;
       steps += engine->stats().steps;
+      tokens += engine->stats().generated_tokens;
     }
     const double rounds = static_cast<double>(steps) * static_cast<double>(layers_);
-    char line[240];
+    const double places = static_cast<double>(tokens) * static_cast<double>(layers_);
+    char line[360];
     std::snprintf(line, sizeof line,
                   "%llu steps, %llu frames, %llu rows sent, %llu passes, %llu experts read\n"
+                  "payload of a token and layer: %.1f bytes to owners, %.1f home\n"
                   "frames %.3f for each step and layer",
                   static_cast<unsigned long long>(steps), static_cast<unsigned long long>(frames),
                   static_cast<unsigned long long>(rows), static_cast<unsigned long long>(passes),
-                  static_cast<unsigned long long>(read), static_cast<double>(frames) / rounds);
+                  static_cast<unsigned long long>(read),
+                  static_cast<double>(bytes - home_bytes) / places,
+                  static_cast<double>(home_bytes) / places, static_cast<double>(frames) / rounds);
     return line;
   }
 
@@ -149,7 +163,11 @@ Arguments Parse(int argc, char** argv) {
     const auto flag = std::find_if(std::begin(flags), std::end(flags), [&](const auto& known) {
       return std::strcmp(known.first, argv[i]) == 0;
     });
-    if (flag != std::end(flags) && i + 1 < argc) {
+    if (std::strcmp(argv[i], "--returns") == 0 && i + 1 < argc) {
+      const std::string_view what = argv[++i];
+      CONCLAVE_CHECK(what == NameOf(Returns::kSums) || what == NameOf(Returns::kRows));
+      arguments.returns = what == NameOf(Returns::kSums) ? Returns::kSums : Returns::kRows;
+    } else if (flag != std::end(flags) && i + 1 < argc) {
       *flag->second = std::atoi(argv[++i]);
     } else {
       arguments.model = argv[i];
