@@ -212,7 +212,7 @@ TEST(FrameOfTerms, IsRefusedWhenItsSumsAreNone) {
   EXPECT_THAT(problem(3, {1.0f, 1}), HasSubstr("a sum of several rows"));
   EXPECT_THAT(problem(2, {1.0f, 0}), HasSubstr("out of order")) << "no 1 before the 2";
   std::vector<std::byte> body = TermsBody();
-  for (const size_t route : {3, 4}) {
+  for (const size_t route : {size_t{3}, size_t{4}}) {
     MutableRoutesOf(header, body)[route].row = 0;
     MutableTermsOf(header, body)[route].sum = 1;
   }
