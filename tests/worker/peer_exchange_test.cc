@@ -214,6 +214,7 @@ TEST_F(HomeOfALateSum, WaitsForItWhereARowWasLost) {
       After({[&] { Answer(kW2, first_); }, [&] { late_.OnDown(kW3); }, [&] { Answer(kW1, sum_); }})
           .ok());
   EXPECT_EQ(Result(), sum_);
+  EXPECT_EQ(transport_.asked.size(), 3u) << "w1 is not asked again for what it owes";
 }
 
 TEST_F(HomeOfALateSum, SaysOfWhichExpertNothingCanComeAnyMore) {

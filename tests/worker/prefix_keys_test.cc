@@ -37,8 +37,8 @@ TEST(PrefixKeys, EveryTokenBeforeCounts) {
 TEST(PrefixKeys, FieldsOfTheRootDoNotFlowIntoEachOther) {
   const PrefixKeys keys("model", "numerics", 4);
   std::set<std::array<uint64_t, 4>> roots;
-  const std::vector<PrefixKeys::Scope> scopes = {{"", ""},   {"a", ""},  {"", "a"},
-                                                 {"a", "b"}, {"ab", ""}, {"", "ab"}};
+  const std::vector<PrefixKeys::Scope> scopes = {{"", ""},   {"a", ""},  {"", "a"},   {"a", "b"},
+                                                 {"ab", ""}, {"", "ab"}, {"", "", 1}, {"", "", 2}};
   for (const PrefixKeys::Scope& scope : scopes) roots.insert(keys.Root(scope).words);
   EXPECT_EQ(roots.size(), scopes.size());
 }

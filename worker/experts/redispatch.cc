@@ -91,9 +91,14 @@ absl::Status PeerExchange::AskUnasked(Rows outputs) {
   std::sort(unasked.begin(), unasked.end());
   unasked.erase(std::unique(unasked.begin(), unasked.end()), unasked.end());
   for (const int32_t piece : unasked) {
-    if (!pieces_.Needed(piece) || Assign(piece)) continue;
+    if (!pieces_.Needed(piece)) continue;
+    // A row of a late sum may yet come in it.
     const bool owed = pieces_.asked(pieces_.WholeOf(piece)) > 0;
-    if (!owed) return NoOwnerOf(piece);
+    if (owed) {
+      AssignToAnother(piece);
+    } else if (!Assign(piece)) {
+      return NoOwnerOf(piece);
+    }
   }
   AskGiven(/*attempt=*/1, outputs);
   return absl::OkStatus();
