@@ -89,7 +89,4 @@ class TraceWriter {
   size_t sequence_tokens_ = 0;
 };
 
-// To the nearest, ties to even; too large is infinity (IEEE 754 binary16).
-uint16_t ToHalf(float value);
-
 }  // namespace conclave::services::cli

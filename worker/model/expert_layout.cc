@@ -21,17 +21,25 @@ uint64_t SizeOf(DType type, int64_t rows, int64_t cols) {
 
 }  // namespace
 
-ExpertLayout::ExpertLayout(const ModelSpec& spec) : activation_(spec.activation) {
+ExpertLayout::ExpertLayout(const ModelSpec& spec)
+    : ExpertLayout(spec, spec.expert_ffn_dim, spec.expert_bias) {}
+
+ExpertLayout ExpertLayout::OfShared(const ModelSpec& spec) {
+  return {spec, spec.shared_ffn_dim, spec.ffn_bias};
+}
+
+ExpertLayout::ExpertLayout(const ModelSpec& spec, int64_t ffn_dim, bool bias)
+    : activation_(spec.activation) {
   const auto add = [this](Weight FfnWeights::*member, DType type, int64_t rows, int64_t cols) {
     parts_.push_back({member, type, rows, cols, Aligned(bytes_)});
     bytes_ = parts_.back().begin + SizeOf(type, rows, cols);
   };
-  add(&FfnWeights::gate, spec.type, spec.expert_ffn_dim, spec.dim);
-  add(&FfnWeights::up, spec.type, spec.expert_ffn_dim, spec.dim);
-  add(&FfnWeights::down, spec.type, spec.dim, spec.expert_ffn_dim);
-  if (!spec.expert_bias) return;
-  add(&FfnWeights::gate_bias, DType::kF32, 1, spec.expert_ffn_dim);
-  add(&FfnWeights::up_bias, DType::kF32, 1, spec.expert_ffn_dim);
+  add(&FfnWeights::gate, spec.type, ffn_dim, spec.dim);
+  add(&FfnWeights::up, spec.type, ffn_dim, spec.dim);
+  add(&FfnWeights::down, spec.type, spec.dim, ffn_dim);
+  if (!bias) return;
+  add(&FfnWeights::gate_bias, DType::kF32, 1, ffn_dim);
+  add(&FfnWeights::up_bias, DType::kF32, 1, ffn_dim);
   add(&FfnWeights::down_bias, DType::kF32, 1, spec.dim);
 }
 
@@ -45,8 +53,8 @@ FfnWeights ExpertLayout::At(const char* data) const {
 }
 
 ExpertBytes::ExpertBytes(const ExpertLayout& layout, const FfnWeights& weights) {
-  widened_.reserve(layout.parts_.size());
-  for (const ExpertLayout::Part& part : layout.parts_) {
+  widened_.reserve(layout.parts().size());
+  for (const ExpertLayout::Part& part : layout.parts()) {
     const Weight& weight = weights.*part.member;
     CONCLAVE_CHECK(weight.rows * weight.cols == part.rows * part.cols);
     if (part.begin > size_) pieces_.emplace_back(kZeros, part.begin - size_);

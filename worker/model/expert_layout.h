@@ -16,20 +16,25 @@ namespace conclave::worker {
 
 class ExpertLayout {
  public:
-  explicit ExpertLayout(const ModelSpec& spec);
-
-  uint64_t bytes() const { return bytes_; }
-  // The expert whose bytes begin at `data`.
-  FfnWeights At(const char* data) const;
-
- private:
-  friend class ExpertBytes;
   struct Part {
     Weight FfnWeights::*member;
     DType type;
     int64_t rows, cols;
     uint64_t begin;
   };
+
+  // Of the experts that the gate chooses.
+  explicit ExpertLayout(const ModelSpec& spec);
+  // Of a layer's shared one.
+  static ExpertLayout OfShared(const ModelSpec& spec);
+
+  uint64_t bytes() const { return bytes_; }
+  // The expert whose bytes begin at `data`.
+  FfnWeights At(const char* data) const;
+  const std::vector<Part>& parts() const { return parts_; }
+
+ private:
+  ExpertLayout(const ModelSpec& spec, int64_t ffn_dim, bool bias);
 
   FfnActivation activation_;
   std::vector<Part> parts_;

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "absl/strings/str_format.h"
 #include "worker/model/json.h"
+#include "worker/model/weight_map.h"
 #include "worker/sha256.h"
 #include "worker/status.h"
 
@@ -15,37 +15,9 @@ namespace conclave::worker {
 namespace {
 
 constexpr char kSingleName[] = "model.safetensors";
-constexpr char kIndexName[] = "model.safetensors.index.json";
 // Mistral's directories hold the same weights a second time, under names of its own.
 constexpr char kCopyPrefix[] = "consolidated";
 constexpr size_t kSampleBytes = 64;
-
-using WeightMap = std::unordered_map<std::string, std::string>;  // tensor -> file
-
-absl::StatusOr<WeightMap> ReadIndex(const std::string& path, size_t max_bytes) {
-  CONCLAVE_ASSIGN_OR_RETURN(const nlohmann::json index, ReadJsonFile(path, {.bytes = max_bytes}));
-  const auto map = index.is_object() ? index.find("weight_map") : index.end();
-  if (map == index.end() || !map->is_object()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: weight_map is missing or no object", path));
-  }
-  WeightMap files;
-  for (const auto& [tensor, file] : map->items()) {
-    if (!file.is_string()) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: weight_map[\"%s\"] is no file name", path, Printable(tensor)));
-    }
-    const auto& name = file.get_ref<const std::string&>();
-    if (name.empty() || name.find('/') != name.npos || name.find('\0') != name.npos ||
-        name.front() == '.') {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: weight_map[\"%s\"] = \"%s\" is no file of the directory", path,
-                          Printable(tensor), Printable(name)));
-    }
-    files.emplace(tensor, name);
-  }
-  return files;
-}
 
 absl::StatusOr<std::set<std::string>> ListSafetensors(const std::string& directory) {
   std::set<std::string> names;
@@ -73,11 +45,12 @@ absl::StatusOr<Choice> ChooseFiles(const std::string& directory,
     choice.files = {kSingleName};
     return choice;
   }
-  const std::string index_path = directory + "/" + kIndexName;
+  const std::string index_path = directory + "/" + kWeightMapName;
   std::error_code failure;  // and a link that leads nowhere: reading says so
   if (std::filesystem::symlink_status(index_path, failure).type() !=
       std::filesystem::file_type::not_found) {
-    CONCLAVE_ASSIGN_OR_RETURN(choice.index, ReadIndex(index_path, max_index_bytes));
+    CONCLAVE_ASSIGN_OR_RETURN(const std::string index, ReadSmallFile(index_path, max_index_bytes));
+    CONCLAVE_ASSIGN_OR_RETURN(choice.index, ParseWeightMap(index, index_path, max_index_bytes));
     for (const auto& [tensor, file] : choice.index) choice.files.insert(file);
     return choice;
   }
@@ -120,7 +93,7 @@ absl::StatusOr<std::shared_ptr<const MappedFiles>> MappedFiles::Open(const std::
     const Tensor tensor = files->Find(name);
     if (tensor.file == nullptr || LastComponent(tensor.file->path()) != file) {
       return absl::InvalidArgumentError(absl::StrFormat("%s/%s: tensor \"%s\" is not in %s",
-                                                        directory, kIndexName, Printable(name),
+                                                        directory, kWeightMapName, Printable(name),
                                                         Printable(file)));
     }
   }

@@ -18,6 +18,7 @@
 #include "worker/model/json.h"
 #include "worker/model/mapped_files.h"
 #include "worker/model/pages.h"
+#include "worker/model/tensor_table.h"
 #include "worker/model/weights.h"
 #include "worker/sha256.h"
 #include "worker/status.h"
@@ -138,7 +139,7 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
 
   const FamilyOptions family_options = {.context_limit = options.context_limit};
   Config config(document, config_path);
-  CONCLAVE_ASSIGN_OR_RETURN(const Family family, MakeFamily(config, family_options));
+  CONCLAVE_ASSIGN_OR_RETURN(Family family, MakeFamily(config, family_options));
   CONCLAVE_ASSIGN_OR_RETURN(GenerationConfig settings,
                             ReadGenerationConfig(generation, generation_path, config,
                                                  family.spec.vocab, family_options.limits));
@@ -149,13 +150,14 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
   model->spec.eos = std::move(settings.eos);
   model->spec.generation = settings.defaults;
   model->remarks = std::move(settings.remarks);
+  model->tensors = std::make_shared<const TensorTable>(std::move(family.tensors));
   const bool may_be_absent = options.ask_layers != nullptr;
   CONCLAVE_ASSIGN_OR_RETURN(
       model->files,
       MappedFiles::Open(directory, MappedFiles::Limits(),
                         may_be_absent ? MappedFiles::Absent::kSkip : MappedFiles::Absent::kRefuse));
   CONCLAVE_ASSIGN_OR_RETURN(const BoundTensors bound,
-                            BindWeights(*model->files, family.tensors,
+                            BindWeights(*model->files, *model->tensors,
                                         {.fp8 = family.fp8,
                                          .converted_bytes = options.converted_bytes,
                                          .experts_may_be_absent = may_be_absent},

@@ -47,6 +47,7 @@ struct LayerWeights {
 class MappedFiles;       // the checkpoint's files, held open and mapped
 class ConvertedWeights;  // memory for the weights that cannot be used as they are mapped
 class AbsentExperts;     // address space for the experts that the files lack
+class TensorTable;       // how its family names tensors
 
 // What tells checkpoints apart: settings, and of every tensor its shape and a sample
 // (MappedFiles::Digest). By layer, so that one that lacks experts knows which.
@@ -83,6 +84,7 @@ struct Model {
   std::shared_ptr<const MappedFiles> files;
   std::shared_ptr<const ConvertedWeights> converted;  // null: everything is used as it is mapped
   std::shared_ptr<const AbsentExperts> absent;        // null: the files have all experts
+  std::shared_ptr<const TensorTable> tensors;         // what files of its family hold
 
   std::vector<std::string> remarks;  // to whoever loads it: settings that are not applied
 

@@ -58,9 +58,12 @@ void TensorTable::AddGateBias(const std::string& name, int64_t slots) {
 
 void TensorTable::AddFfn(const std::string& prefix, const FfnShape& shape,
                          FfnWeights LayerWeights::*member, In in) {
+  const size_t first = rules_.size();
   AddFfn(
       prefix, shape, {},
       [member](LayerWeights& layer, size_t) -> FfnWeights& { return layer.*member; }, in);
+  const bool shared = member == &LayerWeights::shared;
+  for (size_t i = first; i < rules_.size(); ++i) rules_[i].of_shared = shared;
 }
 
 void TensorTable::AddExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim,

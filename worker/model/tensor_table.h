@@ -26,6 +26,7 @@ class TensorTable {
     std::vector<int64_t> shape;  // [.., rows, cols] or [cols]
     In in = In::kEveryLayer;
     bool of_experts = false;  // of those the gate chooses
+    bool of_shared = false;   // of the shared one
     Bind bind;
     // Or, of a tensor [slots, ..] that has a layer's experts in another order than ours: where in
     // the share of a slot the numbers of these members are.

@@ -1,22 +1,11 @@
 #include "worker/model/widen.h"
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "worker/model/half.h"
+
 namespace conclave::worker {
-namespace {
-
-float FromF16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31;
-  const auto fraction = static_cast<float>(bits & 1023);
-  const float size = exponent == 31  ? (fraction == 0 ? INFINITY : NAN)
-                     : exponent == 0 ? std::ldexp(fraction, -24)
-                                     : std::ldexp(1024 + fraction, exponent - 25);
-  return bits >> 15 != 0 ? -size : size;
-}
-
-}  // namespace
 
 std::vector<float> Widen(const Weight& weight) {
   const auto count = static_cast<size_t>(weight.rows * weight.cols);
