@@ -7,25 +7,8 @@
 #include "worker/model/model.h"
 
 namespace conclave::worker::testing {
-namespace {
 
 using Json = nlohmann::json;
-
-std::vector<TinyTensor> TensorsOf(const std::string& bytes) {
-  uint64_t length = 0;
-  for (size_t i = 8; i-- > 0;) length = length << 8 | static_cast<unsigned char>(bytes[i]);
-  const Json header = Json::parse(bytes.substr(8, length));
-  std::vector<TinyTensor> tensors;
-  for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__") continue;
-    const auto span = entry["data_offsets"].get<std::vector<size_t>>();
-    tensors.push_back({name, entry["dtype"], entry["shape"].get<std::vector<int64_t>>(),
-                       bytes.substr(8 + length + span[0], span[1] - span[0])});
-  }
-  return tensors;
-}
-
-}  // namespace
 
 void WriteEdited(const std::string& name, const Edit& edit, const std::string& directory) {
   const std::string from = CONCLAVE_SOURCE_DIR "/tests/reference/checkpoints/" + name;

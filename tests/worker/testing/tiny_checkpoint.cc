@@ -299,6 +299,20 @@ std::string SafetensorsBytes(const std::vector<TinyTensor>& tensors) {
   return SafetensorsBytes(text, data);
 }
 
+std::vector<TinyTensor> TensorsOf(const std::string& bytes) {
+  uint64_t length = 0;
+  for (size_t i = 8; i-- > 0;) length = length << 8 | static_cast<unsigned char>(bytes[i]);
+  const Json header = Json::parse(bytes.substr(8, length));
+  std::vector<TinyTensor> tensors;
+  for (const auto& [name, entry] : header.items()) {
+    if (name == "__metadata__") continue;
+    const auto span = entry["data_offsets"].get<std::vector<size_t>>();
+    tensors.push_back({name, entry["dtype"], entry["shape"].get<std::vector<int64_t>>(),
+                       bytes.substr(8 + length + span[0], span[1] - span[0])});
+  }
+  return tensors;
+}
+
 void WriteTinyDeepSeekV2(const std::string& directory, uint64_t seed, const TinyOptions& o) {
   Json config = CommonConfig(o);
   config.update({{"architectures", {"DeepseekV2ForCausalLM"}},

@@ -43,6 +43,8 @@ struct TinyTensor {
 // The bytes of a safetensors file. The second takes any header, true or not.
 std::string SafetensorsBytes(const std::vector<TinyTensor>& tensors);
 std::string SafetensorsBytes(const std::string& header, const std::string& data);
+// What the first made them of.
+std::vector<TinyTensor> TensorsOf(const std::string& safetensors_bytes);
 
 // Values in the type's encoding, rounded to nearest even.
 std::string Encode(DType type, const std::vector<float>& values);
