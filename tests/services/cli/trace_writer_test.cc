@@ -18,40 +18,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// IEEE 754 binary16 to float, by its definition.
-float FromHalf(uint16_t half) {
-  const int exponent = half >> 10 & 31;
-  const auto mantissa = static_cast<float>(half & 1023);
-  const float sign = half & 0x8000 ? -1.0F : 1.0F;
-  if (exponent == 0) return sign * std::ldexp(mantissa, -24);
-  if (exponent == 31) return mantissa == 0 ? sign * HUGE_VALF : NAN;
-  return sign * std::ldexp(1024 + mantissa, exponent - 25);
-}
-
-TEST(ToHalf, EveryHalfComesBack) {
-  for (uint32_t half = 0; half < 0x10000; ++half) {
-    const float value = FromHalf(static_cast<uint16_t>(half));
-    if (std::isnan(value)) continue;
-    ASSERT_EQ(ToHalf(value), half);
-  }
-  EXPECT_TRUE(std::isnan(FromHalf(ToHalf(NAN))));
-}
-
-TEST(ToHalf, RoundsToTheNearestAndTiesToEven) {
-  for (uint32_t half = 0; half < 0x7BFF; ++half) {
-    const float low = FromHalf(static_cast<uint16_t>(half));
-    const float high = FromHalf(static_cast<uint16_t>(half + 1));
-    const float middle = (low + high) / 2;  // exact in float
-    ASSERT_EQ(ToHalf(middle), half % 2 == 0 ? half : half + 1);
-    ASSERT_EQ(ToHalf(std::nextafter(middle, low)), half);
-    ASSERT_EQ(ToHalf(std::nextafter(middle, high)), half + 1);
-  }
-  EXPECT_EQ(ToHalf(65519.99F), 0x7BFF);
-  EXPECT_EQ(ToHalf(65520.0F), 0x7C00);
-  EXPECT_EQ(ToHalf(1e30F), 0x7C00);
-  EXPECT_EQ(ToHalf(-1e-30F), 0x8000);
-}
-
 std::string Bytes(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
