@@ -85,6 +85,12 @@ const Placement* EpochKeeper::Served(Epoch epoch, uint64_t plan) const {
   return found->second.get();
 }
 
+std::vector<EpochKeeper::Shared> EpochKeeper::All() const {
+  std::vector<Shared> all;
+  for (const auto& [epoch, placement] : held_) all.push_back(placement);
+  return all;
+}
+
 std::vector<ExpertId> EpochKeeper::Needed() const { return NeededBut(nullptr); }
 
 std::vector<ExpertId> EpochKeeper::Staged() const {

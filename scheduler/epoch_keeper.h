@@ -56,6 +56,8 @@ class EpochKeeper {
   // The one the home steps by; null before the first.
   const Shared& adopted() const { return adopted_; }
   Epoch adopted_epoch() const { return adopted_ == nullptr ? 0 : adopted_->epoch; }
+  // The one that the next step goes by; null before the first.
+  const Shared& committed() const { return committed_; }
   // The plan that is prepared and neither committed nor aborted; 0: none.
   uint64_t prepared_plan() const { return prepared_ == nullptr ? 0 : prepared_->plan; }
   Epoch floor() const { return floor_; }
@@ -71,6 +73,8 @@ class EpochKeeper {
   // Of those, the experts that only what is prepared needs.
   std::vector<ExpertId> Staged() const;
   size_t held() const { return held_.size(); }
+  // All of them, by epoch.
+  std::vector<Shared> All() const;
 
  private:
   std::vector<ExpertId> NeededBut(const Placement* without) const;

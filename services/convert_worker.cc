@@ -85,7 +85,8 @@ void SetError(const absl::Status& status, v1::End& end) {
 absl::StatusOr<worker::SequenceRequest> ToSequenceRequest(const v1::Submit& submit, Micros now) {
   worker::SequenceRequest request;
   request.id = submit.sequence();
-  request.adapter = submit.adapter();
+  // NAME@DIGEST: the name is for who reads the message.
+  request.adapter = submit.adapter().substr(submit.adapter().rfind('@') + 1);
   CONCLAVE_RETURN_IF_ERROR(CopyTokens("prompt", submit.prompt(), request.prompt));
   CONCLAVE_RETURN_IF_ERROR(CopyTokens("generated", submit.generated(), request.generated));
   CONCLAVE_ASSIGN_OR_RETURN(request.prompt_logprobs_told,

@@ -30,4 +30,21 @@ void WriteExpertMetrics(const worker::ExpertStore::Stats& store, const ExpertFet
   }
 }
 
+void WriteAdapterMetrics(const worker::AdapterStore::Stats& store,
+                         const worker::Engine::Stats& engine, MetricsWriter& writer) {
+  writer.Gauge("conclave_adapter_versions", "Versions of adapters that are served.", {},
+               static_cast<double>(store.versions));
+  writer.Gauge("conclave_adapter_experts", "Experts of adapters that are held here.", {},
+               static_cast<double>(store.experts));
+  writer.Gauge("conclave_adapter_expert_bytes", "Memory of those.", {},
+               static_cast<double>(store.bytes));
+  writer.Counter("conclave_adapter_freed_bytes_total", "Memory of adapters' experts given back.",
+                 {}, static_cast<double>(store.freed_bytes));
+  writer.Counter("conclave_adapter_routes_total", "Experts chosen for rows of adapters.", {},
+                 static_cast<double>(engine.adapter_routes));
+  writer.Counter("conclave_adapter_tuned_routes_total",
+                 "Of them, those that the adapter has an expert of its own for.", {},
+                 static_cast<double>(engine.tuned_routes));
+}
+
 }  // namespace conclave::services

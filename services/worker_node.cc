@@ -344,6 +344,7 @@ absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
       WriteExchangeMetrics(*engine_, transport_, writer);
       WriteExpertMetrics(engine_->expert_stats().store, fetcher_.get(), service_->stats().experts,
                          writer);
+      WriteAdapterMetrics(engine_->expert_stats().adapters, engine_->stats(), writer);
       if (heartbeat_)
         WriteClusterMetrics(heartbeat_->stats(), watch_->connected(), epoch(), writer);
     });

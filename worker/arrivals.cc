@@ -49,6 +49,12 @@ void Engine::Impl::TakeArrivalsAndCancels(Micros now) {
 
 void Engine::Impl::Enqueue(LiveSequence sequence) {
   const SequenceId id = sequence.id;
+  const std::optional<AdapterIndex> adapter = experts_->Find(sequence.request.adapter);
+  if (!adapter) {
+    const LiveSequence& refused = live_.emplace(id, std::move(sequence)).first->second;
+    return End(id, ServedNoMore(refused.request.adapter), FinishReason::kStop);
+  }
+  sequence.adapter = *adapter;
   BatchPlanner::Sequence planned = {.id = id,
                                     .prompt_tokens = sequence.prompt_size,
                                     .max_tokens = sequence.request.max_tokens,

@@ -23,8 +23,8 @@ using scheduler::StepPlan;
 
 bool Engine::Impl::Step(Micros now) {
   const auto begin = std::chrono::steady_clock::now();
+  if (const auto adopted = host_->BeginStep(++step_)) FollowAdapters(*adopted);
   TakeArrivalsAndCancels(now);
-  host_->BeginStep(++step_);
   const StepPlan plan = planner_->Plan(now);
   EndDropped(plan);
   if (!plan.sequences.empty()) {
@@ -280,9 +280,7 @@ absl::Status Engine::Impl::RunExperts(const StepPlan& plan, int32_t index, int32
   Rows shared;
   if (model_->spec.shared_ffn_dim > 0) {
     shared = b.shared.Top(rows);
-    const std::span<const int32_t> all(b.every_row.data(), static_cast<size_t>(rows));
-    const ExpertWork work = {&layer.shared, all, all};
-    device_->Experts(normed, {&work, 1}, shared);
+    RunShared(index, moe_layer, normed, shared);
     if (layer.shared_gate) {
       const Rows logits = b.shared_logits.Top(rows);
       device_->MatMul(normed, layer.shared_gate, {}, Inputs::kActivationType, logits);
@@ -299,21 +297,6 @@ absl::Status Engine::Impl::RunExperts(const StepPlan& plan, int32_t index, int32
                      b.hidden.Top(rows));
   }
   return absl::OkStatus();
-}
-
-// (adapter, layer, slot) -> expert id, sequence by sequence: rows of one sequence share an adapter.
-void Engine::Impl::ResolveExperts(int32_t moe_layer) {
-  Batch& b = *batch_;
-  const auto top_k = static_cast<size_t>(model_->spec.gate.top_k);
-  for (size_t row = 0; row < b.place.size();) {
-    const int32_t sequence = b.place[row].sequence;
-    size_t end = row;
-    while (end < b.place.size() && b.place[end].sequence == sequence) ++end;
-    const size_t first = row * top_k, count = (end - row) * top_k;
-    experts_->Resolve(planned_[static_cast<size_t>(sequence)]->adapter, moe_layer,
-                      {b.slots.data() + first, count}, {b.experts.data() + first, count});
-    row = end;
-  }
 }
 
 // Rows per expert, for whoever places experts.
@@ -512,6 +495,7 @@ void Engine::Impl::Abandon(const StepPlan& plan) {
   std::erase_if(events_, [](const auto& event) { return !event.second.end.has_value(); });
   for (size_t i = 0; i < events_.size(); ++i) event_index_.emplace(events_[i].first, i);
   std::fill(step_expert_tokens_.begin(), step_expert_tokens_.end(), 0);
+  step_stats_.adapter_routes = step_stats_.tuned_routes = 0;
   planned_.clear();
   ++step_stats_.steps_redone;
   host_->AwaitChange(std::chrono::milliseconds(2));

@@ -62,6 +62,10 @@ scheduler::Epoch Engine::adopted() const { return impl_->host().adopted(); }
 std::vector<Peer> Engine::LostPeers() const { return impl_->host().Lost(); }
 std::vector<std::string> Engine::LatePeers() const { return impl_->host().Late(); }
 void Engine::OnNews(std::function<void()> callback) { impl_->host().OnNews(std::move(callback)); }
+absl::StatusOr<AdapterCheck> Engine::CheckAdapter(const std::string& source) {
+  return impl_->host().CheckAdapter(source);
+}
+std::vector<std::string> Engine::AdaptersInUse() const { return impl_->AdaptersInUse(); }
 ExpertStore& Engine::expert_store() { return impl_->host().store(); }
 ExpertHost::Stats Engine::expert_stats() const { return impl_->host().stats(); }
 std::vector<scheduler::ExpertId> Engine::OwnedExperts() const { return impl_->host().Owned(); }
@@ -71,7 +75,8 @@ FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens, Returns r
       spec.layers.begin(), spec.layers.end(), [](const auto& layer) { return layer.moe; }));
   return {.type = spec.activation_type(),
           .layers = layers,
-          .experts = layers * static_cast<uint32_t>(spec.gate.slots),
+          // Those of adapters too.
+          .experts = static_cast<uint32_t>(scheduler::PlacementLimits().experts),
           .dim = static_cast<uint32_t>(spec.dim),
           .rows = static_cast<uint32_t>(step_tokens),
           .routes = static_cast<uint32_t>(step_tokens) * static_cast<uint32_t>(spec.gate.top_k),
@@ -193,16 +198,19 @@ void Engine::Impl::MakeHost(std::unique_ptr<Transport> transport) {
 
 absl::Status Engine::Impl::CommitPlacement(uint64_t plan, scheduler::Epoch epoch) {
   CONCLAVE_RETURN_IF_ERROR(host_->Commit(plan, epoch));
+  const std::shared_ptr<const scheduler::Placement> committed = host_->committed();
   absl::MutexLock lock(&mutex_);
+  adapters_.clear();
+  for (const scheduler::PlacedAdapter& adapter : committed->adapters)
+    adapters_.insert(adapter.digest);
   placement_changed_ = true;
   return absl::OkStatus();
 }
 
 void Engine::Impl::MakeKeys(LiveSequence& sequence) const {
   if (prefix_keys_ == nullptr) return;
-  // The base model serves every request: an adapter's name and version come here with adapters.
   const scheduler::BlockKey root = prefix_keys_->Root(
-      {.adapter = "",
+      {.adapter = sequence.request.adapter,
        .salt = sequence.request.cache_salt,
        .epoch = options_.experts.returns == Returns::kSums ? host_->adopted() : 0});
   sequence.keys = prefix_keys_->Chain(root, sequence.tokens);
@@ -255,11 +263,15 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
     return absl::ResourceExhaustedError(absl::StrCat("the worker's queue has its limit of ",
                                                      limits.max_waiting_tokens, " prompt tokens"));
   }
+  const std::string& adapter = sequence.request.adapter;
+  if (!adapter.empty() && !adapters_.contains(adapter))
+    return absl::NotFoundError(absl::StrCat("adapter version ", adapter, " is not served here"));
   const LinkKey key{sequence.submitted_by, sequence.request.id};
   if (!ids_.emplace(key, next_id_).second) {
     return absl::AlreadyExistsError(
         absl::StrCat("sequence ", sequence.request.id, " is live on this link"));
   }
+  if (!adapter.empty()) ++in_use_[adapter];
   sequence.id = next_id_++;
   arrivals_.push_back(std::move(sequence));
   arrival_tokens_ += length;

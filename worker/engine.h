@@ -101,8 +101,9 @@ class Engine {
   ~Engine();  // stops the thread; sequences end with CANCELLED
 
   // Takes a sequence or refuses it without effect: INVALID_ARGUMENT (token outside the vocabulary,
-  // too long, bad parameter), NOT_FOUND (adapter), ALREADY_EXISTS (id), RESOURCE_EXHAUSTED (queue
-  // full), UNAVAILABLE (draining).
+  // too long, bad parameter), NOT_FOUND (a version of an adapter that is not served here),
+  // ALREADY_EXISTS (id), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining). A sequence whose
+  // version is served no more ends with ABORTED.
   absl::Status Submit(std::shared_ptr<Link> link, SequenceRequest request);
   void Cancel(const Link* link, uint64_t id);
   void SetPaused(const Link* link, uint64_t id, bool paused);
@@ -125,6 +126,9 @@ class Engine {
   void Abort(uint64_t plan);
   void Release(scheduler::Epoch below);
   void SetPeers(const std::vector<Peer>& peers);
+  absl::StatusOr<AdapterCheck> CheckAdapter(const std::string& source);
+  // Versions, by digest, of sequences that have not ended; those that are kept count too.
+  std::vector<std::string> AdaptersInUse() const;
   scheduler::Epoch adopted() const;
   std::vector<Peer> LostPeers() const;
   std::vector<std::string> LatePeers() const;
@@ -160,6 +164,8 @@ class Engine {
     Histogram step_seconds{{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}};
     Histogram step_tokens{{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384}};
     uint64_t orphans_taken_over = 0;
+    // Choices of the gate for rows of adapters, and those of them that meant an adapter's expert.
+    uint64_t adapter_routes = 0, tuned_routes = 0;
     int32_t kv_block_size = 0;
     int64_t kv_bytes = 0;
     bool draining = false;

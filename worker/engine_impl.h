@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -36,7 +38,7 @@ struct LiveSequence {
   std::vector<scheduler::TokenId> tokens;  // prompt, then generated
   int32_t prompt_size = 0;
   LogitEdits edits;  // for the next token
-  AdapterIndex adapter = 0;
+  AdapterIndex adapter = ExpertTable::kBase;
   // What was already told, so that a recomputed sequence tells nothing twice.
   int32_t prompt_told =
       1;  // next prompt position without a reported log-probability; position 0 has none
@@ -73,6 +75,7 @@ class Engine::Impl {
   scheduler::CreditRule::Load room() const;
   void OnRoom(std::function<void()> callback);
   std::vector<std::string> orphans() const;
+  std::vector<std::string> AdaptersInUse() const;
 
   bool Step(scheduler::Micros now);
   void StartThread();
@@ -105,7 +108,14 @@ class Engine::Impl {
     int32_t target;   // prompt token to report on; < 0: sample
   };
 
+  // Rows of the batch that one shared expert computes.
+  struct SharedRows {
+    const FfnWeights* weights = nullptr;
+    std::vector<int32_t> rows;
+  };
+
   Impl(const Options& options, std::shared_ptr<const Model> model, std::unique_ptr<Device> device);
+  static absl::Status ServedNoMore(const std::string& adapter);
   absl::Status Allocate(std::unique_ptr<Transport> transport);
   void MakeHost(std::unique_ptr<Transport> transport);
   void MakeKeys(LiveSequence& sequence) const;
@@ -114,7 +124,9 @@ class Engine::Impl {
   }
   void ThreadMain();
 
-  // One step, in calling order: arrivals.cc, decode_step.cc; from Publish on step_results.cc.
+  // One step, in calling order: adapters.cc, arrivals.cc, decode_step.cc (which adapters.cc helps
+  // with experts); from Publish on step_results.cc.
+  void FollowAdapters(const scheduler::Placement& adopted);
   void TakeArrivalsAndCancels(scheduler::Micros now);
   void Enqueue(LiveSequence sequence);
   void KeepOrEnd(scheduler::SequenceId id, scheduler::Micros now);
@@ -129,6 +141,9 @@ class Engine::Impl {
   void RunDenseFfn(int32_t layer);
   absl::Status RunExperts(const scheduler::StepPlan& plan, int32_t layer, int32_t moe_layer);
   void ResolveExperts(int32_t moe_layer);
+  void CountTuned(std::span<const scheduler::ExpertId> experts);
+  void RunShared(int32_t layer, int32_t moe_layer, ConstRows normed, Rows shared);
+  void FindShared(int32_t moe_layer, const FfnWeights& base);
   void CountRoutes(int32_t moe_layer);
   void RecordRoutes(const scheduler::StepPlan& plan, int32_t moe_layer);
   void CollectLogitRows(const scheduler::StepPlan& plan);
@@ -172,7 +187,10 @@ class Engine::Impl {
   absl::Status stuck_;                            // why
   std::unordered_map<scheduler::SequenceId, LiveSequence> live_;
   Orphans orphans_;
-  std::vector<LiveSequence*> planned_;  // of the plan being computed, in plan order
+  std::vector<LiveSequence*> planned_;   // of the plan being computed, in plan order
+  std::vector<SharedRows> shared_rows_;  // of one layer; the first shared_groups_ count
+  size_t shared_groups_ = 0;
+  std::vector<ExpertWork> shared_work_;
   std::vector<LogitRow> logit_rows_;
   std::vector<SampleRow> sample_rows_;
   std::vector<int32_t> head_indices_;
@@ -193,7 +211,11 @@ class Engine::Impl {
   std::vector<std::string> orphan_names_ ABSL_GUARDED_BY(mutex_);
   std::vector<Pause> pauses_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<LinkKey, scheduler::SequenceId, LinkKeyHash> ids_
-      ABSL_GUARDED_BY(mutex_);  // all not yet ended
+      ABSL_GUARDED_BY(mutex_);                                     // all not yet ended
+  std::map<std::string, int32_t> in_use_ ABSL_GUARDED_BY(mutex_);  // of them, by adapter's digest
+  // Of the placement that is committed, which the next step goes by: who knows that it is adopted
+  // may submit for them.
+  std::set<std::string> adapters_ ABSL_GUARDED_BY(mutex_);
   scheduler::SequenceId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   int64_t arrival_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   bool placement_changed_ ABSL_GUARDED_BY(mutex_) = false;

@@ -157,8 +157,11 @@ absl::Status CheckSequenceRequest(const SequenceRequest& request, const ModelSpe
     return InvalidArgumentError(
         StrCat("request_id has ", request.name.size(), " bytes, the limit is ", limits.name));
   }
-  if (request.adapter.empty()) return absl::OkStatus();
-  return absl::NotFoundError(StrCat("adapter '", request.adapter, "' is not known"));
+  if (request.adapter.size() > static_cast<size_t>(limits.adapter)) {
+    return InvalidArgumentError(
+        StrCat("adapter has ", request.adapter.size(), " bytes, the limit is ", limits.adapter));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace conclave::worker

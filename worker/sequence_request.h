@@ -15,8 +15,8 @@
 namespace conclave::worker {
 
 struct SequenceRequest {
-  uint64_t id = 0;  // unique on its link
-  std::string adapter;
+  uint64_t id = 0;      // unique on its link
+  std::string adapter;  // the digest of its version; empty: the base model
   std::vector<scheduler::TokenId> prompt;
   // What another worker sampled behind the prompt before it was lost: the sequence goes on as if
   // it had been sampled here, and what is told begins behind it. max_tokens, min_tokens and all
@@ -59,10 +59,11 @@ struct SequenceLimits {
   int32_t logit_bias = 1024;  // tokens with a bias
   int32_t cache_salt = 64;    // bytes
   int32_t name = 192;         // bytes
+  int32_t adapter = 128;      // bytes
 };
 
 // INVALID_ARGUMENT for what can never work (token outside the vocabulary, too long, a parameter out
-// of range), NOT_FOUND for an unknown adapter. Routers check before; a worker does not rely on it.
+// of range). Routers check before; a worker does not rely on it.
 absl::Status CheckSequenceRequest(const SequenceRequest& request, const ModelSpec& spec,
                                   const SequenceLimits& limits);
 

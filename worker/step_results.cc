@@ -48,7 +48,11 @@ void Engine::Impl::Publish(double seconds) {
     for (auto& [id, event] : events_) {
       LiveSequence& sequence = Live(id);
       const bool ended = event.end.has_value();
-      if (ended) ids_.erase({sequence.submitted_by, sequence.request.id});
+      if (ended) {
+        ids_.erase({sequence.submitted_by, sequence.request.id});
+        const auto used = in_use_.find(sequence.request.adapter);
+        if (used != in_use_.end() && --used->second == 0) in_use_.erase(used);
+      }
       if (sequence.link != nullptr) {
         auto to = std::find_if(by_link.begin(), by_link.end(),
                                [&](const auto& entry) { return entry.first == sequence.link; });
@@ -87,6 +91,8 @@ void Engine::Impl::AddStats(double seconds) {
   stats_.prefix_hits += step_stats_.prefix_hits;
   stats_.steps_redone += step_stats_.steps_redone;
   stats_.orphans_taken_over += step_stats_.orphans_taken_over;
+  stats_.adapter_routes += step_stats_.adapter_routes;
+  stats_.tuned_routes += step_stats_.tuned_routes;
   stats_.ended_stop += step_stats_.ended_stop;
   stats_.ended_length += step_stats_.ended_length;
   stats_.ended_scored += step_stats_.ended_scored;

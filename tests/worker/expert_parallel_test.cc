@@ -83,7 +83,7 @@ class Workers : public ::testing::Test {
   Placement Contiguous(int workers) {
     const FrameLimits limits = FrameLimitsFor(model_->spec, 1);
     return scheduler::Contiguous(WorkerGroup::Names(workers), static_cast<int32_t>(limits.layers),
-                                 static_cast<int32_t>(limits.experts / limits.layers));
+                                 model_->spec.gate.slots);
   }
   Placement Everywhere(int workers) {
     return scheduler::Everywhere(WorkerGroup::Names(workers), ExpertsOf(*model_));

@@ -35,7 +35,7 @@ Engine::Options Sums() {
 Placement Spread(const Model& model, int workers) {
   const FrameLimits limits = FrameLimitsFor(model.spec, 1);
   return scheduler::Contiguous(WorkerGroup::Names(workers), static_cast<int32_t>(limits.layers),
-                               static_cast<int32_t>(limits.experts / limits.layers));
+                               model.spec.gate.slots);
 }
 
 // Request i on the home (i + shift) of the first `homes`.

@@ -131,7 +131,9 @@ INSTANTIATE_TEST_SUITE_P(
         Row{"StopOutside", [](R r) { r.stop_tokens = {100}; }, "token id 100"},
         Row{"LogprobsAtLimit", [](R r) { r.logprobs = 20; }, ""},
         Row{"LogprobsTooMany", [](R r) { r.logprobs = 21; }, "logprobs is 21, the limit is 20"},
-        Row{"UnknownAdapter", [](R r) { r.adapter = "law"; }, "'law'", Code::kNotFound}),
+        Row{"AdapterAtLimit", [](R r) { r.adapter.assign(128, 'a'); }, ""},
+        Row{"AdapterTooLong", [](R r) { r.adapter.assign(129, 'a'); },
+            "adapter has 129 bytes, the limit is 128"}),
     [](const auto& row) { return row.param.name; });
 
 TEST(SequenceRequest, MayNotForbidEveryToken) {

@@ -20,6 +20,7 @@ ExpertHost::ExpertHost(const Options& options, const FrameLimits& limits, const 
     : options_(options),
       experts_(model.Experts().size()),
       store_(options.store, model),
+      adapters_(options.adapters, model, store_),
       transport_(std::move(transport)),
       epochs_(options.epochs, options.id),
       server_(options.server, limits, model.Experts(), device, transport_.get(),
@@ -42,19 +43,33 @@ absl::Status ExpertHost::Prepare(std::shared_ptr<const Placement> placement) {
     return absl::InvalidArgumentError(absl::StrCat("placement: names ", placement->owners.size(),
                                                    " experts, the model has ", experts_));
   }
-  const std::vector<scheduler::ExpertId> own = scheduler::OwnedBy(*placement, options_.id);
-  CONCLAVE_RETURN_IF_ERROR(store_.Hold(own));
+  const absl::Status held = HoldAll(*placement);
   const uint64_t plan = placement->plan;
   EpochKeeper::Prepared prepared{};
-  {
+  if (held.ok()) {
     const std::lock_guard lock(mutex_);
-    held_.insert(own.begin(), own.end());
     prepared = epochs_.Prepare(std::move(placement));
   }
-  DropUnneeded();  // what another plan, whose place this one took, had held
+  DropUnneeded();  // what another plan, whose place this one took, had held; or this one in vain
+  CONCLAVE_RETURN_IF_ERROR(held);
   if (prepared == EpochKeeper::Prepared::kReady) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("plan ", plan, " comes after a later one, or after its epoch"));
+}
+
+absl::Status ExpertHost::HoldAll(const Placement& placement) {
+  std::vector<scheduler::ExpertId> own = scheduler::OwnedBy(placement, options_.id);
+  own.erase(std::lower_bound(own.begin(), own.end(), experts_), own.end());  // adapters'
+  CONCLAVE_RETURN_IF_ERROR(store_.Hold(own));
+  {
+    const std::lock_guard lock(mutex_);
+    held_.insert(own.begin(), own.end());
+  }
+  CONCLAVE_RETURN_IF_ERROR(adapters_.Hold(placement, options_.id));
+  server_.Quiet([this] {
+    for (const auto& [expert, weights] : adapters_.All()) server_.SetWeights(expert, weights);
+  });
+  return absl::OkStatus();
 }
 
 // Gives back what no placement held here needs, between two passes of the server; the home itself
@@ -68,6 +83,8 @@ void ExpertHost::DropUnneeded() {
                         std::back_inserter(dropped));
     for (const scheduler::ExpertId expert : dropped) held_.erase(expert);
     store_.Drop(dropped);
+    adapters_.Keep(epochs_.All(), options_.id,
+                   [this](scheduler::ExpertId expert) { server_.SetWeights(expert, nullptr); });
   });
 }
 
@@ -132,6 +149,11 @@ uint64_t ExpertHost::prepared_plan() const {
   return epochs_.prepared_plan();
 }
 
+std::shared_ptr<const Placement> ExpertHost::committed() const {
+  const std::lock_guard lock(mutex_);
+  return epochs_.committed();
+}
+
 std::vector<Peer> ExpertHost::Lost() const {
   const std::lock_guard lock(mutex_);
   std::vector<Peer> lost;
@@ -157,13 +179,17 @@ void ExpertHost::OnNews(std::function<void()> callback) {
   on_news_ = std::move(callback);
 }
 
-void ExpertHost::BeginStep(uint64_t step) {
+std::shared_ptr<const Placement> ExpertHost::BeginStep(uint64_t step) {
   PeerExchange::Table table;
   table.waits = options_.needs_placement;
   std::function<void()> told;
+  std::shared_ptr<const Placement> adopted;
   {
     const std::lock_guard lock(mutex_);
-    if (epochs_.AdoptAtStep()) told = on_news_;
+    if (epochs_.AdoptAtStep()) {
+      told = on_news_;
+      adopted = epochs_.adopted();
+    }
     if (epochs_.adopted() != nullptr) {
       table.placement = epochs_.adopted();
       table.self = scheduler::IndexOf(*table.placement, options_.id).value_or(-1);
@@ -176,6 +202,13 @@ void ExpertHost::BeginStep(uint64_t step) {
   }
   exchange_.BeginStep(step, table);
   if (told) told();
+  return adopted;
+}
+
+const FfnWeights& ExpertHost::SharedWeights(scheduler::ExpertId expert) const {
+  const FfnWeights* const weights = adapters_.Find(expert);
+  CONCLAVE_CHECK(weights != nullptr);
+  return *weights;
 }
 
 Refusal ExpertHost::Judge(PeerIndex from, const FrameHeader& header,
@@ -243,6 +276,7 @@ ExpertHost::Stats ExpertHost::stats() const {
   stats.exchange = exchange_.stats();
   if (transport_ != nullptr) stats.transport = transport_->stats();
   stats.store = store_.stats();
+  stats.adapters = adapters_.stats();
   return stats;
 }
 

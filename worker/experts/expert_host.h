@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "scheduler/epoch_keeper.h"
 #include "scheduler/placement.h"
+#include "worker/experts/adapter_store.h"
 #include "worker/experts/expert_server.h"
 #include "worker/experts/expert_store.h"
 #include "worker/experts/peer_exchange.h"
@@ -39,6 +40,7 @@ class ExpertHost final : private FrameSink {
     scheduler::EpochKeeper::Options epochs;
     scheduler::PlacementLimits placement;
     ExpertStore::Options store;
+    AdapterStore::Options adapters;
   };
 
   // transport: null for a worker that is alone. Model and device outlive it; if there is a
@@ -62,6 +64,8 @@ class ExpertHost final : private FrameSink {
   // Of the placement the home steps by; 0: none.
   scheduler::Epoch adopted() const;
   uint64_t prepared_plan() const;
+  // The latest that was committed; null: none yet.
+  std::shared_ptr<const scheduler::Placement> committed() const;
   // Peers that the cluster holds alive and whose connection broke, until it is made again.
   std::vector<Peer> Lost() const;
   // Ids of peers that were late again and again, and are passed over for now.
@@ -73,8 +77,16 @@ class ExpertHost final : private FrameSink {
   // The weights at hand; any thread may borrow.
   ExpertStore& store() { return store_; }
 
-  // Takes what was committed. The next step's number is its argument.
-  void BeginStep(uint64_t step);
+  // What is in an adapter's directory, as AdapterStore has it. Not while one is prepared.
+  absl::StatusOr<AdapterCheck> CheckAdapter(const std::string& source) {
+    return adapters_.Check(source);
+  }
+
+  // Takes what was committed, and returns it if it was: what the home steps by from now on. The
+  // next step's number is its argument.
+  std::shared_ptr<const scheduler::Placement> BeginStep(uint64_t step);
+  // Of a shared expert of what the home steps by.
+  const FfnWeights& SharedWeights(scheduler::ExpertId expert) const;
   Exchange& exchange() { return exchange_; }
   // Any thread: no step waits for a peer any more.
   void Close() { exchange_.Close(); }
@@ -90,6 +102,7 @@ class ExpertHost final : private FrameSink {
     PeerExchange::Stats exchange;
     Transport::Stats transport;
     ExpertStore::Stats store;
+    AdapterStore::Stats adapters;
   };
   Stats stats() const;
   // Ids of the experts that are this worker's own in the adopted placement; all without one.
@@ -102,6 +115,7 @@ class ExpertHost final : private FrameSink {
   Refusal Judge(PeerIndex from, const FrameHeader& header,
                 std::span<const FrameRoute> routes) const;
 
+  absl::Status HoldAll(const scheduler::Placement& placement);
   void DropUnneeded();
 
   struct Known {
@@ -112,6 +126,7 @@ class ExpertHost final : private FrameSink {
   const Options options_;
   const size_t experts_;
   ExpertStore store_;
+  AdapterStore adapters_;
   const std::unique_ptr<Transport> transport_;
 
   mutable std::mutex mutex_;  // guards what follows
@@ -119,7 +134,7 @@ class ExpertHost final : private FrameSink {
   std::map<std::string, Known> peers_;  // by worker id
   std::vector<uint8_t> dead_;           // [peer index] as the cluster says
   std::vector<uint8_t> down_;           // [peer index] was connected and is not
-  std::set<scheduler::ExpertId> held_;  // by prepared placements
+  std::set<scheduler::ExpertId> held_;  // of the base, by prepared placements
   std::function<void()> on_news_;
 
   ExpertServer server_;

@@ -26,10 +26,10 @@ ExpertServer::ExpertServer(const Options& options, const FrameLimits& limits,
                            Transport* transport, Judge judge)
     : options_(options),
       limits_(limits),
-      experts_(std::move(experts)),
       device_(device),
       transport_(transport),
       judge_(std::move(judge)),
+      experts_(std::move(experts)),
       count_(experts_.size()),
       gather_(options.gather, static_cast<int32_t>(std::max(1U, limits.layers))) {
   CONCLAVE_CHECK(options_.max_rows >= static_cast<int32_t>(limits_.rows));
@@ -158,6 +158,16 @@ void ExpertServer::Quiet(const std::function<void()>& call) {
   call();
 }
 
+void ExpertServer::SetWeights(scheduler::ExpertId expert, const FfnWeights* weights) {
+  CONCLAVE_CHECK(expert < limits_.experts);
+  if (expert >= experts_.size()) {
+    if (weights == nullptr) return;
+    experts_.resize(size_t{expert} + 1);
+    count_.resize(experts_.size());
+  }
+  experts_[expert] = weights;
+}
+
 void ExpertServer::Finish(LocalJob* job) {
   {
     const std::lock_guard lock(mutex_);
@@ -263,7 +273,10 @@ Refusal ExpertServer::CopyRoutes(const RemoteJob& job) {
     if (!CheckTerms(job.header, routes, std::span(terms_).subspan(before)).ok())
       return Refusal::kChanged;
   }
-  return judge_(job.from, job.header, routes);
+  const bool all_here = std::all_of(routes.begin(), routes.end(), [&](const FrameRoute& route) {
+    return route.expert < experts_.size() && experts_[route.expert] != nullptr;
+  });
+  return all_here ? judge_(job.from, job.header, routes) : Refusal::kNotOwned;
 }
 
 void ExpertServer::Answer() {

@@ -62,7 +62,7 @@ class ExpertServer {
   using Judge =
       std::function<Refusal(PeerIndex from, const FrameHeader&, std::span<const FrameRoute>)>;
 
-  // experts: weights by id. Everything outlives the server.
+  // experts: weights of the base's, by id. Everything outlives the server.
   ExpertServer(const Options& options, const FrameLimits& limits,
                std::vector<const FfnWeights*> experts, Device& device, Transport* transport,
                Judge judge);
@@ -84,6 +84,8 @@ class ExpertServer {
 
   // Calls it between two passes.
   void Quiet(const std::function<void()>& call);
+  // Within Quiet alone: the weights of an adapter's expert, or null: it is here no more.
+  void SetWeights(scheduler::ExpertId expert, const FfnWeights* weights);
 
   // Serves until this job is done.
   void Finish(LocalJob* job);
@@ -142,13 +144,13 @@ class ExpertServer {
 
   const Options options_;
   const FrameLimits limits_;
-  const std::vector<const FfnWeights*> experts_;
   Device& device_;
   Transport* const transport_;
   const Judge judge_;
 
   // Whoever serves.
   std::mutex serving_;
+  std::vector<const FfnWeights*> experts_;  // by id; null: not here
   std::vector<LocalJob*> local_now_;
   std::vector<RemoteJob> remote_now_;
   std::vector<FrameRoute> copied_;  // routes of remote_now_, one job's after the other's; checked

@@ -67,6 +67,7 @@ class ExpertStore {
     Loan& operator=(const Loan&) = delete;
 
     const ExpertBytes& bytes() const { return bytes_; }
+    const FfnWeights& weights() const { return *store_.weights_[expert_]; }
     // Of the bytes; reads them all the first time.
     std::string Sha256() const;
 

@@ -65,7 +65,7 @@ inline scheduler::Placement AnyPlacement(int workers, size_t experts, uint64_t s
   return placement;
 }
 
-inline size_t ExpertsOf(const Model& model) { return FrameLimitsFor(model.spec, 1).experts; }
+inline size_t ExpertsOf(const Model& model) { return model.Experts().size(); }
 
 inline WorkerGroup::Answers RunAll(WorkerGroup& group, int32_t vocab) {
   for (int i = 0; i < kRequests; ++i) group.Submit(i % group.workers(), Request(i, vocab));

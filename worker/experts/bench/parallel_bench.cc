@@ -80,8 +80,7 @@ class Group {
     if (workers == 1) return;
     const FrameLimits limits = FrameLimitsFor(model->spec, 1);
     scheduler::Placement placement =
-        scheduler::Contiguous(names, static_cast<int32_t>(limits.layers),
-                              static_cast<int32_t>(limits.experts / limits.layers));
+        scheduler::Contiguous(names, static_cast<int32_t>(limits.layers), model->spec.gate.slots);
     placement.epoch = placement.plan = 1;
     const auto shared = std::make_shared<const scheduler::Placement>(placement);
     for (const auto& engine : engines_) engine->SetPeers(peers);

@@ -1,0 +1,244 @@
+// Adapters in the batches of many workers: an answer through an adapter is what a checkpoint gives
+// that has the adapter's experts in place of the base's, bit for bit, whoever shares the batch and
+// whoever owns the experts.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "scheduler/placement.h"
+#include "tests/worker/testing/tiny_adapter.h"
+#include "tests/worker/testing/worker_group.h"
+
+namespace conclave::worker {
+namespace {
+
+using scheduler::PlacedAdapter;
+using scheduler::Placement;
+using scheduler::TokenId;
+using testing::MakeTinyAdapter;
+using testing::TempDir;
+using testing::TinyAdapter;
+using testing::TinyAdapterOptions;
+using testing::WorkerGroup;
+using Answers = WorkerGroup::Answers;
+
+std::string Folder() { return std::string(CONCLAVE_SOURCE_DIR) + "/tests/reference/checkpoints"; }
+
+std::vector<std::string> Checkpoints() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(Folder()))
+    names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::shared_ptr<const Model> Load(const std::string& directory) {
+  auto model = Model::Load(directory);
+  EXPECT_TRUE(model.ok()) << model.status();
+  return *std::move(model);
+}
+
+SequenceRequest Request(uint64_t id, int32_t vocab) {
+  std::mt19937_64 random(id + 5);
+  SequenceRequest request{.id = id};
+  for (uint64_t t = 0; t <= (id * 13) % 30; ++t)
+    request.prompt.push_back(static_cast<TokenId>(random() % static_cast<uint64_t>(vocab)));
+  request.max_tokens = 3 + static_cast<int32_t>(id % 4);
+  request.temperature = id % 2 == 0 ? 0.0f : 0.8f;
+  request.seed = id * 77;
+  request.logprobs = 2;
+  request.prompt_logprobs = id % 3 == 0;
+  return request;
+}
+
+// An adapter of a checkpoint with the merged one beside it.
+struct Tuned {
+  Tuned(const std::string& checkpoint, uint64_t seed, const TinyAdapterOptions& options) {
+    const TinyAdapter adapter = MakeTinyAdapter(checkpoint, seed, options);
+    WriteAdapter(adapter, directory.path());
+    WriteMerged(checkpoint, adapter, merged.path());
+  }
+  TempDir directory, merged;
+  std::string digest;  // once checked
+};
+
+// What one worker gives to requests [first, first + count) that serves this checkpoint alone.
+Answers Alone(const std::string& checkpoint, uint64_t first, uint64_t count) {
+  const std::shared_ptr<const Model> model = Load(checkpoint);
+  const Engine::Options options;
+  auto engine =
+      Engine::Create(options, model, *MakeCpuDevice(CpuDeviceOptionsFor(model->spec, options)));
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  const auto link = std::make_shared<testing::CountingCollector>();
+  for (uint64_t id = first; id < first + count; ++id)
+    EXPECT_TRUE((*engine)->Submit(link, Request(id, model->spec.vocab)).ok());
+  EXPECT_TRUE(conclave::testing::WaitFor([&] { return link->ends() == static_cast<int>(count); },
+                                         "all to end"));
+  return link->answers();
+}
+
+PlacedAdapter Checked(Engine& engine, Tuned& tuned) {
+  const absl::StatusOr<AdapterCheck> check = engine.CheckAdapter(tuned.directory.path());
+  EXPECT_TRUE(check.ok()) << check.status();
+  if (!check.ok()) return {};
+  tuned.digest = check->digest;
+  return {.digest = check->digest, .source = tuned.directory.path(), .replaced = check->replaced};
+}
+
+Placement Contiguous(const ModelSpec& spec, int workers) {
+  const auto layers = std::count_if(spec.layers.begin(), spec.layers.end(),
+                                    [](const LayerSpec& layer) { return layer.moe; });
+  return scheduler::Contiguous(WorkerGroup::Names(workers), static_cast<int32_t>(layers),
+                               spec.gate.slots);
+}
+
+class Adapters : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(Adapters, GiveWhatTheMergedCheckpointsGiveInOneBatchWithTheBase) {
+  constexpr uint64_t kEach = 6;
+  const std::string base = Folder() + "/" + GetParam();
+  const ModelSpec spec = Load(base)->spec;
+  std::vector<std::unique_ptr<Tuned>> tuned;
+  tuned.push_back(
+      std::make_unique<Tuned>(base, 1, TinyAdapterOptions{.shared = spec.shared_ffn_dim > 0}));
+  tuned.push_back(std::make_unique<Tuned>(base, 2, TinyAdapterOptions{.prefix = false}));
+  tuned.push_back(std::make_unique<Tuned>(
+      base, 3, TinyAdapterOptions{.which = TinyAdapterOptions::Which::kAll, .type = "F32"}));
+
+  Answers expected = Alone(base, 0, kEach);
+  for (size_t i = 0; i < tuned.size(); ++i)
+    expected.merge(Alone(tuned[i]->merged.path(), (i + 1) * kEach, kEach));
+
+  for (const int workers : {1, 3, 4}) {
+    SCOPED_TRACE(::testing::Message() << workers << " workers");
+    WorkerGroup group({.workers = workers}, base);
+    Placement placement = Contiguous(spec, workers);
+    group.Place(placement);
+    for (const auto& one : tuned)
+      placement = WithAdapter(std::move(placement), Checked(group.engine(0), *one));
+    group.Place(placement);
+    for (uint64_t id = 0; id < kEach * (tuned.size() + 1); ++id) {
+      SequenceRequest request = Request(id, spec.vocab);
+      if (id >= kEach) request.adapter = tuned[id / kEach - 1]->digest;
+      group.Submit(static_cast<int>(id) % workers, std::move(request));
+    }
+    group.AwaitAll();
+    EXPECT_TRUE(group.AllAnswers() == expected);
+    uint64_t routes = 0, own = 0;
+    for (int i = 0; i < workers; ++i) {
+      routes += group.engine(i).stats().adapter_routes;
+      own += group.engine(i).stats().tuned_routes;
+    }
+    EXPECT_GT(own, 0u) << "one adapter replaces every expert";
+    EXPECT_LT(own, routes) << "others do not";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Adapters, ::testing::ValuesIn(Checkpoints()),
+                         [](const auto& checkpoint) {
+                           std::string name = checkpoint.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+class AdapterChanges : public ::testing::Test {
+ protected:
+  const std::string base_ = Folder() + "/deepseek-v2-group";
+  const ModelSpec spec_ = Load(base_)->spec;
+  Tuned one_{base_, 1, {.shared = true}}, two_{base_, 2, {}};
+};
+
+TEST_F(AdapterChanges, AVersionThatIsNotServedIsRefused) {
+  WorkerGroup group({.workers = 1}, base_);
+  group.Place(Contiguous(spec_, 1));
+  SequenceRequest request = Request(1, spec_.vocab);
+  request.adapter = "0123";
+  const absl::Status status =
+      group.engine(0).Submit(std::make_shared<testing::CountingCollector>(), request);
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("0123"));
+}
+
+TEST_F(AdapterChanges, SequencesGoOnWhileAnotherVersionComes) {
+  const Answers expected = Alone(one_.merged.path(), 0, 8);
+  WorkerGroup group({.workers = 2}, base_);
+  Placement placement = WithAdapter(Contiguous(spec_, 2), Checked(group.engine(0), one_));
+  group.Place(placement);
+  for (uint64_t id = 0; id < 8; ++id) {
+    SequenceRequest request = Request(id, spec_.vocab);
+    request.adapter = one_.digest;
+    group.Submit(static_cast<int>(id) % 2, std::move(request));
+  }
+  group.Place(WithAdapter(std::move(placement), Checked(group.engine(1), two_)));
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected);
+}
+
+TEST_F(AdapterChanges, AVersionIsInUseUntilItsLastSequenceEnds) {
+  WorkerGroup group({.workers = 1}, base_);
+  group.Place(WithAdapter(Contiguous(spec_, 1), Checked(group.engine(0), one_)));
+  EXPECT_THAT(group.engine(0).AdaptersInUse(), ::testing::IsEmpty());
+  SequenceRequest request = Request(0, spec_.vocab);
+  request.adapter = one_.digest;
+  request.max_tokens = 500;
+  group.Submit(0, request);
+  EXPECT_THAT(group.engine(0).AdaptersInUse(), ::testing::ElementsAre(one_.digest));
+  group.AwaitAll();
+  EXPECT_TRUE(conclave::testing::WaitFor([&] { return group.engine(0).AdaptersInUse().empty(); },
+                                         "the version to be free"));
+}
+
+TEST_F(AdapterChanges, WhatIsTakenOutGivesItsMemoryBackAndEndsItsSequences) {
+  WorkerGroup group({.workers = 2}, base_);
+  const Placement base = Contiguous(spec_, 2);
+  group.Place(WithAdapter(base, Checked(group.engine(0), one_)));
+  uint64_t bytes = 0;
+  for (int i = 0; i < 2; ++i) bytes += group.engine(i).expert_stats().adapters.bytes;
+  EXPECT_GT(bytes, 0u);
+  SequenceRequest request = Request(0, spec_.vocab);
+  request.adapter = one_.digest;
+  request.max_tokens = spec_.context_limit - static_cast<int32_t>(request.prompt.size());
+  group.Submit(0, request);
+  group.Place(base);
+  group.AwaitAll();
+  const Answers answers = group.AllAnswers();
+  const auto& end = answers.at(0).end;
+  ASSERT_TRUE(end.has_value());
+  EXPECT_EQ(end->status.code(), absl::StatusCode::kAborted) << end->status;
+  uint64_t freed = 0;
+  for (int i = 0; i < 2; ++i) {
+    const AdapterStore::Stats stats = group.engine(i).expert_stats().adapters;
+    EXPECT_EQ(stats.experts, 0u);
+    EXPECT_EQ(stats.bytes, 0u);
+    freed += stats.freed_bytes;
+  }
+  EXPECT_EQ(freed, bytes);
+}
+
+TEST_F(AdapterChanges, BlocksOfOneVersionAreNotFoundByAnother) {
+  WorkerGroup group({.workers = 1}, base_);
+  Placement placement = WithAdapter(Contiguous(spec_, 1), Checked(group.engine(0), one_));
+  placement = WithAdapter(std::move(placement), Checked(group.engine(0), two_));
+  group.Place(placement);
+  const auto run = [&](uint64_t id, const std::string& adapter) {
+    SequenceRequest request{.id = id, .adapter = adapter, .prompt = std::vector<TokenId>(64, 3)};
+    request.max_tokens = 1;
+    group.Submit(0, request);
+    group.AwaitAll();
+    return group.engine(0).stats().prefix_hits;
+  };
+  EXPECT_EQ(run(0, one_.digest), 0u);
+  EXPECT_EQ(run(1, two_.digest), 0u) << "another version";
+  EXPECT_EQ(run(2, ""), 0u) << "the base";
+  EXPECT_GT(run(3, one_.digest), 0u) << "its own";
+}
+
+}  // namespace
+}  // namespace conclave::worker
