@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <random>
@@ -37,6 +38,12 @@ std::vector<std::string> Checkpoints() {
     names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
+}
+
+// How much is tried, a multiple of what every run of the tests does.
+uint64_t Effort() {
+  const char* effort = std::getenv("CONCLAVE_TEST_EFFORT");
+  return effort == nullptr ? 1 : static_cast<uint64_t>(std::max(1, std::atoi(effort)));
 }
 
 std::shared_ptr<const Model> Load(const std::string& directory) {
@@ -101,43 +108,51 @@ Placement Contiguous(const ModelSpec& spec, int workers) {
 
 class Adapters : public ::testing::TestWithParam<std::string> {};
 
+// Three adapters by lot: with a shared expert where the family has one, with keys without a prefix,
+// and one of every expert.
+std::vector<std::unique_ptr<Tuned>> TunedBy(uint64_t lot, const std::string& base, bool shared) {
+  using Options = TinyAdapterOptions;
+  std::vector<std::unique_ptr<Tuned>> tuned;
+  tuned.push_back(std::make_unique<Tuned>(base, 3 * lot + 1, Options{.shared = shared}));
+  tuned.push_back(std::make_unique<Tuned>(base, 3 * lot + 2, Options{.prefix = false}));
+  tuned.push_back(std::make_unique<Tuned>(base, 3 * lot + 3,
+                                          Options{.which = Options::Which::kAll, .type = "F32"}));
+  return tuned;
+}
+
 TEST_P(Adapters, GiveWhatTheMergedCheckpointsGiveInOneBatchWithTheBase) {
   constexpr uint64_t kEach = 6;
   const std::string base = Folder() + "/" + GetParam();
   const ModelSpec spec = Load(base)->spec;
-  std::vector<std::unique_ptr<Tuned>> tuned;
-  tuned.push_back(
-      std::make_unique<Tuned>(base, 1, TinyAdapterOptions{.shared = spec.shared_ffn_dim > 0}));
-  tuned.push_back(std::make_unique<Tuned>(base, 2, TinyAdapterOptions{.prefix = false}));
-  tuned.push_back(std::make_unique<Tuned>(
-      base, 3, TinyAdapterOptions{.which = TinyAdapterOptions::Which::kAll, .type = "F32"}));
-
-  Answers expected = Alone(base, 0, kEach);
-  for (size_t i = 0; i < tuned.size(); ++i)
-    expected.merge(Alone(tuned[i]->merged.path(), (i + 1) * kEach, kEach));
-
-  for (const int workers : {1, 3, 4}) {
-    SCOPED_TRACE(::testing::Message() << workers << " workers");
-    WorkerGroup group({.workers = workers}, base);
-    Placement placement = Contiguous(spec, workers);
-    group.Place(placement);
-    for (const auto& one : tuned)
-      placement = WithAdapter(std::move(placement), Checked(group.engine(0), *one));
-    group.Place(placement);
-    for (uint64_t id = 0; id < kEach * (tuned.size() + 1); ++id) {
-      SequenceRequest request = Request(id, spec.vocab);
-      if (id >= kEach) request.adapter = tuned[id / kEach - 1]->digest;
-      group.Submit(static_cast<int>(id) % workers, std::move(request));
+  const Answers alone = Alone(base, 0, kEach);
+  for (uint64_t lot = 0; lot < Effort(); ++lot) {
+    const auto tuned = TunedBy(lot, base, spec.shared_ffn_dim > 0);
+    Answers expected = alone;
+    for (size_t i = 0; i < tuned.size(); ++i)
+      expected.merge(Alone(tuned[i]->merged.path(), (i + 1) * kEach, kEach));
+    for (const int workers : {1, 3, 4}) {
+      SCOPED_TRACE(::testing::Message() << workers << " workers, lot " << lot);
+      WorkerGroup group({.workers = workers}, base);
+      Placement placement = Contiguous(spec, workers);
+      group.Place(placement);
+      for (const auto& one : tuned)
+        placement = WithAdapter(std::move(placement), Checked(group.engine(0), *one));
+      group.Place(placement);
+      for (uint64_t id = 0; id < kEach * (tuned.size() + 1); ++id) {
+        SequenceRequest request = Request(id, spec.vocab);
+        if (id >= kEach) request.adapter = tuned[id / kEach - 1]->digest;
+        group.Submit(static_cast<int>(id) % workers, std::move(request));
+      }
+      group.AwaitAll();
+      EXPECT_TRUE(group.AllAnswers() == expected);
+      uint64_t routes = 0, own = 0;
+      for (int i = 0; i < workers; ++i) {
+        routes += group.engine(i).stats().adapter_routes;
+        own += group.engine(i).stats().tuned_routes;
+      }
+      EXPECT_GT(own, 0u) << "one adapter replaces every expert";
+      EXPECT_LT(own, routes) << "others do not";
     }
-    group.AwaitAll();
-    EXPECT_TRUE(group.AllAnswers() == expected);
-    uint64_t routes = 0, own = 0;
-    for (int i = 0; i < workers; ++i) {
-      routes += group.engine(i).stats().adapter_routes;
-      own += group.engine(i).stats().tuned_routes;
-    }
-    EXPECT_GT(own, 0u) << "one adapter replaces every expert";
-    EXPECT_LT(own, routes) << "others do not";
   }
 }
 
