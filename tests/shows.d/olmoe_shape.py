@@ -36,35 +36,65 @@ def config(layers):
             "torch_dtype": "bfloat16"}
 
 
-def olmoe_shape(layers=4):
-    directory = WORK / f"olmoe-shape-{layers}"
-    if (directory / "config.json").exists():
-        return directory
-    directory.mkdir(parents=True, exist_ok=True)
+def noise():
+    """Cut at another place for every tensor, one block of it is enough."""
+    made = (numpy.random.default_rng(7).standard_normal(1 << 24, dtype=numpy.float32) * 0.02).view(numpy.uint32) >> 16
+    return made.astype(numpy.uint16)
+
+
+def write(path, shapes, salt=0):
+    """Random BF16 tensors of these names and shapes; those of norms are ones."""
     header, end = {}, 0
-    for name, shape in tensors(layers):
+    for name, shape in shapes:
         size = 2 * int(numpy.prod(shape))
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    # Cut at another place for every tensor, one block of noise is noise enough.
-    noise = (numpy.random.default_rng(7).standard_normal(1 << 24, dtype=numpy.float32) * 0.02).view(numpy.uint32) >> 16
-    noise = noise.astype(numpy.uint16)
-    with open(directory / "model.safetensors", "wb") as file:
+    block = noise()
+    with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for i, (name, shape) in enumerate(tensors(layers)):
+        for i, (name, shape) in enumerate(shapes):
             count = int(numpy.prod(shape))
             if name.endswith("norm.weight"):
                 file.write(numpy.full(count, 0x3F80, numpy.uint16).tobytes())
                 continue
             while count > 0:
-                start = (i * 104729) % (len(noise) // 2)
-                part = noise[start:start + count]
+                start = ((i + salt) * 104729) % (len(block) // 2)
+                part = block[start:start + count]
                 file.write(part.tobytes())
                 count -= len(part)
-    # Last, so that a directory with it is whole.
-    partial = directory / "config.json.part"
-    partial.write_text(json.dumps(config(layers)))
-    os.replace(partial, directory / "config.json")
+
+
+def finish(directory, name, content):
+    """Last, so that a directory with this file is whole."""
+    partial = directory / f"{name}.part"
+    partial.write_text(json.dumps(content))
+    os.replace(partial, directory / name)
+
+
+def olmoe_shape(layers=4):
+    directory = WORK / f"olmoe-shape-{layers}"
+    if not (directory / "config.json").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        write(directory / "model.safetensors", list(tensors(layers)))
+        finish(directory, "config.json", config(layers))
     return directory
+
+
+def olmoe_adapters(layers, count, experts):
+    """Directories of adapters of that checkpoint, each with so many random experts in every layer."""
+    made = []
+    for number in range(count):
+        directory = WORK / f"olmoe-shape-{layers}-adapters-{experts}" / str(number)
+        made.append(directory)
+        if (directory / "expert_cfg.json").exists():
+            continue
+        directory.mkdir(parents=True, exist_ok=True)
+        chance = numpy.random.default_rng(number)
+        chosen = {layer: sorted(chance.choice(EXPERTS, experts, replace=False).tolist()) for layer in range(layers)}
+        prefixes = tuple(f"model.layers.{layer}.mlp.experts.{slot}." for layer, slots in chosen.items() for slot in slots)
+        write(directory / "model.safetensors", [one for one in tensors(layers) if one[0].startswith(prefixes)], salt=1000 * (number + 1))
+        finish(directory, "expert_cfg.json", {"experts": {str(layer): slots for layer, slots in chosen.items()},
+                                              "shared_experts": False, "non_expert_modules": False})
+    return made
