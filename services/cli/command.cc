@@ -26,6 +26,7 @@ constexpr std::array kCommands = {
     Command{"residency", "which expert is on which workers", RunResidency},
     Command{"apply", "set a placement of experts while requests run", RunApply},
     Command{"trace", "record: which experts the tokens of texts go to", RunTrace},
+    Command{"esft", "select: which experts to tune for a task, from recorded routing", RunEsft},
 };
 
 std::string Help() {

@@ -44,6 +44,7 @@ int RunStatus(const Arguments& arguments, Io& io);
 int RunResidency(const Arguments& arguments, Io& io);
 int RunApply(const Arguments& arguments, Io& io);
 int RunTrace(const Arguments& arguments, Io& io);
+int RunEsft(const Arguments& arguments, Io& io);
 
 // Parses; the exit code if that is all, for --help, --version or an error.
 std::optional<int> Parse(const std::string& command, Flags& flags, const Arguments& arguments,
