@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -66,15 +67,13 @@ std::shared_ptr<const AdapterFiles> OpenOrDie(const std::string& directory, cons
   return *std::move(files);
 }
 
-// That every expert is the merged checkpoint's, bit for bit, and that its layer's others are not
-// named.
-void ExpectMerged(const std::string& checkpoint, const TinyAdapter& adapter) {
-  TempDir adapter_dir, merged_dir;
-  WriteAdapter(adapter, adapter_dir.path());
-  WriteMerged(checkpoint, adapter, merged_dir.path());
-  const std::shared_ptr<const Model> base = Load(checkpoint);
-  const std::shared_ptr<const Model> merged = Load(merged_dir.path());
-  const std::shared_ptr<const AdapterFiles> files = OpenOrDie(adapter_dir.path(), *base);
+// That every expert is the merged checkpoint's, bit for bit. Returns which they are.
+std::map<int, std::vector<int>> ExpectMerged(const std::string& base_dir,
+                                             const std::string& adapter_dir,
+                                             const std::string& merged_dir) {
+  const std::shared_ptr<const Model> base = Load(base_dir);
+  const std::shared_ptr<const Model> merged = Load(merged_dir);
+  const std::shared_ptr<const AdapterFiles> files = OpenOrDie(adapter_dir, *base);
 
   uint64_t bytes = 0;
   std::map<int, std::vector<int>> found;
@@ -92,6 +91,14 @@ void ExpectMerged(const std::string& checkpoint, const TinyAdapter& adapter) {
     bytes += own.size();
   }
   EXPECT_EQ(files->bytes(), bytes);
+  return found;
+}
+
+void ExpectMerged(const std::string& checkpoint, const TinyAdapter& adapter) {
+  TempDir adapter_dir, merged_dir;
+  WriteAdapter(adapter, adapter_dir.path());
+  WriteMerged(checkpoint, adapter, merged_dir.path());
+  auto found = ExpectMerged(checkpoint, adapter_dir.path(), merged_dir.path());
   for (auto [layer, slots] : adapter.experts) {
     std::sort(slots.begin(), slots.end());
     EXPECT_EQ(found[layer], slots) << "layer " << layer;
@@ -150,6 +157,17 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, AdapterOfEveryFamily, ::testing::ValuesIn(
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// tests/reference/README.md says how others make them.
+TEST(AdaptersOfOthers, AreTheCheckpointsThatOthersMerged) {
+  const char* const directory = std::getenv("CONCLAVE_MERGED");
+  if (directory == nullptr) GTEST_SKIP() << "CONCLAVE_MERGED names no directory";
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    const std::string path = entry.path().string();
+    SCOPED_TRACE(path);
+    ExpectMerged(path + "/base", path + "/adapter", path + "/merged");
+  }
+}
 
 TEST(BundledAdapters, ReplaceWhatTheirConfigsName) {
   const std::shared_ptr<const Model> base = Load(std::string(kBundled) + "/conclave-tiny");

@@ -1,22 +1,18 @@
-// Adapters that are wrong, each by its name: refused before anything is visible, by a message that
-// says what is wrong where, with nothing left behind.
+// Adapters whose tensors or files are wrong, each by its name: refused before anything is visible,
+// by a message that says what is wrong where, with nothing left behind.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <limits>
-#include <ostream>
 
 #include "absl/strings/escaping.h"
-#include "tests/worker/testing/tiny_adapter.h"
-#include "worker/model/adapter_files.h"
+#include "tests/worker/testing/bad_adapter.h"
 #include "worker/sha256.h"
 
 namespace conclave::worker {
@@ -24,73 +20,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using ::testing::HasSubstr;
+using testing::BadAdapter;
+using testing::Change;
+using testing::Layers;
 using testing::ReadFileOrDie;
+using testing::Replace;
 using testing::SafetensorsBytes;
-using testing::TempDir;
-using testing::TinyAdapter;
+using testing::Subject;
 using testing::TinyTensor;
 using testing::WriteFileOrDie;
 
-constexpr char kWeights[] = "model-00001-of-000001.safetensors";
+constexpr const char* kWeights = testing::kAdapterWeights;
 constexpr char kIndex[] = "model.safetensors.index.json";
-
-// What a process holds that it could leak: descriptors, and mappings of files.
-struct Holdings {
-  size_t descriptors = 0;
-  size_t mappings = 0;
-  bool operator==(const Holdings&) const = default;
-};
-
-Holdings Held() {
-  Holdings held;
-  for ([[maybe_unused]] const auto& entry : fs::directory_iterator("/proc/self/fd"))
-    ++held.descriptors;
-  std::ifstream maps("/proc/self/maps");
-  for (std::string line; std::getline(maps, line);) held.mappings += line.find(" /") != line.npos;
-  return held;
-}
-
-// The good adapter of a model of a dense layer, 0, and two with 8 experts each, 1 and 2: experts 5
-// and 3 of layer 1, expert 0 of layer 2.
-struct Subject {
-  TinyAdapter adapter;
-  std::string directory;
-
-  TinyTensor& Tensor(const std::string& name) const {
-    for (const TinyTensor& tensor : adapter.tensors) {
-      if (tensor.name == name) return const_cast<TinyTensor&>(tensor);
-    }
-    ADD_FAILURE() << "no tensor " << name;
-    return const_cast<TinyTensor&>(adapter.tensors.front());
-  }
-  std::string File(const std::string& name) const { return directory + "/" + name; }
-};
-
-// Before the files are written, and after.
-using Change = std::function<void(Subject&)>;
-
-struct BadAdapter {
-  const char* name;
-  Change before;
-  Change after;
-  const char* message;  // part of what is said
-};
-void PrintTo(const BadAdapter& bad, std::ostream* out) { *out << bad.name; }
-
-Change Config(const std::string& text) {
-  return [=](Subject& subject) { subject.adapter.config = text; };
-}
-// The config with this in place of layers.
-Change Layers(const std::string& layers) {
-  return Config("{\"experts\": {" + layers +
-                "}, \"shared_experts\": false, \"non_expert_modules\": false}");
-}
-
-std::string Named(int layer, int slot, const std::string& matrix) {
-  return "model.layers." + std::to_string(layer) + ".mlp.experts." + std::to_string(slot) + "." +
-         matrix + "_proj.weight";
-}
+const auto Named = testing::NameOfMatrix;
 
 Change Edit(const std::string& name, const std::function<void(TinyTensor&)>& edit) {
   return [=](Subject& subject) { edit(subject.Tensor(name)); };
@@ -136,13 +78,6 @@ Change Index(const std::function<void(nlohmann::json&)>& edit) {
     WriteFileOrDie(subject.File(kIndex), nlohmann::json{{"weight_map", map}}.dump());
   };
 }
-// What stands in place of a file.
-Change Replace(const std::string& name, const std::function<void(const std::string&)>& make) {
-  return [=](Subject& subject) {
-    fs::remove(subject.File(name));
-    make(subject.File(name));
-  };
-}
 void MakeDirectory(const std::string& path) { fs::create_directory(path); }
 void MakePipe(const std::string& path) { ASSERT_EQ(mkfifo(path.c_str(), 0600), 0); }
 std::function<void(const std::string&)> MakeLink(const std::string& to) {
@@ -159,69 +94,6 @@ Change Manifest(const std::function<void(std::string&)>& edit) {
     }
     edit(text);
     WriteFileOrDie(subject.File("SHA256SUMS"), text);
-  };
-}
-
-std::string ManySlots() {
-  std::string slots = "0";
-  for (int i = 1; i < 1000000; ++i) slots += "," + std::to_string(i);
-  return slots;
-}
-
-std::vector<BadAdapter> BadConfigs() {
-  const Change none;
-  return {
-      {"NoConfig", none, Replace("expert_cfg.json", [](const std::string&) {}),
-       "expert_cfg.json: No such file"},
-      {"AnEmptyConfig", Config(""), none, "expert_cfg.json: is not JSON in UTF-8 at byte 1"},
-      {"AConfigThatIsCut", Config("{\"experts\": {\"1\": [5, 3"), none, "is not JSON"},
-      {"AConfigWithAZeroByte", Config(std::string("{\"experts\": {}}\0", 16)), none,
-       "at byte 15: a zero byte"},
-      {"AConfigWithMoreBehindIt", Config("{\"experts\": {\"1\": [5]}} {}"), none, "is not JSON"},
-      {"AListForAConfig", Config("[1]"), none, "the document is an array, expected an object"},
-      {"ANumberThatIsNone", Config("{\"experts\": {\"1\": [NaN]}}"), none, "is not JSON"},
-      {"NoExperts", Config("{\"shared_experts\": true}"), none, "/experts is missing"},
-      {"AListForExperts", Config("{\"experts\": [[5, 3]]}"), none,
-       "/experts is an array, expected an object"},
-      {"AnUnknownKey", Config("{\"experts\": {}, \"delta\": true}"), none, "unknown key \"delta\""},
-      {"AKeyTwice", Config("{\"experts\": {}, \"experts\": {}}"), none,
-       "key \"experts\" appears twice"},
-      {"ALayerTwice", Layers("\"1\": [5, 3], \"2\": [0], \"1\": []"), none,
-       "/experts/1 appears twice"},
-      {"ALayerWithALeadingZero", Layers("\"01\": [5, 3]"), none, "/experts/01: no layer"},
-      {"ALayerBelowZero", Layers("\"-1\": [5, 3]"), none, "/experts/-1: no layer"},
-      {"ALayerThatIsAWord", Layers("\"last\": [5, 3]"), none, "/experts/last: no layer"},
-      {"ALayerBeyondThirtyTwoBits", Layers("\"4294967297\": [5]"), none,
-       "/experts/4294967297: no layer"},
-      {"ALayerThatTheModelLacks", Layers("\"1\": [5, 3], \"2\": [0], \"3\": [1]"), none,
-       "/experts/3: "},
-      {"AnEmptyLayerThatTheModelLacks", Layers("\"1\": [5, 3], \"2\": [0], \"3\": []"), none,
-       "has layers 0 to 2"},
-      {"ALayerWithoutExperts", Layers("\"0\": [1], \"1\": [5, 3], \"2\": [0]"), none,
-       "/experts/0: layer 0 of"},
-      {"ASlotForALayer", Layers("\"1\": 5"), none, "/experts/1 is a number, expected an array"},
-      {"ASlotThatTheModelLacks", Layers("\"1\": [5, 8], \"2\": [0]"), none,
-       "/experts/1/1 is 8, layer 1 of"},
-      {"ASlotBelowZero", Layers("\"1\": [5, -3]"), none, "/experts/1/1 is -3, no slot"},
-      {"ASlotThatIsNoInteger", Layers("\"1\": [5.0]"), none, "/experts/1/0 is 5.0, no slot"},
-      {"ASlotInQuotes", Layers("\"1\": [\"5\"]"), none,
-       "/experts/1/0 is a string, expected a slot"},
-      {"ASlotThatIsAList", Layers("\"1\": [[5]]"), none, "/experts/1/0 is an array"},
-      {"ASlotThatIsTrue", Layers("\"1\": [true]"), none, "/experts/1/0 is a truth value"},
-      {"ASlotTwice", Layers("\"1\": [5, 3, 5]"), none, "/experts/1/2: 5 is listed twice"},
-      {"AHugeSlot", Layers("\"1\": [99999999999999999999999]"), none, "/experts/1/0 is"},
-      {"ASlotOfSixtyFourBits", Layers("\"1\": [18446744073709551615]"), none,
-       "/experts/1/0 is 18446744073709551615"},
-      {"AMillionSlots", Layers("\"1\": [" + ManySlots() + "]"), none, "the limit is 1048576"},
-      {"AFlagThatIsAWord", Config("{\"experts\": {}, \"shared_experts\": \"no\"}"), none,
-       "/shared_experts is a string, expected true or false"},
-      {"ChangedAttention", Config("{\"experts\": {\"1\": [5, 3]}, \"non_expert_modules\": true}"),
-       none, "/non_expert_modules is true: such an adapter changes attention and gates"},
-      {"SharedExpertsThatAreNotThere",
-       Config("{\"experts\": {\"1\": [5, 3], \"2\": [0]}, \"shared_experts\": true}"), none,
-       "/shared_experts needs tensor \"model.layers.1.mlp.shared_experts.gate_proj.weight\""},
-      {"NothingReplaced", Layers("\"1\": [], \"2\": []"), none, "there is nothing to replace"},
-      {"ADeepConfig", Config(std::string(100000, '[')), none, "the document is an array"},
   };
 }
 
@@ -383,73 +255,42 @@ std::vector<BadAdapter> BadFiles() {
   };
 }
 
-class Refusal : public ::testing::TestWithParam<BadAdapter> {
- protected:
-  static void SetUpTestSuite() {
-    base_dir_ = new TempDir();
-    testing::WriteTinyDeepSeekV2(base_dir_->path(), 1);
-    auto model = Model::Load(base_dir_->path());
-    ASSERT_TRUE(model.ok()) << model.status();
-    base_ = new std::shared_ptr<const Model>(*model);
-  }
-  static void TearDownTestSuite() {
-    delete base_;
-    delete base_dir_;
-  }
+class BadAdapterFiles : public testing::BadAdapterTest {};
 
-  // Experts 5 and 3 of layer 1, and 0 of layer 2.
-  static TinyAdapter Good() {
-    TinyAdapter all = testing::MakeTinyAdapter(base_dir_->path(), 1,
-                                               {.which = testing::TinyAdapterOptions::Which::kAll});
-    TinyAdapter good;
-    good.experts = {{1, {5, 3}}, {2, {0}}};
-    for (const auto& [layer, slots] : good.experts) {
-      for (const int slot : slots) {
-        for (const char* matrix : {"gate", "up", "down"}) {
-          for (const TinyTensor& tensor : all.tensors) {
-            if (tensor.name == Named(layer, slot, matrix)) good.tensors.push_back(tensor);
-          }
-        }
-      }
-    }
-    good.WriteConfig();
-    return good;
-  }
-
-  static TempDir* base_dir_;
-  static std::shared_ptr<const Model>* base_;
-};
-TempDir* Refusal::base_dir_ = nullptr;
-std::shared_ptr<const Model>* Refusal::base_ = nullptr;
-
-TEST_P(Refusal, NamesWhatIsWrongAndLeavesNothing) {
-  TempDir dir;
-  Subject subject = {Good(), dir.File("adapter")};
-  fs::create_directory(subject.directory);
-  // Where links lead that lead out.
-  WriteFileOrDie(dir.File("weights.safetensors"), SafetensorsBytes(subject.adapter.tensors));
-  testing::WriteAdapter(subject.adapter, subject.directory);
-  ASSERT_TRUE(AdapterFiles::Open(subject.directory, **base_).ok());
-
-  if (GetParam().before) {
-    GetParam().before(subject);
-    testing::WriteAdapter(subject.adapter, subject.directory);
-  }
-  if (GetParam().after) GetParam().after(subject);
-  const Holdings before = Held();
-  const absl::Status status = AdapterFiles::Open(subject.directory, **base_).status();
-  EXPECT_EQ(Held(), before);
-  EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().message));
-  EXPECT_THAT(std::string(status.message()), HasSubstr(subject.directory));
-  EXPECT_TRUE(status.code() == absl::StatusCode::kInvalidArgument ||
-              status.code() == absl::StatusCode::kNotFound)
-      << status;
-}
+TEST_P(BadAdapterFiles, AreRefusedByWhatIsWrongInThem) { ExpectRefused(GetParam()); }
 
 const auto kName = [](const auto& row) { return std::string(row.param.name); };
-INSTANTIATE_TEST_SUITE_P(Config, Refusal, ::testing::ValuesIn(BadConfigs()), kName);
-INSTANTIATE_TEST_SUITE_P(Tensors, Refusal, ::testing::ValuesIn(BadTensors()), kName);
-INSTANTIATE_TEST_SUITE_P(Files, Refusal, ::testing::ValuesIn(BadFiles()), kName);
+INSTANTIATE_TEST_SUITE_P(Tensors, BadAdapterFiles, ::testing::ValuesIn(BadTensors()), kName);
+INSTANTIATE_TEST_SUITE_P(Files, BadAdapterFiles, ::testing::ValuesIn(BadFiles()), kName);
+
+TEST_F(BadAdapterFiles, AreThoseOfNumbersTooLargeForTheBase) {
+  MakeBase({.type = DType::kF16});
+  const std::string up = Named(1, 5, "up");
+  ExpectRefused({"TooLarge",
+                 Edit(up,
+                      [](TinyTensor& tensor) {
+                        std::vector<float> values(12 * 32);
+                        values[9] = -65520.0f;
+                        tensor.type = "F32";
+                        tensor.bytes = testing::Encode(DType::kF32, values);
+                      }),
+                 nullptr, "has -65520 as number 9, too large for the F16 of the base"});
+}
+
+TEST_F(BadAdapterFiles, AreStacksWhoseOrderIsNotClear) {
+  const auto stacked = [](const std::string& layers) {
+    return [=](Subject& subject) {
+      Layers(layers)(subject);
+      subject.adapter.tensors = {
+          {"model.layers.1.mlp.experts.gate_up_proj", "F32", {2, 24, 32}, std::string(6144, '\1')},
+          {"model.layers.1.mlp.experts.down_proj", "F32", {2, 32, 12}, std::string(3072, '\1')}};
+    };
+  };
+  ExpectRefused({"Descending", stacked("\"1\": [5, 3]"), nullptr,
+                 "/experts/1: tensor \"model.layers.1.mlp.experts.gate_up_proj\" stacks these"});
+  ExpectRefused({"OfMore", stacked("\"1\": [3, 5, 6]"), nullptr,
+                 "gate_up_proj\" has shape [2, 24, 32], expected [3, 24, 32]"});
+}
 
 }  // namespace
 }  // namespace conclave::worker

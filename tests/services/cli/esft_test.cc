@@ -152,7 +152,10 @@ TEST_F(EsftSelect, AsksWhichMixIsMeant) {
 
 TEST_F(EsftSelect, RefusesATraceWhoseFilesContradictEachOther) {
   const std::string json_file = trace_ + "/trace.json", whole = Bytes(json_file);
-  for (const auto& [from, to, error] : std::vector<std::vector<std::string>>{
+  struct Row {
+    const char *from, *to, *error;
+  };
+  for (const auto& [from, to, error] : std::vector<Row>{
            {"[3,5]", "[5,3]", "layers is no ascending list"},
            {"[3,5]", "[3,5,7]", "has rows (2, 2), expected (3, 2), as trace.json says"},
            {"\"top_k\":2", "\"top_k\":0", "top_k is no number from 1 to 1024"},

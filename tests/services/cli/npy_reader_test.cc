@@ -40,7 +40,7 @@ std::string Error(const std::string& bytes, const NpyLimits& limits = {}) {
 }
 
 TEST(NpyReader, ReadsRowsOfAFileAsNumPyWritesIt) {
-  for (const char version : {1, 2, 3}) {
+  for (const char version : {'\1', '\2', '\3'}) {
     const auto reader = Open(Npy(Dictionary("(3, 2, 1)", "<u2"), "aabbccddeeff", version));
     ASSERT_TRUE(reader.ok()) << reader.status();
     EXPECT_EQ(reader->type(), "<u2");
