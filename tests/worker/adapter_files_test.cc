@@ -326,8 +326,8 @@ TEST_F(AdapterFilesTest, KeepsItsLimitsToTheirEdges) {
   TempDir dir;
   WriteAdapter(adapter_, dir.path());
   const std::string header = ReadFileOrDie(dir.File("model-00001-of-000001.safetensors"));
-  const uint64_t header_bytes =
-      static_cast<unsigned char>(header[0]) | static_cast<unsigned char>(header[1]) << 8;
+  uint64_t header_bytes = 0;
+  for (size_t i = 8; i-- > 0;) header_bytes = header_bytes << 8 | static_cast<uint8_t>(header[i]);
   const auto all = OpenOrDie(dir.path(), *base_);
   AdapterFiles::Limits limits;
   limits.bytes = all->bytes();

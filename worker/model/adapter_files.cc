@@ -9,7 +9,6 @@
 #include "worker/model/directory.h"
 #include "worker/model/expert_tensors.h"
 #include "worker/model/manifest.h"
-#include "worker/model/tensor_table.h"
 #include "worker/sha256.h"
 #include "worker/status.h"
 
@@ -35,7 +34,6 @@ std::vector<int32_t> MoeLayers(const ModelSpec& spec) {
 }  // namespace
 
 struct AdapterFiles::Contents {
-  std::shared_ptr<const TensorTable> table;  // whose rules `experts` points to
   std::unique_ptr<const AdapterTensors> tensors;
   std::vector<ExpertTensors> experts;
   ExpertLayout layout, shared_layout;
@@ -62,8 +60,8 @@ absl::StatusOr<std::shared_ptr<const AdapterFiles>> AdapterFiles::Open(const std
                             AdapterTensors::Open(*opened, limits.tensors));
   CONCLAVE_ASSIGN_OR_RETURN(std::vector<ExpertTensors> experts,
                             FindExpertTensors(*tensors, config, config_path, base));
-  std::vector<std::string> read = tensors->files();
-  read.push_back(kConfigName);
+  std::vector<std::shared_ptr<const DirectoryFile>> read = tensors->files();
+  read.push_back(config_file);
   CONCLAVE_RETURN_IF_ERROR(CheckManifest(*opened, read, limits.manifest_bytes));
 
   const std::shared_ptr<AdapterFiles> files(new AdapterFiles());
@@ -75,8 +73,7 @@ absl::StatusOr<std::shared_ptr<const AdapterFiles>> AdapterFiles::Open(const std
                                .slot = expert.slot,
                                .shared = expert.shared});
   }
-  files->contents_.reset(new Contents{.table = base.tensors,
-                                      .tensors = std::move(tensors),
+  files->contents_.reset(new Contents{.tensors = std::move(tensors),
                                       .experts = std::move(experts),
                                       .layout = ExpertLayout(base.spec),
                                       .shared_layout = ExpertLayout::OfShared(base.spec)});

@@ -9,11 +9,12 @@
 // become since shows as DATA_LOSS, and a new adapter that was renamed to the old one's place does
 // not touch it.
 //
-// What the tensors may be called: as in the base's family, with `model.` before all of them or
-// before none; where the family keeps a layer's experts in one tensor, also
-// {..}.experts.{slot}.{rest} with the share of one expert, or one tensor of those that are
-// replaced, if expert_cfg.json lists them in ascending order. Types are F32, F16 and BF16,
-// whichever the base has; numbers are rounded to the base's to nearest even.
+// What the tensors may be called, with `model.` before all of them or before none: as in the base's
+// family, or as ESFT was released, layers.{L}.mlp.experts.{slot}.gate_proj.weight and so on. Where
+// a family keeps a layer's experts in one tensor, also ..experts.{slot}.{rest} with the share of
+// one of them, or one tensor of all that are replaced, if expert_cfg.json lists them in ascending
+// order. Types are F32, F16 and BF16, whichever the base has; numbers are rounded to the base's to
+// nearest even.
 //
 // Immutable after Open; any thread, several at once.
 

@@ -29,7 +29,7 @@ absl::StatusOr<std::unique_ptr<const AdapterTensors>> AdapterTensors::Open(
                                                         directory.path(), limits.files));
     }
     CONCLAVE_ASSIGN_OR_RETURN(std::shared_ptr<const DirectoryFile> file, directory.OpenFile(name));
-    tensors->files_.push_back(name);
+    tensors->files_.push_back(file);
     if (!of_tensors) {
       index = std::move(file);
     } else {
@@ -125,8 +125,8 @@ std::string AdapterTensors::NameHere(const std::string& name) const {
 }
 
 absl::Status AdapterTensors::CheckUnchanged() const {
-  for (const std::unique_ptr<const File>& one : contents_)
-    CONCLAVE_RETURN_IF_ERROR(one->file->CheckUnchanged());
+  for (const std::shared_ptr<const DirectoryFile>& file : files_)
+    CONCLAVE_RETURN_IF_ERROR(file->CheckUnchanged());
   return absl::OkStatus();
 }
 

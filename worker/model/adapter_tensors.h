@@ -41,8 +41,8 @@ class AdapterTensors {
   // The same name as these files would have it.
   std::string NameHere(const std::string& name) const;
   const std::vector<Tensor>& all() const { return all_; }
-  // Names of the files that were read, the index among them.
-  const std::vector<std::string>& files() const { return files_; }
+  // The files that were read, the index among them.
+  const std::vector<std::shared_ptr<const DirectoryFile>>& files() const { return files_; }
   // DATA_LOSS if one was written to since.
   absl::Status CheckUnchanged() const;
 
@@ -56,7 +56,7 @@ class AdapterTensors {
   absl::Status CheckPrefixes();
   absl::Status CheckIndex(const DirectoryFile& index, const Limits& limits) const;
 
-  std::vector<std::string> files_;
+  std::vector<std::shared_ptr<const DirectoryFile>> files_;
   std::vector<std::unique_ptr<const File>> contents_;
   std::vector<Tensor> all_;
   std::unordered_map<std::string_view, size_t> by_name_;  // as the files have it

@@ -33,6 +33,8 @@ int64_t Count(const std::vector<int64_t>& shape) {
   return count;
 }
 
+using Rules = std::vector<std::shared_ptr<const Rule>>;
+
 bool OfEach(const Rule& rule) { return rule.name.find("{E}") != rule.name.npos; }
 
 // A way in which tensors hold the experts of a layer.
@@ -43,7 +45,7 @@ struct Form {
     kStacks,  // the same tensors, of the experts that are replaced
   };
   Kind kind;
-  std::vector<const Rule*> rules;
+  Rules rules;
 
   // The tensor that has this expert's share.
   std::string Name(const Rule& rule, int32_t layer, int32_t slot) const {
@@ -58,37 +60,44 @@ struct Form {
   }
 };
 
-// Those of a family, the one that messages speak of first.
-std::vector<Form> FormsOf(const TensorTable& table) {
-  std::vector<std::vector<const Rule*>> ways(1);
-  const auto add = [](const TensorTable& one, std::vector<const Rule*>& way) {
-    for (const Rule& rule : one.rules()) {
-      if (rule.of_experts) way.push_back(&rule);
-    }
-  };
-  add(table, ways[0]);
-  for (const std::vector<TensorTable>& choice : table.choices()) {
-    for (const TensorTable& one : choice) add(one, ways.emplace_back());
-  }
-  std::vector<Form> forms;
-  for (const std::vector<const Rule*>& way : ways) {
-    if (way.empty()) continue;
-    if (OfEach(*way.front())) {
-      forms.push_back({Form::Kind::kEach, way});
-    } else {
-      forms.push_back({Form::Kind::kShares, way});
-      forms.push_back({Form::Kind::kStacks, way});
-    }
-  }
-  return forms;
-}
-
-std::vector<const Rule*> SharedRules(const TensorTable& table) {
-  std::vector<const Rule*> rules;
+// Those rules of a table that pass; each keeps the table.
+Rules RulesOf(const std::shared_ptr<const TensorTable>& owner, const TensorTable& table,
+              bool Rule::*flag) {
+  Rules rules;
   for (const Rule& rule : table.rules()) {
-    if (rule.of_shared) rules.push_back(&rule);
+    if (rule.*flag) rules.emplace_back(owner, &rule);
   }
   return rules;
+}
+
+// As ESFT was released: {..}.mlp.experts.{E}.gate_proj.weight, up_proj and down_proj.
+std::shared_ptr<const TensorTable> ReleasedNames(const ModelSpec& spec) {
+  auto table = std::make_shared<TensorTable>();
+  table->AddSeparateExperts("model.layers.{L}.mlp",
+                            {spec.expert_ffn_dim, spec.dim, spec.expert_bias}, {});
+  return table;
+}
+
+// Those of a family, then the released one; the first is what messages speak of.
+std::vector<Form> FormsOf(const Model& base) {
+  std::vector<Form> forms;
+  const auto add = [&](const std::shared_ptr<const TensorTable>& owner, const TensorTable& table) {
+    const Rules rules = RulesOf(owner, table, &Rule::of_experts);
+    if (rules.empty()) return;
+    if (OfEach(*rules.front())) {
+      forms.push_back({Form::Kind::kEach, rules});
+    } else {
+      forms.push_back({Form::Kind::kShares, rules});
+      forms.push_back({Form::Kind::kStacks, rules});
+    }
+  };
+  add(base.tensors, *base.tensors);
+  for (const std::vector<TensorTable>& choice : base.tensors->choices()) {
+    for (const TensorTable& one : choice) add(base.tensors, one);
+  }
+  const std::shared_ptr<const TensorTable> released = ReleasedNames(base.spec);
+  add(released, *released);
+  return forms;
 }
 
 class Finder {
@@ -99,7 +108,7 @@ class Finder {
         config_(config),
         config_name_(config_name),
         base_(base),
-        forms_(FormsOf(*base.tensors)),
+        forms_(FormsOf(base)),
         layout_(base.spec),
         shared_layout_(ExpertLayout::OfShared(base.spec)) {}
 
@@ -116,7 +125,8 @@ class Finder {
     size_t index = 0;
     size_t count = 0;  // of the stack, or 0
   };
-  absl::StatusOr<Piece> PieceOf(const Rule& rule, const Share& share, const std::string& pointer);
+  absl::StatusOr<Piece> PieceOf(const std::shared_ptr<const Rule>& rule, const Share& share,
+                                const std::string& pointer);
   std::vector<DType> TypesOf(const ExpertLayout& layout, const FfnWeights& like, bool known) const;
   absl::Status CheckAllUsed() const;
 
@@ -149,7 +159,8 @@ absl::Status Finder::FindLayer(int32_t layer, const std::vector<int32_t>& listed
   std::vector<int32_t> slots = listed;
   std::sort(slots.begin(), slots.end());
   const Form& form = FormOf(layer, slots);
-  if (form.kind == Form::Kind::kStacks && slots != listed) {
+  const bool some = std::ssize(slots) < base_.spec.gate.slots;
+  if (form.kind == Form::Kind::kStacks && some && slots != listed) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: /experts/%d: tensor \"%s\" stacks these experts, and which is where would be a guess "
         "unless they are listed in ascending order",
@@ -159,14 +170,14 @@ absl::Status Finder::FindLayer(int32_t layer, const std::vector<int32_t>& listed
     const auto at = std::find(listed.begin(), listed.end(), slots[i]) - listed.begin();
     const std::string pointer = absl::StrFormat("/experts/%d/%d", layer, at);
     ExpertTensors expert = {.layer = layer, .slot = slots[i]};
-    for (const Rule* rule : form.rules) {
+    for (const std::shared_ptr<const Rule>& rule : form.rules) {
       Share share = {.name = form.Name(*rule, layer, slots[i]), .shape = rule->shape, .index = i};
       if (form.kind == Form::Kind::kShares) share.shape.erase(share.shape.begin());
       if (form.kind == Form::Kind::kStacks) {
         share.count = slots.size();
         share.shape[0] = static_cast<int64_t>(share.count);
       }
-      CONCLAVE_ASSIGN_OR_RETURN(Piece piece, PieceOf(*rule, share, pointer));
+      CONCLAVE_ASSIGN_OR_RETURN(Piece piece, PieceOf(rule, share, pointer));
       expert.pieces.push_back(std::move(piece));
     }
     const auto id = first_expert_ + static_cast<scheduler::ExpertId>(slots[i]);
@@ -180,10 +191,10 @@ absl::Status Finder::FindLayer(int32_t layer, const std::vector<int32_t>& listed
 
 absl::Status Finder::FindShared(int32_t layer) {
   ExpertTensors expert = {.layer = layer, .slot = base_.spec.gate.slots, .shared = true};
-  for (const Rule* rule : SharedRules(*base_.tensors)) {
+  for (const auto& rule : RulesOf(base_.tensors, *base_.tensors, &Rule::of_shared)) {
     const Share share = {.name = absl::StrReplaceAll(rule->name, {{"{L}", std::to_string(layer)}}),
                          .shape = rule->shape};
-    CONCLAVE_ASSIGN_OR_RETURN(Piece piece, PieceOf(*rule, share, "/shared_experts"));
+    CONCLAVE_ASSIGN_OR_RETURN(Piece piece, PieceOf(rule, share, "/shared_experts"));
     expert.pieces.push_back(std::move(piece));
   }
   const LayerWeights& weights = base_.layers[static_cast<size_t>(layer)];
@@ -197,7 +208,7 @@ const Form& Finder::FormOf(int32_t layer, const std::vector<int32_t>& slots) con
   const auto there = [&](const Form& form) {
     std::unordered_set<std::string> names;
     for (const int32_t slot : slots) {
-      for (const Rule* rule : form.rules) names.insert(form.Name(*rule, layer, slot));
+      for (const auto& rule : form.rules) names.insert(form.Name(*rule, layer, slot));
     }
     return std::count_if(names.begin(), names.end(), [&](const std::string& name) {
       return tensors_.Find(name).entry != nullptr;
@@ -207,9 +218,9 @@ const Form& Finder::FormOf(int32_t layer, const std::vector<int32_t>& slots) con
                            [&](const Form& a, const Form& b) { return there(a) < there(b); });
 }
 
-absl::StatusOr<Piece> Finder::PieceOf(const Rule& rule, const Share& share,
+absl::StatusOr<Piece> Finder::PieceOf(const std::shared_ptr<const Rule>& rule, const Share& share,
                                       const std::string& pointer) {
-  Piece piece = {.tensor = tensors_.Find(share.name), .shape = share.shape, .rule = &rule};
+  Piece piece = {.tensor = tensors_.Find(share.name), .shape = share.shape, .rule = rule};
   if (piece.tensor.entry == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: %s needs tensor \"%s\", which is in no file of the directory",

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,7 +27,7 @@ struct ExpertTensors {
     std::vector<int64_t> shape;  // of this expert's share
     uint64_t begin = 0;          // of the share's bytes, in the file
     uint64_t bytes = 0;
-    const TensorTable::Rule* rule = nullptr;
+    std::shared_ptr<const TensorTable::Rule> rule;
   };
 
   int32_t layer = 0;

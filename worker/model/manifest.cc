@@ -50,21 +50,26 @@ absl::StatusOr<Manifest> ParseManifest(std::string_view text, const std::string&
   return manifest;
 }
 
-absl::Status CheckManifest(const Directory& directory, std::span<const std::string> required,
+absl::Status CheckManifest(const Directory& directory,
+                           std::span<const std::shared_ptr<const DirectoryFile>> open,
                            size_t bytes_limit) {
   const auto file = directory.OpenFile(kManifestName);
   if (absl::IsNotFound(file.status())) return absl::OkStatus();
   CONCLAVE_RETURN_IF_ERROR(file.status());
   CONCLAVE_ASSIGN_OR_RETURN(const std::string text, (*file)->ReadAll(bytes_limit));
   CONCLAVE_ASSIGN_OR_RETURN(const Manifest manifest, ParseManifest(text, (*file)->path()));
-  for (const std::string& name : required) {
-    if (manifest.contains(name)) continue;
+  std::map<std::string, std::shared_ptr<const DirectoryFile>> files;
+  for (const std::shared_ptr<const DirectoryFile>& one : open) {
+    files[one->name()] = one;
+    if (manifest.contains(one->name())) continue;
     return absl::InvalidArgumentError(
-        absl::StrFormat("%s: does not name %s", (*file)->path(), Printable(name)));
+        absl::StrFormat("%s: does not name %s", (*file)->path(), Printable(one->name())));
   }
   for (const auto& [name, expected] : manifest) {
-    CONCLAVE_ASSIGN_OR_RETURN(const std::shared_ptr<const DirectoryFile> one,
-                              directory.OpenFile(name));
+    std::shared_ptr<const DirectoryFile> one = files.contains(name) ? files[name] : nullptr;
+    if (one == nullptr) {
+      CONCLAVE_ASSIGN_OR_RETURN(one, directory.OpenFile(name));
+    }
     CONCLAVE_ASSIGN_OR_RETURN(const std::string found, one->Sha256());
     if (found == expected) continue;
     return absl::InvalidArgumentError(absl::StrFormat("%s: has SHA-256 %s, %s says %s", one->path(),

@@ -3,6 +3,7 @@
 // 64 hexadecimal digits, a space, a space or an asterisk, the file's name. Untrusted. Any thread.
 
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,10 +22,11 @@ using Manifest = std::map<std::string, std::string>;  // file -> its digest, Sha
 // a file elsewhere; no file at all.
 absl::StatusOr<Manifest> ParseManifest(std::string_view text, const std::string& path);
 
-// Reads every file that the directory's manifest names, if it has one. INVALID_ARGUMENT: it is no
-// manifest or longer than the limit, one of `required` is not in it, or a file is not what it says;
-// of Directory::OpenFile the rest.
-absl::Status CheckManifest(const Directory& directory, std::span<const std::string> required,
+// Reads every file that the directory's manifest names, if it has one; of those that are open
+// already, that very file. INVALID_ARGUMENT: it is no manifest or longer than the limit, one that
+// is open is not in it, or a file is not what it says; of Directory::OpenFile the rest.
+absl::Status CheckManifest(const Directory& directory,
+                           std::span<const std::shared_ptr<const DirectoryFile>> open,
                            size_t bytes_limit);
 
 }  // namespace conclave::worker

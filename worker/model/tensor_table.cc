@@ -69,15 +69,15 @@ void TensorTable::AddFfn(const std::string& prefix, const FfnShape& shape,
 void TensorTable::AddExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim,
                              int64_t dim) {
   TensorTable separate, fused;
-  separate.AddSeparateExperts(prefix, ffn_dim, dim, {});
+  separate.AddSeparateExperts(prefix, {ffn_dim, dim}, {});
   fused.AddFusedExperts(prefix, slots, ffn_dim, dim);
   AddOneOf({std::move(separate), std::move(fused)});
 }
 
-void TensorTable::AddSeparateExperts(const std::string& prefix, int64_t ffn_dim, int64_t dim,
+void TensorTable::AddSeparateExperts(const std::string& prefix, const FfnShape& shape,
                                      FfnNames names) {
   AddFfn(
-      prefix + ".experts.{E}", {ffn_dim, dim}, names,
+      prefix + ".experts.{E}", shape, names,
       [](LayerWeights& layer, size_t slot) -> FfnWeights& { return layer.experts[slot]; },
       In::kMoeLayers);
   for (Rule& rule : rules_) rule.of_experts |= rule.name.find("{E}") != rule.name.npos;

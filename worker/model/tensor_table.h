@@ -59,7 +59,7 @@ class TensorTable {
   // in two.
   void AddExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim, int64_t dim);
   // The first way: {prefix}.experts.{E}.gate_proj.weight ...
-  void AddSeparateExperts(const std::string& prefix, int64_t ffn_dim, int64_t dim, FfnNames names);
+  void AddSeparateExperts(const std::string& prefix, const FfnShape& shape, FfnNames names);
   // The second, as transformers 5 holds them: {prefix}.experts.gate_up_proj [slots, 2 ffn_dim,
   // dim], the gate's rows first, and {prefix}.experts.down_proj [slots, dim, ffn_dim].
   void AddFusedExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim, int64_t dim);

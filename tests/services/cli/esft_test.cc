@@ -56,7 +56,7 @@ class EsftSelect : public ::testing::Test {
       routing.set_layers(2);
       routing.set_top_k(2);
       routing.set_experts(4);
-      for (const uint32_t layer : {3, 5}) routing.add_layer_indices(layer);
+      for (const uint32_t layer : {3U, 5U}) routing.add_layer_indices(layer);
       const float weights[] = {0.25F, 0.75F, 0.25F, 0.75F};
       routing.mutable_slots()->append(reinterpret_cast<const char*>(token.data()), 8);
       routing.mutable_weights()->append(reinterpret_cast<const char*>(weights), sizeof(weights));

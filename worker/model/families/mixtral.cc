@@ -12,7 +12,7 @@ void AddMoe(const ModelSpec& spec, TensorTable& table) {
   const std::string renamed = "model.layers.{L}.mlp";
   TensorTable separate, fused;
   separate.Add(published + ".gate.weight", {spec.gate.slots, spec.dim}, &LayerWeights::gate);
-  separate.AddSeparateExperts(published, spec.expert_ffn_dim, spec.dim,
+  separate.AddSeparateExperts(published, {spec.expert_ffn_dim, spec.dim},
                               {.gate = "w1", .up = "w3", .down = "w2"});
   fused.Add(renamed + ".gate.weight", {spec.gate.slots, spec.dim}, &LayerWeights::gate);
   fused.AddFusedExperts(renamed, spec.gate.slots, spec.expert_ffn_dim, spec.dim);
