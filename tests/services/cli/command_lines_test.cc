@@ -37,6 +37,7 @@ TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
       {{"tokenize", "--token-ids", "1"}, "unknown flag --token-ids"},
       {{"tokenize"}, "give one of --text, --file"},
       {{"detokenize"}, "--token-ids is missing"},
+      {{"esft"}, "usage: conclave esft select"},
       {{"trace"}, "usage: conclave trace record"},
       {{"trace", "record", "--text", "x"}, "--out is missing"},
       {{"trace", "record", "--out", "d", "--mix", "nofile"}, "want NAME=FILE"},

@@ -15,6 +15,7 @@
 #include "services/cli/command.h"
 #include "services/cli/trace_reader.h"
 #include "services/cli/trace_writer.h"
+#include "tests/worker/testing/tiny_checkpoint.h"
 
 namespace conclave::services::cli {
 namespace {
@@ -36,17 +37,13 @@ void Write(const std::string& path, const std::string& bytes) {
 // chooses 2.
 class EsftSelect : public ::testing::Test {
  protected:
-  EsftSelect() : root_(::testing::TempDir() + "esft_select"), trace_(root_ + "/trace") {
-    fs::remove_all(root_);
-    fs::create_directory(root_);
+  EsftSelect() {
     auto writer = TraceWriter::Create(trace_);
     // Layer 3: slot 1 is chosen by all, with little weight; then 3, 0 and 2.
     Add(*writer, "law", {{1, 3, 0, 1}, {1, 3, 0, 1}, {1, 0, 0, 2}, {1, 2, 0, 3}, {1, 3, 0, 3}});
     Add(*writer, "code", {{0, 1, 2, 3}});
     EXPECT_TRUE(writer->Finish().ok());
   }
-  ~EsftSelect() override { fs::remove_all(root_); }
-
   // Tokens of two layers; the second of each pair weighs three times the first.
   static void Add(TraceWriter& writer, const std::string& mix,
                   const std::vector<std::vector<uint16_t>>& tokens) {
@@ -95,7 +92,8 @@ class EsftSelect : public ::testing::Test {
     Write(trace_ + "/" + name, bytes);
   }
 
-  const std::string root_, trace_;
+  const worker::testing::TempDir dir_;
+  const std::string root_ = dir_.path(), trace_ = root_ + "/trace";
   std::ostringstream out_, err_;
 };
 
