@@ -1,50 +1,119 @@
 #include "router/admission.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "scheduler/check.h"
 
 namespace conclave::router {
-namespace {
 
-constexpr double kDepartureWeight = 0.1;  // of the newest interval: about the last twenty count
+using Answer = FairQueue::Answer;
 
-}  // namespace
+// What a Dispatch knows.
+struct Admission::Round {
+  std::vector<WorkerView> workers;
+  const std::string& model;
+  uint64_t seed = 0;
+  std::vector<Start> starts;
 
-Admission::Admission(const Options& options) : options_(options) {}
+  std::optional<size_t> Pick(uint64_t key, const Demand& demand, const HomeLimits& limits) const {
+    return PickHome(workers, demand, limits, seed ^ key);
+  }
+  // Somebody goes on with a request of no tokens, if nobody else.
+  bool AnyRoom(const HomeLimits& limits) const {
+    return Pick(0, {.model = model, .goes_on = true}, limits).has_value();
+  }
+  bool AnyCredit() const {
+    return std::any_of(workers.begin(), workers.end(), [&](const WorkerView& worker) {
+      return worker.ready && worker.model == model && worker.credit != 0;
+    });
+  }
+};
+
+Admission::Admission(const Options& options) : options_(options), queue_(options.fair) {}
 
 std::optional<Admission::Refusal> Admission::Reserve(uint64_t key, const std::string& id,
-                                                     std::optional<uint64_t> from) {
+                                                     std::optional<uint64_t> from,
+                                                     const std::string& adapter) {
   CONCLAVE_CHECK(entries_.count(key) == 0);
   const std::optional<uint64_t> holder = KeyOf(id);
   if (holder && holder != from) return Refusal{.reason = Reason::kDuplicateId};
-  if (static_cast<int32_t>(entries_.size()) >= options_.max_requests) {
-    return Refusal{Reason::kRequests, options_.max_requests, Pushback()};
-  }
-  if (preparing_ + static_cast<int32_t>(queue_.size()) >= options_.max_waiting) {
-    return Refusal{Reason::kWaiting, options_.max_waiting, Pushback()};
-  }
+  const auto known = accounts_.find(adapter);
+  const Account none{.adapter = adapter};
+  if (auto refusal = RefusePlace(known == accounts_.end() ? none : known->second)) return refusal;
   if (holder) entries_.at(*holder).id.reset();
-  entries_[key].id = id;
+  Account& account = accounts_[adapter];
+  account.adapter = adapter;
+  Entry& entry = entries_[key];
+  entry.id = id;
+  entry.account = &account;
   ids_[id] = key;
-  ++preparing_;
+  ++account.has.requests;
+  ++has_.requests;
+  Count(account, State::kPreparing, 1);
   return std::nullopt;
 }
 
-std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, int64_t tokens, bool goes_on) {
+std::optional<Admission::Refusal> Admission::RefusePlace(const Account& account) const {
+  const Stats& own = account.has;
+  if (has_.requests >= options_.max_requests) {
+    return Refusal{Reason::kRequests, options_.max_requests, Pushback()};
+  }
+  const int32_t waiting = has_.preparing + has_.waiting;
+  if (waiting >= options_.max_waiting) {
+    return Refusal{Reason::kWaiting, options_.max_waiting, Pushback()};
+  }
+  if (const int64_t share = ShareOf(options_.max_requests, has_.requests, own.requests);
+      own.requests >= share) {
+    return Refused(Reason::kRequests, share, account);
+  }
+  const int32_t own_waiting = own.preparing + own.waiting;
+  const int64_t share = std::min<int64_t>(options_.max_waiting_each,
+                                          ShareOf(options_.max_waiting, waiting, own_waiting));
+  if (own_waiting >= share) return Refused(Reason::kWaiting, share, account);
+  return std::nullopt;
+}
+
+int64_t Admission::ShareOf(int64_t limit, int64_t all, int64_t own) const {
+  return shared_ ? (limit - (all - own) + 1) / 2 : limit;
+}
+
+Admission::Refusal Admission::Refused(Reason reason, int64_t limit, const Account& account) const {
+  return {reason, limit, Pushback(account.departures, static_cast<size_t>(account.has.waiting)),
+          account.adapter};
+}
+
+std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, const Need& need, bool goes_on) {
   Entry& entry = entries_.at(key);
   CONCLAVE_CHECK(entry.state == State::kPreparing);
-  if (tokens_ > 0 && tokens_ + tokens > options_.max_tokens) {
+  Account& account = *entry.account;
+  if (has_.tokens > 0 && has_.tokens + need.all() > options_.max_tokens) {
     return Refusal{Reason::kTokens, options_.max_tokens, Pushback()};
   }
-  --preparing_;
+  const int64_t own = account.has.tokens;
+  const int64_t share = ShareOf(options_.max_tokens, has_.tokens, own);
+  if (own > 0 && own + need.all() > share) return Refused(Reason::kTokens, share, account);
+  Count(account, State::kPreparing, -1);
   entry.state = State::kWaiting;
-  entry.tokens = tokens;
+  entry.need = need;
   entry.goes_on = goes_on;
-  tokens_ += tokens;
-  queue_.push_back(key);
-  going_on_ += goes_on;
+  Count(account, State::kWaiting, 1);
+  CountTokens(account, need.all());
+  queue_.Push(key, account.adapter, goes_on);
   return std::nullopt;
+}
+
+void Admission::Count(Account& account, State state, int32_t change) {
+  for (Stats* const has : {&account.has, &has_}) {
+    if (state == State::kPreparing) has->preparing += change;
+    if (state == State::kWaiting) has->waiting += change;
+    if (state == State::kHome) has->running += change;
+  }
+}
+
+void Admission::CountTokens(Account& account, int64_t change) {
+  account.has.tokens += change;
+  has_.tokens += change;
 }
 
 std::optional<uint64_t> Admission::KeyOf(const std::string& id) const {
@@ -68,57 +137,95 @@ std::vector<Admission::Start> Admission::Dispatch(std::vector<WorkerView> worker
       worker.tokens = home->second.tokens;
     }
   }
-  std::vector<Start> starts;
+  Round round{.workers = std::move(workers), .model = model, .seed = seed};
   lacks_credit_ = false;
-  for (auto next = queue_.begin(); next != queue_.end();) {
-    if (lacks_credit_ && going_on_ == 0) break;
-    const uint64_t key = *next;
-    const Entry& entry = entries_.at(key);
-    if (lacks_credit_ && !entry.goes_on) {
-      ++next;
-      continue;
-    }
-    Demand demand{model, entry.tokens, entry.preferred, entry.goes_on};
-    const auto pick = PickHome(workers, demand, options_.home, seed ^ key);
-    if (pick) {
-      next = queue_.erase(next);
-      SendHome(key, workers[*pick]);
-      starts.push_back({key, workers[*pick].key});
-      continue;
-    }
-    demand.goes_on = true;
-    if (entry.goes_on || !PickHome(workers, demand, options_.home, seed ^ key)) break;
-    lacks_credit_ = true;
+  queue_.Serve([&](uint64_t key) { return Offer(key, round); });
+  return std::move(round.starts);
+}
+
+Answer Admission::Offer(uint64_t key, Round& round) {
+  const Entry& entry = entries_.at(key);
+  if (MustWait(key)) return Answer::kLaneWaits;
+  Demand demand{round.model, entry.need.all(), entry.preferred, entry.goes_on};
+  if (LeavesSomeToOthers(key)) demand.kept_percent = options_.kept_percent;
+  if (const auto pick = round.Pick(key, demand, options_.home)) {
+    SendHome(key, round.workers[*pick]);
+    round.starts.push_back({key, round.workers[*pick].key});
+    return Answer::kGoes;
   }
-  return starts;
+  // There would be room but for what is kept: it waits until its adapter has less.
+  if (std::exchange(demand.kept_percent, 0) > 0 && round.Pick(key, demand, options_.home))
+    return Answer::kNeedsCredit;
+  const bool needs_credit =
+      !std::exchange(demand.goes_on, true) && round.Pick(key, demand, options_.home).has_value();
+  lacks_credit_ = lacks_credit_ || needs_credit;
+  if (needs_credit && !round.AnyCredit()) return Answer::kAllNeedCredit;
+  if (!round.AnyRoom(options_.home)) return Answer::kNobodyGoes;
+  if (!entry.requeued) HoldUp(key);
+  return needs_credit ? Answer::kNeedsCredit : Answer::kLaneWaits;
+}
+
+bool Admission::LeavesSomeToOthers(uint64_t key) const {
+  const Entry& entry = entries_.at(key);
+  return !entry.goes_on && !entry.requeued && queue_.held_up() != key &&
+         queue_.HasMoreThanItsShare(entry.account->adapter);
+}
+
+void Admission::HoldUp(uint64_t key) {
+  if (queue_.held_up()) return;
+  queue_.HoldUp(key);
+  passed_ = 0;
+}
+
+// Enough have gone past another one.
+bool Admission::MustWait(uint64_t key) const {
+  const std::optional<uint64_t> other = queue_.held_up();
+  if (!other || other == key || entries_.at(key).requeued) return false;
+  return passed_ + entries_.at(key).need.all() > entries_.at(*other).need.all();
 }
 
 void Admission::SendHome(uint64_t key, WorkerView& worker) {
   Entry& entry = entries_.at(key);
+  Account& account = *entry.account;
   Home& home = homes_[worker.key];
   worker.requests = ++home.requests;
-  worker.tokens = home.tokens += entry.tokens;
+  worker.tokens = home.tokens += entry.need.all();
   if (worker.credit && *worker.credit > 0) --*worker.credit;
   entry.state = State::kHome;
   entry.worker = worker.key;
   entry.preferred.reset();  // once: if it comes back, another is better
-  ++running_;
-  going_on_ -= entry.goes_on;
+  Count(account, State::kWaiting, -1);
+  Count(account, State::kHome, 1);
+  passed_ += entry.need.all();
+  const int64_t guess = entry.need.prompt + account.estimate.Of(entry.need.output);
+  if (const int64_t rest = guess - entry.charged; rest > 0) {
+    queue_.Charge(account.adapter, rest);
+    entry.charged = guess;
+  }
+  queue_.Started(account.adapter);
 }
 
-void Admission::LeaveHome(uint64_t key, Micros now) {
+void Admission::LeaveHome(uint64_t key, Micros now, std::optional<int64_t> served) {
   auto found = entries_.find(key);
   if (found == entries_.end() || found->second.state != State::kHome) return;
   Entry& entry = found->second;
+  Account& account = *entry.account;
   auto home = homes_.find(entry.worker);
   CONCLAVE_CHECK(home != homes_.end());
   SetPaused(key, false);
-  home->second.tokens -= entry.tokens;
+  home->second.tokens -= entry.need.all();
   if (--home->second.requests == 0 && home->second.paused == 0) homes_.erase(home);
-  tokens_ -= entry.tokens;
-  --running_;
+  CountTokens(account, -entry.need.all());
+  Count(account, State::kHome, -1);
   entry.state = State::kFinished;
-  Departed(now);
+  if (served) {
+    queue_.Charge(account.adapter, *served - entry.charged);
+    entry.charged = *served;
+    entry.served = true;
+  }
+  queue_.Ended(account.adapter);
+  departures_.Note(now, has_.waiting > 0);
+  account.departures.Note(now, account.has.waiting > 0);
 }
 
 void Admission::SetPaused(uint64_t key, bool paused) {
@@ -131,7 +238,7 @@ void Admission::SetPaused(uint64_t key, bool paused) {
   const int sign = paused ? 1 : -1;
   home.paused += sign;
   home.requests -= sign;
-  home.tokens -= sign * entry.tokens;
+  home.tokens -= sign * entry.need.all();
 }
 
 void Admission::Requeue(uint64_t key, bool goes_on) {
@@ -139,9 +246,10 @@ void Admission::Requeue(uint64_t key, bool goes_on) {
   CONCLAVE_CHECK(entry.state == State::kFinished);
   entry.state = State::kWaiting;
   entry.goes_on = goes_on;
-  tokens_ += entry.tokens;
-  queue_.push_front(key);
-  going_on_ += goes_on;
+  entry.requeued = true;
+  Count(*entry.account, State::kWaiting, 1);
+  CountTokens(*entry.account, entry.need.all());
+  queue_.PushFirst(key, entry.account->adapter, goes_on);
 }
 
 void Admission::Remove(uint64_t key, Micros now) {
@@ -149,14 +257,21 @@ void Admission::Remove(uint64_t key, Micros now) {
   auto found = entries_.find(key);
   if (found == entries_.end()) return;
   const Entry& entry = found->second;
-  if (entry.state == State::kPreparing) --preparing_;
+  Account& account = *entry.account;
+  if (entry.state == State::kPreparing) Count(account, State::kPreparing, -1);
   if (entry.state == State::kWaiting) {
-    tokens_ -= entry.tokens;
-    going_on_ -= entry.goes_on;
-    queue_.erase(std::find(queue_.begin(), queue_.end(), key));
+    Count(account, State::kWaiting, -1);
+    CountTokens(account, -entry.need.all());
+    queue_.Erase(key);
   }
+  // One that was lost before its prompt was computed says nothing of its output.
+  if (entry.served && entry.charged >= entry.need.prompt)
+    account.estimate.Learn(entry.charged - entry.need.prompt, entry.need.output);
   ReleaseId(key);
   entries_.erase(found);
+  --has_.requests;
+  if (--account.has.requests == 0 && std::ssize(accounts_) > options_.known_adapters)
+    accounts_.erase(accounts_.find(account.adapter));
 }
 
 void Admission::ReleaseId(uint64_t key) {
@@ -166,67 +281,66 @@ void Admission::ReleaseId(uint64_t key) {
   found->second.id.reset();
 }
 
-std::vector<uint64_t> Admission::Waiting() const { return {queue_.begin(), queue_.end()}; }
-
-void Admission::Departed(Micros now) {
-  const bool busy = !queue_.empty();
-  if (busy && last_departure_) {
-    const double interval =
-        static_cast<double>(std::max(now - *last_departure_, Micros(0)).count());
-    departure_us_ =
-        departure_us_ ? *departure_us_ + kDepartureWeight * (interval - *departure_us_) : interval;
-  }
-  last_departure_ = busy ? std::optional(now) : std::nullopt;
-}
-
-Admission::Micros Admission::Pushback() const {
-  if (!departure_us_) return options_.pushback_default;
-  // By then half of those who wait have gone home, so that not everybody returns for the one place.
-  const size_t places = queue_.size() / 2 + 1;
-  const double wait = std::min(static_cast<double>(places) * *departure_us_,
-                               static_cast<double>(options_.pushback_max.count()));
-  return std::clamp(Micros(static_cast<int64_t>(wait)), options_.pushback_min,
+Admission::Micros Admission::Pushback(const Departures& departures, size_t waiting) const {
+  const std::optional<double> wait = departures.UntilHalfHaveGone(waiting);
+  if (!wait) return options_.pushback_default;
+  const double most = static_cast<double>(options_.pushback_max.count());
+  return std::clamp(Micros(static_cast<int64_t>(std::min(*wait, most))), options_.pushback_min,
                     options_.pushback_max);
 }
 
 Admission::Stats Admission::stats() const {
-  return {.requests = static_cast<int32_t>(entries_.size()),
-          .preparing = preparing_,
-          .waiting = static_cast<int32_t>(queue_.size()),
-          .waiting_for_credit = lacks_credit_ ? static_cast<int32_t>(queue_.size()) : 0,
-          .running = running_,
-          .tokens = tokens_};
+  Stats stats = has_;
+  if (lacks_credit_) stats.waiting_for_credit = stats.waiting;
+  return stats;
+}
+
+std::unordered_map<std::string, Admission::Stats> Admission::adapters() const {
+  std::unordered_map<std::string, Stats> adapters;
+  for (const auto& [name, account] : accounts_) {
+    if (account.has.requests > 0) adapters[name] = account.has;
+  }
+  return adapters;
 }
 
 void Admission::CheckInvariants() const {
-  int32_t preparing = 0, waiting = 0, going_on = 0, running = 0;
   size_t ids = 0;
-  int64_t tokens = 0;
+  Stats all;
+  std::unordered_map<std::string, Stats> adapters;
   std::unordered_map<uint64_t, Home> homes;
   for (const auto& [key, entry] : entries_) {
     if (entry.id) {
       CONCLAVE_CHECK(ids_.at(*entry.id) == key);
       ++ids;
     }
-    if (entry.state == State::kPreparing) ++preparing;
-    if (entry.state == State::kWaiting) ++waiting;
-    if (entry.state == State::kWaiting && entry.goes_on) ++going_on;
     if (entry.state == State::kHome) {
-      ++running;
       Home& home = homes[entry.worker];
       if (entry.paused) {
         ++home.paused;
       } else {
         ++home.requests;
-        home.tokens += entry.tokens;
+        home.tokens += entry.need.all();
       }
     }
-    if (entry.state == State::kWaiting || entry.state == State::kHome) tokens += entry.tokens;
+    for (Stats* const has : {&all, &adapters[entry.account->adapter]}) {
+      ++has->requests;
+      has->preparing += entry.state == State::kPreparing;
+      has->waiting += entry.state == State::kWaiting;
+      has->running += entry.state == State::kHome;
+      const bool counts = entry.state == State::kWaiting || entry.state == State::kHome;
+      has->tokens += counts ? entry.need.all() : 0;
+    }
   }
+  const auto same = [](const Stats& a, const Stats& b) {
+    return a.requests == b.requests && a.preparing == b.preparing && a.waiting == b.waiting &&
+           a.running == b.running && a.tokens == b.tokens;
+  };
+  CONCLAVE_CHECK(same(all, has_));
+  for (const auto& [name, account] : accounts_) CONCLAVE_CHECK(same(adapters[name], account.has));
   CONCLAVE_CHECK(ids_.size() == ids);
-  CONCLAVE_CHECK(static_cast<int32_t>(entries_.size()) <= options_.max_requests);
-  CONCLAVE_CHECK(preparing == preparing_ && running == running_ && tokens == tokens_);
-  CONCLAVE_CHECK(waiting == static_cast<int32_t>(queue_.size()) && going_on == going_on_);
+  CONCLAVE_CHECK(has_.requests <= options_.max_requests);
+  CONCLAVE_CHECK(std::ssize(queue_.Waiting()) == has_.waiting);
+  queue_.CheckInvariants();
   CONCLAVE_CHECK(homes.size() == homes_.size());
   for (const auto& [key, home] : homes) {
     const Home& counted = homes_.at(key);

@@ -28,16 +28,27 @@ double ComplaintsOf(const WorkerView& worker, std::span<const WorkerView> worker
   return others == 0 ? 0.0 : static_cast<double>(complaints) / others;
 }
 
-}  // namespace
-
 bool HasRoom(const WorkerView& worker, const Demand& demand, const HomeLimits& limits) {
   if (!worker.ready || worker.model != demand.model) return false;
   if (worker.requests == 0) return true;
-  return worker.requests < limits.requests && worker.tokens + demand.tokens <= limits.tokens;
+  const int64_t percent = 100 - demand.kept_percent;
+  return 100 * int64_t{worker.requests} < percent * limits.requests &&
+         100 * (worker.tokens + demand.tokens) <= percent * limits.tokens;
 }
 
+// Of its places, those that this router uses already and those that it may use yet, some may be
+// kept.
+bool HasCredit(const WorkerView& worker, const Demand& demand) {
+  if (demand.goes_on || !worker.credit) return true;
+  constexpr uint64_t kMany = 1 << 30;  // of a worker that grants without end
+  const uint64_t places = static_cast<uint64_t>(worker.requests) + std::min(*worker.credit, kMany);
+  return *worker.credit > places * static_cast<uint64_t>(demand.kept_percent) / 100;
+}
+
+}  // namespace
+
 bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& limits) {
-  return (worker.credit != 0 || demand.goes_on) && HasRoom(worker, demand, limits);
+  return HasCredit(worker, demand) && HasRoom(worker, demand, limits);
 }
 
 void NoteLate(std::span<WorkerView> workers) {

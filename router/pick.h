@@ -25,6 +25,7 @@ struct Demand {
   int64_t tokens = 0;                 // prompt + max_tokens
   std::optional<uint64_t> preferred;  // key of a worker that has computed much of it already
   bool goes_on = false;               // it had a home before: it needs no credit
+  int32_t kept_percent = 0;  // of each worker's credits and limits: not for it, but for others
 };
 
 // Filter: ready, of the model, with room, and a credit unless the request goes on.

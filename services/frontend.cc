@@ -179,7 +179,7 @@ absl::Status Frontend::PrepareAll(const LiveRequests& requests, const Tokens& to
   std::optional<uint64_t> home = decided.home;
   if (!home && requests[0]->request().resume_from > 0)
     home = homes_.KeeperOf(requests[0]->request().id);
-  return requests_.Enqueue(requests, count + *max_tokens, home);
+  return requests_.Enqueue(requests, {.prompt = count, .output = *max_tokens}, home);
 }
 
 void Frontend::Tokenize(router::Prompt prompt, const TextCodec::Done& done) {
@@ -248,7 +248,7 @@ void Frontend::Dispatch() {
     for (auto request = homeless.rbegin(); request != homeless.rend(); ++request) {
       const uint64_t key = (*request)->key();
       if (!requests_.has(key)) continue;
-      requests_.admission().LeaveHome(key, Now());
+      requests_.admission().LeaveHome(key, Now(), (*request)->served());
       requests_.admission().Requeue(key, (*request)->goes_on());
     }
   }
@@ -274,7 +274,7 @@ void Frontend::MaybeFailWaiting() {
 void Frontend::LeftHome(LiveRequest& request) {
   {
     std::lock_guard lock(mutex_);
-    requests_.admission().LeaveHome(request.key(), Now());
+    requests_.admission().LeaveHome(request.key(), Now(), request.served());
   }
   Dispatch();
 }

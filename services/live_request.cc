@@ -80,6 +80,12 @@ bool LiveRequest::lost_home() const {
   return lost_at_.has_value();
 }
 
+int64_t LiveRequest::served() const {
+  std::lock_guard lock(mutex_);
+  if (!transcript_ || !transcript_->started()) return 0;
+  return static_cast<int64_t>(assignment_.prompt.size() + transcript_->tokens().size());
+}
+
 bool LiveRequest::Begin(std::shared_ptr<WorkerLink> link) {
   After after;
   bool begun = true;

@@ -112,6 +112,10 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   // needed for it. As lost_home.
   bool goes_on() const { return lost_home() || request_.resume_from > 0; }
 
+  // Tokens of its prompt and output that homes have computed for it, or that came with it; 0 before
+  // any said something. As lost_home.
+  int64_t served() const;
+
   // Starts its sequence on a home, behind what is known of it. False if the link is down or has no
   // credit for it (it wants another home then).
   bool Begin(std::shared_ptr<WorkerLink> link);

@@ -81,11 +81,12 @@ absl::Status RequestTable::Refuse(const router::Admission::Refusal& refusal) {
   return ToStatus(refusal);
 }
 
-absl::Status RequestTable::Enqueue(const LiveRequests& requests, int64_t tokens,
+absl::Status RequestTable::Enqueue(const LiveRequests& requests,
+                                   const router::Admission::Need& need,
                                    std::optional<uint64_t> home) {
   for (const auto& live : requests) {
     if (!has(live->key())) continue;  // its client left
-    if (const auto refusal = admission_.Enqueue(live->key(), tokens, live->goes_on()))
+    if (const auto refusal = admission_.Enqueue(live->key(), need, live->goes_on()))
       return Refuse(*refusal);
     if (home) admission_.Prefer(live->key(), *home);
   }

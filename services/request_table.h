@@ -46,9 +46,10 @@ class RequestTable {
   absl::StatusOr<LiveRequests> Admit(router::Request request, std::optional<Micros> deadline,
                                      const std::shared_ptr<LiveRequest::Reader>& reader,
                                      const v1::ModelInfo& model, Predecessor& before);
-  // Lets all of them wait whose clients have not left; each has this many tokens, with its output,
-  // and goes to `home` if it can. RESOURCE_EXHAUSTED when they are too many together.
-  absl::Status Enqueue(const LiveRequests& requests, int64_t tokens, std::optional<uint64_t> home);
+  // Lets all of them wait whose clients have not left; each needs so much, and goes to `home` if it
+  // can. RESOURCE_EXHAUSTED when that is too much together.
+  absl::Status Enqueue(const LiveRequests& requests, const router::Admission::Need& need,
+                       std::optional<uint64_t> home);
   void Forget(uint64_t key);
 
   bool has(uint64_t key) const { return live_.count(key) != 0; }

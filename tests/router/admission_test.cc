@@ -24,7 +24,7 @@ std::string Id(uint64_t key) { return "r" + std::to_string(key); }
 // Reserves and queues; the reason if it was refused (and then forgotten).
 std::optional<Reason> Offer(Admission& admission, uint64_t key, int64_t tokens) {
   if (auto refusal = admission.Reserve(key, Id(key))) return refusal->reason;
-  auto refusal = admission.Enqueue(key, tokens);
+  auto refusal = admission.Enqueue(key, {.prompt = tokens});
   if (!refusal) return std::nullopt;
   admission.Remove(key, Admission::Micros(0));
   return refusal->reason;
@@ -198,7 +198,7 @@ TEST(Admission, SendsWhatGoesOnPastThoseThatWaitForCredit) {
   Admission admission({.home = {.requests = 8, .tokens = 100}});
   for (uint64_t key : {1, 2}) ASSERT_FALSE(Offer(admission, key, 1));
   ASSERT_FALSE(admission.Reserve(3, Id(3)));
-  ASSERT_FALSE(admission.Enqueue(3, 1, /*goes_on=*/true));
+  ASSERT_FALSE(admission.Enqueue(3, {.prompt = 1}, /*goes_on=*/true));
   EXPECT_EQ(Keys(admission.Dispatch(Granting(1, 0), "m", 1)), (std::vector<uint64_t>{3}));
   admission.LeaveHome(3, seconds(1));
   admission.Requeue(3, /*goes_on=*/true);
@@ -214,7 +214,7 @@ TEST(Admission, LetsNobodyPassWhoWouldNotFitWithACreditEither) {
   ASSERT_EQ(admission.Dispatch(Granting(1, 1), "m", 1).size(), 1u);
   ASSERT_FALSE(Offer(admission, 2, 50));
   ASSERT_FALSE(admission.Reserve(3, Id(3)));
-  ASSERT_FALSE(admission.Enqueue(3, 1, /*goes_on=*/true));
+  ASSERT_FALSE(admission.Enqueue(3, {.prompt = 1}, /*goes_on=*/true));
   EXPECT_TRUE(admission.Dispatch(Granting(1, 0), "m", 1).empty());
   EXPECT_EQ(admission.stats().waiting_for_credit, 0) << "it waits for room";
 }
