@@ -14,11 +14,9 @@
 //     until it fits. So it does not starve, and holds up nobody for long. One for which no worker
 //     has a credit holds up only those that need one too.
 //   * What runs is not interrupted. But while there are several adapters, one that has more than
-//   its
-//     share of what runs leaves `kept_percent` of each worker's places and tokens to those that
-//     have no more than theirs: they need not wait until one of its long requests ends, as long as
-//     these last. When they are gone, who is due waits for the next end on any worker, whoever it
-//     is of.
+//     its share of what runs leaves `kept_percent` of each worker's places and tokens to those that
+//     have no more than theirs: as long as these last, nobody waits for the end of its long
+//     requests. When they are gone, who is due waits for the next end on any worker, whosever.
 //   * Where adapters share (ShareOut), an adapter has at most half of what the others leave of each
 //     limit: a flood is refused while others still find a place. Idea: Choudhury and Hahne,
 //     "Dynamic queue length thresholds for shared-memory packet switches" (1998).

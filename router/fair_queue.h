@@ -42,8 +42,8 @@ class FairQueue {
     // turns by single ones.
     int64_t quantum = 256;
     std::vector<Weight> weights;  // 1 for a lane that is not there
-    int64_t lately = 1024;      // rounds that a lane is remembered after its last request
-    int32_t idle_lanes = 1024;  // of those, at most; the oldest are forgotten first
+    int64_t lately = 1024;        // rounds that a lane is remembered after its last request
+    int32_t idle_lanes = 1024;    // of those, at most; the oldest are forgotten first
   };
 
   // What became of a request that was offered.
@@ -64,13 +64,13 @@ class FairQueue {
   void PushFirst(uint64_t key, const std::string& lane, bool goes_on);
   void Erase(uint64_t key);
 
-  // Offers one after another who is due, until nobody is left to whom it was not answered that he
-  // waits. Who goes is erased; he should be charged during the offer. Who goes on is never answered
-  // that he needs credit.
+  // Offers one after another who is due, until all that are left have been told to wait. Who goes
+  // is erased; he is to be charged during the offer. Who goes on is not to be told that he needs
+  // credit.
   void Serve(const Offer& offer);
 
-  // This one is held up, while smaller ones are not: until it goes it is offered before all
-  // lanes. One at a time; who had his turn comes before it.
+  // This one is held up while smaller ones are not: until it goes it is offered before all lanes.
+  // One at a time, and none of those that are first anyway.
   void HoldUp(uint64_t key);
   std::optional<uint64_t> held_up() const { return held_up_; }
 
@@ -85,7 +85,6 @@ class FairQueue {
   bool HasMoreThanItsShare(const std::string& lane) const;
 
   size_t size() const { return places_.size(); }
-  size_t going_on() const { return going_on_; }
   size_t lanes() const { return lanes_.size(); }
   std::vector<uint64_t> Waiting() const;  // those that go first, then by arrival
 
@@ -104,8 +103,8 @@ class FairQueue {
     int32_t running = 0;
     int64_t balance = 0;  // tokens left of its rounds; what it owes if negative
     int64_t round = 0;    // up to which it has got what is due, while it waits for nothing
-    Lanes* list =
-        nullptr;  // fresh_ or ring_ while something waits, idle_ while nothing runs either
+    // fresh_ or ring_ while something waits for its turn, idle_ while it has no request at all.
+    Lanes* list = nullptr;
     Lanes::iterator at;
     uint64_t passed_over = 0, needs_credit = 0;  // numbers of the last Serve in which it was
   };

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "router/adapter_names.h"
 #include "router/chat/conversation.h"
 #include "scheduler/types.h"
 
@@ -30,8 +31,10 @@ struct Request {
 
   Kind kind = Kind::kGenerate;
   std::string id;       // empty: the router makes one
+  std::string tenant;   // on whose behalf
   std::string model;    // empty: whatever is served
-  std::string adapter;  // empty: the base model
+  std::string adapter;  // as the client wrote it; empty: as model or the tenant's default say
+  AdapterNames::Version version;  // what they mean: decided once, when it is admitted
   Prompt prompt;
 
   std::optional<float> temperature;  // absent: the model's generation_config; 0: greedy
@@ -59,7 +62,8 @@ struct Request {
   // So many tokens of the output the client has: it is told what follows.
   uint32_t resume_from = 0;
   std::vector<uint32_t> received_tokens;  // those, or none
-  // Digest of all that was asked for but id, seed and where to go on: equal means the same request.
+  // Digest of all that was asked for but id, seed, names and where to go on: equal means, with the
+  // same version, the same request.
   // Empty: it is like no other.
   std::string body;
 };

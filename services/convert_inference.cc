@@ -98,11 +98,13 @@ absl::StatusOr<router::chat::Message> ToChatMessage(v1::ChatMessage from,
 
 // What `from` says of this one stream, and from then on no longer says.
 router::Request TakeStream(v1::GenerateRequest& from) {
-  router::Request to{.id = from.request_id()};
+  router::Request to{.id = from.request_id(), .model = from.model(), .adapter = from.adapter()};
   to.resume_from = from.resume_from();
   to.received_tokens = Ids(from.received_token_ids());
   if (from.sampling().has_seed()) to.seed = from.sampling().seed();
   from.clear_request_id();
+  from.clear_model();
+  from.clear_adapter();
   from.clear_resume_from();
   from.clear_received_token_ids();
   from.mutable_sampling()->clear_seed();
@@ -214,8 +216,6 @@ router::Prompt ToPrompt(v1::Prompt from) {
 namespace {
 
 void FillRequest(v1::GenerateRequest from, router::Request& to) {
-  to.model = from.model();
-  to.adapter = from.adapter();
   to.prompt = ToPrompt(std::move(*from.mutable_prompt()));
   const v1::Sampling& sampling = from.sampling();
   if (sampling.has_temperature()) to.temperature = sampling.temperature();
@@ -366,7 +366,7 @@ Assignment Assign(const router::Request& request, std::vector<TokenId> prompt, i
 v1::Submit ToSubmit(const router::Request& request, const Assignment& assignment,
                     const Progress& told, std::optional<std::chrono::microseconds> timeout) {
   v1::Submit to;
-  to.set_adapter(request.adapter);
+  to.set_adapter(request.version.ToString());
   to.mutable_prompt()->Assign(assignment.prompt.begin(), assignment.prompt.end());
   to.mutable_generated()->Assign(told.tokens.begin(), told.tokens.end());
   if (request.completions == 1) to.set_request_id(request.id);

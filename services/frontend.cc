@@ -26,10 +26,11 @@ Frontend::Options WithPlaces(Frontend::Options options) {
 }  // namespace
 
 Frontend::Frontend(const Options& options, std::shared_ptr<const router::Tokenizer> tokenizer,
-                   const Credentials& credentials, Templates templates)
+                   const Credentials& credentials, Templates templates,
+                   router::AdapterNames adapters)
     : options_(WithPlaces(options)),
       codec_(options.codec, std::move(tokenizer), std::move(templates)),
-      requests_(options.admission, options.request, this, &metrics_),
+      requests_(options.admission, options.request, std::move(adapters), this, &metrics_),
       homes_(options.homes, credentials, [this] { Refresh(); }),
       random_(std::random_device{}()),
       thread_([this] { Run(); }) {}
@@ -64,6 +65,14 @@ void Frontend::SetView(const v1::ClusterView& view) {
 v1::ClusterView Frontend::view() const {
   std::lock_guard lock(mutex_);
   return homes_.view();
+}
+
+void Frontend::SetAdapters(const std::vector<router::AdapterView>& adapters) {
+  {
+    std::lock_guard lock(mutex_);
+    requests_.SetAdapters(adapters);
+  }
+  metrics_.adapters.SetAdapters(adapters);
 }
 
 void Frontend::Refresh() {
@@ -113,7 +122,7 @@ absl::StatusOr<LiveRequests> Frontend::Start(router::Request request,
   }
   if (absl::Status status = JudgeRequest(request, deadline, options_.limits, *served, codec_);
       !status.ok()) {
-    metrics_.Reject(absl::IsNotFound(status) ? Rejection::kUnknown : Rejection::kInvalid);
+    metrics_.Reject(Rejection::kInvalid);
     return status;
   }
   absl::StatusOr<router::StopStrings> stops = JudgeStops(std::move(request.stop), options_.limits);
@@ -130,7 +139,7 @@ absl::StatusOr<LiveRequests> Frontend::Start(router::Request request,
   absl::StatusOr<LiveRequests> admitted;
   {
     std::lock_guard lock(mutex_);
-    admitted = requests_.Admit(std::move(request), deadline, reader, served->info, before);
+    admitted = requests_.Admit(std::move(request), deadline, reader, *served, before);
   }
   for (const auto& live : before.requests) {
     live->End(absl::AbortedError("another stream goes on with this request"));
@@ -221,7 +230,9 @@ std::vector<v1::Model> Frontend::Models() const {
   const absl::Status chat = codec_.JudgeChat({});
   model.set_chat(chat.ok());
   model.set_chat_problem(std::string(chat.message()));
-  return {std::move(model)};
+  std::vector<v1::Model> models = {model};
+  requests_.adapters().AddModels(model, models);
+  return models;
 }
 
 void Frontend::Dispatch() {
@@ -395,10 +406,12 @@ Admission::Stats Frontend::stats() const {
 void Frontend::WriteMetrics(MetricsWriter& writer) const {
   std::string name = options_.homes.model_name;
   RouterLoad load;
+  std::unordered_map<std::string, Admission::Stats> adapters;
   {
     std::lock_guard lock(mutex_);
     if (homes_.served() != nullptr) name = homes_.served()->name;
     load.requests = requests_.admission().stats();
+    adapters = requests_.admission().adapters();
     for (const router::WorkerView& view : homes_.views()) {
       load.workers_ready += view.ready;
       load.workers_late += view.late;
@@ -407,6 +420,7 @@ void Frontend::WriteMetrics(MetricsWriter& writer) const {
   }
   metrics_.Write(writer, name);
   Write(writer, name, load);
+  metrics_.adapters.Write(writer, name, adapters);
 }
 
 }  // namespace conclave::services

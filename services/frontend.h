@@ -54,7 +54,8 @@ class Frontend : private LiveRequest::Owner {
 
   // tokenizer: null serves token ids alone. templates: null serves no chat.
   Frontend(const Options& options, std::shared_ptr<const router::Tokenizer> tokenizer,
-           const Credentials& credentials, Templates templates = nullptr);
+           const Credentials& credentials, Templates templates = nullptr,
+           router::AdapterNames adapters = {});
   ~Frontend() override;  // ends what lives, closes the links; no method may run by then
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;
@@ -64,6 +65,8 @@ class Frontend : private LiveRequest::Owner {
   void SetView(const v1::ClusterView& view);  // the cluster's, whole
   // As last heard, with static workers, and with load and model as their links know them.
   v1::ClusterView view() const;
+  // The versions of adapters that there are, all of them.
+  void SetAdapters(const std::vector<router::AdapterView>& adapters);
 
   // A model's context may leave less.
   const router::RequestLimits& limits() const { return options_.limits; }

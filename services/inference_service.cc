@@ -37,6 +37,7 @@ grpc::ByteBuffer GenerateMessage(const Completions::Part& part) {
     const router::Request& request = part.completion.request();
     message.set_request_id(request.id);
     message.set_seed(*request.seed);
+    message.set_adapter(request.version.ToString());
     *message.mutable_policies() = part.completion.policies();
   }
   return SerializeMessage(message);
@@ -47,6 +48,7 @@ grpc::ByteBuffer ScoreMessage(const Completions::Part& part) {
   if (part.output.first) {
     const auto& prompt = part.completion.prompt();
     message.set_request_id(part.completion.request().id);
+    message.set_adapter(part.completion.request().version.ToString());
     message.mutable_token_ids()->Assign(prompt.begin(), prompt.end());
     *message.mutable_policies() = part.completion.policies();
   }
@@ -193,20 +195,25 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const abs
 }
 
 template <typename Message>
-absl::StatusOr<router::Request> ReadRequest(const absl::Status& allowed,
+absl::StatusOr<router::Request> ReadRequest(const absl::StatusOr<std::string>& tenant,
                                             const grpc::ByteBuffer& bytes) {
-  if (!allowed.ok()) return allowed;
+  if (!tenant.ok()) return tenant.status();
   absl::StatusOr<Message> message = ParseMessage<Message>(bytes);
   if (!message.ok()) return message.status();
-  return ToRequest(*std::move(message));
+  router::Request request = ToRequest(*std::move(message));
+  request.tenant = *tenant;
+  return request;
 }
 
-absl::StatusOr<router::Request> ReadChat(const absl::Status& allowed, const grpc::ByteBuffer& bytes,
+absl::StatusOr<router::Request> ReadChat(const absl::StatusOr<std::string>& tenant,
+                                         const grpc::ByteBuffer& bytes,
                                          const router::chat::ConversationLimits& limits) {
-  if (!allowed.ok()) return allowed;
+  if (!tenant.ok()) return tenant.status();
   absl::StatusOr<v1::ChatRequest> message = ParseChat(bytes, limits);
   if (!message.ok()) return message.status();
-  return ToRequest(*std::move(message), limits);
+  absl::StatusOr<router::Request> request = ToRequest(*std::move(message), limits);
+  if (request.ok()) request->tenant = *tenant;
+  return request;
 }
 
 }  // namespace
@@ -214,11 +221,10 @@ absl::StatusOr<router::Request> ReadChat(const absl::Status& allowed, const grpc
 InferenceService::InferenceService(Frontend& frontend, Authorize authorize)
     : frontend_(frontend), authorize_(std::move(authorize)) {}
 
-absl::Status InferenceService::Allow(grpc::CallbackServerContext* context,
-                                     const char* method) const {
+absl::StatusOr<std::string> InferenceService::Allow(grpc::CallbackServerContext* context,
+                                                    const char* method) const {
   return authorize_(absl::StrFormat("/%s/%s", v1::Inference::service_full_name(), method),
-                    PeerOf(*context))
-      .status();
+                    PeerOf(*context));
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
@@ -247,8 +253,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Score(
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request,
                                                      grpc::ByteBuffer* response) {
-  if (const absl::Status allowed = Allow(context, "Tokenize"); !allowed.ok())
-    return Answer(context, allowed);
+  if (const auto tenant = Allow(context, "Tokenize"); !tenant.ok())
+    return Answer(context, tenant.status());
   auto message = ParseMessage<v1::TokenizeRequest>(*request);
   if (!message.ok()) return Answer(context, message.status());
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
@@ -268,8 +274,8 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request,
                                                        grpc::ByteBuffer* response) {
-  if (const absl::Status allowed = Allow(context, "Detokenize"); !allowed.ok())
-    return Answer(context, allowed);
+  if (const auto tenant = Allow(context, "Detokenize"); !tenant.ok())
+    return Answer(context, tenant.status());
   const auto message = ParseMessage<v1::DetokenizeRequest>(*request);
   if (!message.ok()) return Answer(context, message.status());
   absl::StatusOr<std::string> text = frontend_.Detokenize(
@@ -284,8 +290,8 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request,
                                                        grpc::ByteBuffer* response) {
-  if (const absl::Status allowed = Allow(context, "ListModels"); !allowed.ok())
-    return Answer(context, allowed);
+  if (const auto tenant = Allow(context, "ListModels"); !tenant.ok())
+    return Answer(context, tenant.status());
   if (const auto message = ParseMessage<v1::ListModelsRequest>(*request); !message.ok()) {
     return Answer(context, message.status());
   }

@@ -50,7 +50,7 @@ class InferenceService final : public raw_inference::Service {
 
  private:
   // OK if the caller may use the method.
-  absl::Status Allow(grpc::CallbackServerContext* context, const char* method) const;
+  absl::StatusOr<std::string> Allow(grpc::CallbackServerContext* context, const char* method) const;
 
   Frontend& frontend_;
   const Authorize authorize_;

@@ -38,7 +38,8 @@ LiveRequest::LiveRequest(const Options& options, uint64_t key, router::Request r
       arrived_(arrived),
       reader_(std::move(reader)),
       owner_(owner),
-      metrics_(metrics) {}
+      metrics_(metrics),
+      adapter_metrics_(metrics->adapters.Of(request_.version.name)) {}
 
 void LiveRequest::Prepare(Assignment assignment, router::Transcript transcript,
                           const v1::ModelInfo& model, std::vector<scheduler::TokenId> received) {
@@ -360,6 +361,7 @@ void LiveRequest::Finish(absl::Status status, After& after) {
   after.output = true;
   const Micros now = Now();
   metrics_->Ended(*end_, pending_.finish, now - arrived_);
+  if (end_->ok()) adapter_metrics_->request_seconds.Observe(now - arrived_);
   if (transcript_ && end_->ok()) {
     metrics_->prompt_tokens.Observe(static_cast<double>(assignment_.prompt.size()));
     metrics_->generated_tokens.Observe(static_cast<double>(transcript_->tokens().size()));
@@ -380,12 +382,15 @@ void LiveRequest::Observe(const v1::SequenceEvent& event) {
   if (!first_token_) {
     first_token_ = now;
     metrics_->first_token_seconds.Observe(now - arrived_);
+    adapter_metrics_->first_token_seconds.Observe(now - arrived_);
+    adapter_metrics_->prompt_tokens += assignment_.prompt.size();
   } else {
     // Tokens that came together share their wait.
     const Micros each = (now - *last_token_) / event.tokens_size();
     for (int i = 0; i < event.tokens_size(); ++i) metrics_->inter_token_seconds.Observe(each);
   }
   last_token_ = now;
+  adapter_metrics_->generated_tokens += static_cast<uint64_t>(event.tokens_size());
 }
 
 void LiveRequest::MaybePause(After& after) {

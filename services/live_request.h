@@ -182,6 +182,7 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   const std::shared_ptr<Reader> reader_;
   Owner* const owner_;
   RouterMetrics* const metrics_;
+  const std::shared_ptr<AdapterMetrics::Series> adapter_metrics_;
 
   mutable std::mutex mutex_;
   Assignment assignment_;

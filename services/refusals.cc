@@ -24,31 +24,44 @@ absl::Status Draining() {
   return absl::UnavailableError("this router is shutting down; another one takes requests");
 }
 
-absl::Status ToStatus(const Admission::Refusal& refusal) {
+namespace {
+
+// What was reached, and of whom.
+std::string LimitOf(const Admission::Refusal& refusal) {
+  const std::string whose = !refusal.adapter           ? "the router"
+                            : refusal.adapter->empty() ? "the base model"
+                                                       : "adapter '" + *refusal.adapter + "'";
   switch (refusal.reason) {
     case Admission::Reason::kDuplicateId:
-      return absl::AlreadyExistsError(
-          "another request with this request_id is live; choose another id or leave it empty");
+      break;
     case Admission::Reason::kRequests:
-      return WithPushback(absl::ResourceExhaustedError(absl::StrFormat(
-                              "the router has %d requests, its limit", refusal.limit)),
-                          refusal.pushback);
+      return absl::StrFormat("%s has %d requests, its limit", whose, refusal.limit);
     case Admission::Reason::kWaiting:
-      return WithPushback(absl::ResourceExhaustedError(absl::StrFormat(
-                              "%d requests wait for a worker, the limit", refusal.limit)),
-                          refusal.pushback);
+      return refusal.adapter
+                 ? absl::StrFormat("%d requests of %s wait for a worker, its limit", refusal.limit,
+                                   whose)
+                 : absl::StrFormat("%d requests wait for a worker, the limit", refusal.limit);
     case Admission::Reason::kTokens:
-      return WithPushback(absl::ResourceExhaustedError(
-                              absl::StrFormat("all requests together (prompt + max_tokens) would "
-                                              "have more than %d tokens, the limit",
-                                              refusal.limit)),
-                          refusal.pushback);
+      return absl::StrFormat(
+          "all requests%s together (prompt + max_tokens) would have more than %d tokens, the limit",
+          refusal.adapter ? " of " + whose : "", refusal.limit);
   }
-  return absl::InternalError("unknown refusal");
+  return "";
 }
 
-Rejection RejectionOf(Admission::Reason reason) {
-  switch (reason) {
+}  // namespace
+
+absl::Status ToStatus(const Admission::Refusal& refusal) {
+  if (refusal.reason == Admission::Reason::kDuplicateId) {
+    return absl::AlreadyExistsError(
+        "another request with this request_id is live; choose another id or leave it empty");
+  }
+  return WithPushback(absl::ResourceExhaustedError(LimitOf(refusal)), refusal.pushback);
+}
+
+Rejection RejectionOf(const Admission::Refusal& refusal) {
+  if (refusal.adapter) return Rejection::kAdapterLimit;
+  switch (refusal.reason) {
     case Admission::Reason::kDuplicateId:
       return Rejection::kDuplicate;
     case Admission::Reason::kRequests:
@@ -59,6 +72,11 @@ Rejection RejectionOf(Admission::Reason reason) {
       return Rejection::kTokens;
   }
   return Rejection::kRequests;
+}
+
+Rejection RejectionOf(const absl::Status& status) {
+  if (absl::IsNotFound(status)) return Rejection::kUnknown;
+  return absl::IsUnavailable(status) ? Rejection::kAdapterNotNow : Rejection::kInvalid;
 }
 
 absl::Status JudgeRequest(const router::Request& request,
@@ -79,10 +97,6 @@ absl::Status JudgeRequest(const router::Request& request,
   }
   if (request.prompt.kind == router::Prompt::Kind::kChat) {
     if (absl::Status status = codec.JudgeChat(*request.prompt.chat); !status.ok()) return status;
-  }
-  if (!request.model.empty() && request.model != served.name) {
-    return absl::NotFoundError(
-        absl::StrFormat("model '%s' is not served here, '%s' is", request.model, served.name));
   }
   return absl::OkStatus();
 }

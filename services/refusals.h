@@ -26,7 +26,9 @@ absl::Status NoTokenizer();
 absl::Status Draining();
 // With a Pushback, unless no time helps.
 absl::Status ToStatus(const router::Admission::Refusal& refusal);
-RouterMetrics::Rejection RejectionOf(router::Admission::Reason reason);
+RouterMetrics::Rejection RejectionOf(const router::Admission::Refusal& refusal);
+// Of one that names no adapter that can be had.
+RouterMetrics::Rejection RejectionOf(const absl::Status& status);
 
 // OK for what may be admitted and tokenised, as far as the request itself says.
 absl::Status JudgeRequest(const router::Request& request,

@@ -17,23 +17,30 @@ std::string CompletionId(const std::string& id, uint32_t index) {
 }  // namespace
 
 RequestTable::RequestTable(const router::Admission::Options& admission,
-                           const LiveRequest::Options& request, LiveRequest::Owner* owner,
-                           RouterMetrics* metrics)
+                           const LiveRequest::Options& request, router::AdapterNames adapters,
+                           LiveRequest::Owner* owner, RouterMetrics* metrics)
     : options_(request),
       owner_(owner),
       metrics_(metrics),
+      adapters_(std::move(adapters)),
       admission_(admission),
       random_(std::random_device{}()) {}
+
+void RequestTable::SetAdapters(const std::vector<router::AdapterView>& adapters) {
+  adapters_.Set(adapters);
+  admission_.ShareOut(!adapters.empty());
+}
 
 absl::StatusOr<LiveRequests> RequestTable::Admit(router::Request request,
                                                  std::optional<Micros> deadline,
                                                  const std::shared_ptr<LiveRequest::Reader>& reader,
-                                                 const v1::ModelInfo& model, Predecessor& before) {
+                                                 const ServedModel& served, Predecessor& before) {
+  if (absl::Status chosen = ChooseAdapter(request, served.name); !chosen.ok()) return chosen;
   LiveRequests admitted;
   if (request.id.empty()) request.id = absl::StrFormat("req-%016x", random_());
   Predecessor found = FindPredecessor(request);
   if (!found.requests.empty()) request.seed = found.requests[0]->request().seed;
-  if (absl::Status status = JudgeResume(request, model); !status.ok()) return status;
+  if (absl::Status status = JudgeResume(request, served.info); !status.ok()) return status;
   const uint64_t seed = request.seed ? *request.seed : random_();
   // Of all together no more waits for their one client than of one.
   LiveRequest::Options options = options_;
@@ -42,7 +49,8 @@ absl::StatusOr<LiveRequests> RequestTable::Admit(router::Request request,
     const uint64_t key = ++last_key_;
     const auto from =
         found.requests.empty() ? std::nullopt : std::optional(found.requests[i]->key());
-    if (const auto refusal = admission_.Reserve(key, CompletionId(request.id, i), from)) {
+    if (const auto refusal =
+            admission_.Reserve(key, CompletionId(request.id, i), from, request.version.name)) {
       for (const auto& live : admitted) Forget(live->key());
       return Refuse(*refusal);
     }
@@ -57,6 +65,17 @@ absl::StatusOr<LiveRequests> RequestTable::Admit(router::Request request,
   return admitted;
 }
 
+absl::Status RequestTable::ChooseAdapter(router::Request& request, const std::string& base) const {
+  std::optional<router::AdapterNames::Version> known;
+  if (const auto key = admission_.KeyOf(request.id); key && !request.body.empty()) {
+    const router::Request& other = live_.at(*key)->request();
+    if (request.body == other.body) known = other.version;
+  }
+  absl::Status chosen = adapters_.Choose(request, base, std::move(known));
+  if (!chosen.ok()) metrics_->Reject(RejectionOf(chosen));
+  return chosen;
+}
+
 RequestTable::Predecessor RequestTable::FindPredecessor(const router::Request& request) const {
   Predecessor before;
   for (uint32_t i = 0; i < request.completions; ++i) {
@@ -65,6 +84,7 @@ RequestTable::Predecessor RequestTable::FindPredecessor(const router::Request& r
     const auto& live = live_.at(*key);
     const router::Request& other = live->request();
     const bool same = !request.body.empty() && request.body == other.body &&
+                      request.version == other.version &&
                       (i > 0 || !request.seed || request.seed == other.seed);
     if (!same) return {};
     before.requests.push_back(live);
@@ -77,7 +97,7 @@ RequestTable::Predecessor RequestTable::FindPredecessor(const router::Request& r
 }
 
 absl::Status RequestTable::Refuse(const router::Admission::Refusal& refusal) {
-  metrics_->Reject(RejectionOf(refusal.reason));
+  metrics_->Reject(RejectionOf(refusal));
   return ToStatus(refusal);
 }
 

@@ -18,8 +18,10 @@
 #include "router/admission.h"
 #include "router/request.h"
 #include "scheduler/types.h"
+#include "services/homes.h"
 #include "services/live_request.h"
 #include "services/router_metrics.h"
+#include "services/served_adapters.h"
 
 namespace conclave::services {
 
@@ -38,14 +40,18 @@ class RequestTable {
 
   // owner and metrics outlive it, and all requests.
   RequestTable(const router::Admission::Options& admission, const LiveRequest::Options& request,
-               LiveRequest::Owner* owner, RouterMetrics* metrics);
+               router::AdapterNames adapters, LiveRequest::Owner* owner, RouterMetrics* metrics);
+
+  // All there are, from now on.
+  void SetAdapters(const std::vector<router::AdapterView>& adapters);
+  const ServedAdapters& adapters() const { return adapters_; }
 
   // Takes a place for each completion, or none: then the error says why, and `before` stays as it
-  // is. It becomes what the predecessor knows otherwise. The id and the seed are chosen here where
-  // the request has none.
+  // is. It becomes what the predecessor knows otherwise. The adapter's version is decided here; the
+  // id and the seed are chosen where the request has none.
   absl::StatusOr<LiveRequests> Admit(router::Request request, std::optional<Micros> deadline,
                                      const std::shared_ptr<LiveRequest::Reader>& reader,
-                                     const v1::ModelInfo& model, Predecessor& before);
+                                     const ServedModel& served, Predecessor& before);
   // Lets all of them wait whose clients have not left; each needs so much, and goes to `home` if it
   // can. RESOURCE_EXHAUSTED when that is too much together.
   absl::Status Enqueue(const LiveRequests& requests, const router::Admission::Need& need,
@@ -62,6 +68,9 @@ class RequestTable {
   const router::Admission& admission() const { return admission_; }
 
  private:
+  // Decides the version of its adapter; that of a live request with its id, if it is the same one
+  // but for the version.
+  absl::Status ChooseAdapter(router::Request& request, const std::string& base) const;
   // Who has the request's id, if that is the same request.
   Predecessor FindPredecessor(const router::Request& request) const;
   absl::Status Refuse(const router::Admission::Refusal& refusal);
@@ -69,6 +78,7 @@ class RequestTable {
   const LiveRequest::Options options_;
   LiveRequest::Owner* const owner_;
   RouterMetrics* const metrics_;
+  ServedAdapters adapters_;
   router::Admission admission_;
   std::unordered_map<uint64_t, std::shared_ptr<LiveRequest>> live_;
   std::mt19937_64 random_;

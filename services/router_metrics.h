@@ -17,27 +17,12 @@
 #include "router/admission.h"
 #include "router/delta.h"
 #include "scheduler/types.h"
+#include "services/adapter_metrics.h"
+#include "services/histogram.h"
 #include "services/metrics.h"
 #include "services/worker_link.h"
 
 namespace conclave::services {
-
-// Counts per bucket; readers may see an observation in one of counts and sum before the other.
-class Histogram {
- public:
-  explicit Histogram(std::vector<double> bounds)
-      : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
-
-  void Observe(double value);
-  void Observe(scheduler::Micros time) { Observe(static_cast<double>(time.count()) * 1e-6); }
-  void Write(MetricsWriter& writer, const std::string& name, const std::string& help,
-             const Labels& labels) const;
-
- private:
-  const std::vector<double> bounds_;
-  std::vector<std::atomic<uint64_t>> counts_;
-  std::atomic<double> sum_ = 0;
-};
 
 struct RouterMetrics {
   // Why a request was refused before it ran.
@@ -48,11 +33,13 @@ struct RouterMetrics {
     kRequests,
     kWaiting,
     kTokens,
+    kAdapterLimit,
+    kAdapterNotNow,
     kTokenizer,
     kNoWorker,
     kDraining
   };
-  static constexpr size_t kRejections = 9;
+  static constexpr size_t kRejections = 11;
 
   RouterMetrics();
 
@@ -63,6 +50,7 @@ struct RouterMetrics {
   Histogram resume_seconds;  // from the loss of a home to the next news
   Histogram prompt_tokens;
   Histogram generated_tokens;
+  AdapterMetrics adapters;
   std::array<std::atomic<uint64_t>, kRejections> rejected = {};
   std::atomic<uint64_t> stopped = 0, length = 0, aborted = 0, failed = 0;
   std::atomic<uint64_t> pauses = 0;

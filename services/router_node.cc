@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "router/chat/chat_templates.h"
 #include "services/authorize.h"
@@ -20,6 +21,9 @@ namespace {
 constexpr std::chrono::milliseconds kLastWords{2000};
 // For clients that ask again at once to be held, and then for connections to hear that they close.
 constexpr std::chrono::milliseconds kFarewell{20};
+
+constexpr int32_t kMostWeight = 1000;
+constexpr size_t kMostWeights = 1024;
 
 using MaybeTokenizer = std::shared_ptr<const router::Tokenizer>;
 
@@ -53,6 +57,29 @@ Frontend::Templates LoadTemplates(const RouterNode::Options& options,
   return templates;
 }
 
+// Of NAME=WEIGHT each, and the base model's.
+absl::StatusOr<std::vector<router::FairQueue::Weight>> ReadWeights(
+    const RouterNode::Options& options) {
+  std::vector<router::FairQueue::Weight> weights = {{.lane = "", .weight = options.base_weight}};
+  if (options.adapter_weights.size() > kMostWeights) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--adapter-weight: %d of them, the limit is %d",
+                        options.adapter_weights.size(), kMostWeights));
+  }
+  for (const std::string& line : options.adapter_weights) {
+    const size_t equals = line.rfind('=');
+    int32_t weight = 0;
+    const bool read =
+        equals != line.npos && equals > 0 && absl::SimpleAtoi(line.substr(equals + 1), &weight);
+    if (!read || weight < 1 || weight > kMostWeight) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "--adapter-weight: \"%s\": want NAME=WEIGHT, 1 to %d", line, kMostWeight));
+    }
+    weights.push_back({.lane = line.substr(0, equals), .weight = weight});
+  }
+  return weights;
+}
+
 }  // namespace
 
 void RouterNode::AddFlags(Flags& flags, Options& options) {
@@ -82,6 +109,21 @@ void RouterNode::AddFlags(Flags& flags, Options& options) {
              1 << 20});
   flags.Add(
       {"worker-tokens", &admission.home.tokens, "N", "prompt and most output of those", 1, 1e15});
+
+  flags.Add({"max-waiting-each", &admission.max_waiting_each, "N",
+             "of those that wait, of one adapter", 1, 1 << 20});
+  flags.Add({"kept-percent", &admission.kept_percent, "N",
+             "of a worker's places, for adapters that have no more than their share", 0, 90});
+  flags.Add({"quantum", &admission.fair.quantum, "TOKENS",
+             "that an adapter may be served in a round, times its weight", 1, 1 << 20});
+  flags.Add({"adapter-weight", &options.adapter_weights, "NAME=WEIGHT",
+             "share of an adapter where several want more than there is, 1 to 1000, else 1; may be "
+             "repeated"});
+  flags.Add({"base-weight", &options.base_weight, "WEIGHT", "of the base model", 1, kMostWeight});
+  flags.Add({"alias", &options.adapters.aliases, "NAME=ADAPTER",
+             "another name for an adapter, or for ADAPTER@DIGEST; may be repeated"});
+  flags.Add({"default-adapter", &options.adapters.defaults, "TENANT=NAME",
+             "for a tenant's requests that name no model and no adapter; may be repeated"});
 
   router::RequestLimits& limits = options.frontend.limits;
   flags.Add({"max-prompt-bytes", &limits.prompt_bytes, "BYTES", "of a prompt's text", 1, 1 << 30});
@@ -120,9 +162,14 @@ absl::Status RouterNode::StartFrontend() {
     CONCLAVE_RETURN_IF_ERROR(Address::Parse(worker).status());
   CONCLAVE_ASSIGN_OR_RETURN(MaybeTokenizer tokenizer, LoadTokenizer(options_));
   options_.frontend.request.stall = std::chrono::milliseconds(options_.stall_ms);
+  CONCLAVE_ASSIGN_OR_RETURN(options_.frontend.admission.fair.weights, ReadWeights(options_));
+  std::string error;
+  std::optional<router::AdapterNames> adapters =
+      router::AdapterNames::Create(options_.adapters, &error);
+  if (!adapters) return absl::InvalidArgumentError("--alias or --default-adapter: " + error);
   Frontend::Templates templates = LoadTemplates(options_, tokenizer);
   frontend_ = std::make_unique<Frontend>(options_.frontend, std::move(tokenizer), credentials_,
-                                         std::move(templates));
+                                         std::move(templates), *std::move(adapters));
   return absl::OkStatus();
 }
 

@@ -50,7 +50,7 @@ void Bind(Flags& flags, Options& options) {
              "unique among live requests; the same request again goes on with it"});
   flags.AddOptional({"resume-from", &options.resume_from, "N",
                      "go on behind the first N tokens, of a stream that broke: the same command "
-                     "with the id and the seed that were reported",
+                     "with the id, the seed and the adapter that were reported",
                      0, 1e9});
   flags.Add({"received-token-ids", &options.received, "IDS",
              "those N tokens, 1,2,3: then none of them is computed again"});
@@ -152,6 +152,7 @@ Json ToJson(const Generation& generation, const v1::GenerateRequest& request) {
                {"timing", TimingOf(generation)},
                {"seed", all.has_seed() ? Json(all.seed()) : Json(nullptr)},
                {"request_id", all.request_id()},
+               {"adapter", all.adapter().empty() ? Json(nullptr) : Json(all.adapter())},
                {"policies", NamesOf(all.policies())}};
   if (request.logprobs() > 0) json["top_logprobs"] = TopLogprobsOf(all);
   if (all.has_stop_token_id()) json["stop_token_id"] = all.stop_token_id();

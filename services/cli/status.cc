@@ -144,6 +144,7 @@ Json ToJson(const v1::Model& model) {
           {"numerics", model.numerics()},
           {"policies", NamesOf(model.policies())},
           {"parent", model.parent().empty() ? Json(nullptr) : Json(model.parent())},
+          {"version", model.version().empty() ? Json(nullptr) : Json(model.version())},
           {"chat", model.chat()},
           {"chat_problem", model.chat() ? Json(nullptr) : Json(model.chat_problem())}};
 }
@@ -160,7 +161,7 @@ absl::Status ShowModels(Client& client, bool json, Io& io) {
     io.out << Printable(absl::StrFormat(
         "%s  %s, context %d, vocabulary %d, numerics %s%s%s%s\n", model.name(), model.family(),
         model.context_limit(), model.vocab_size(), model.numerics(), Marks(model.policies()),
-        model.parent().empty() ? "" : ", adapter of " + model.parent(),
+        model.parent().empty() ? "" : ", adapter of " + model.parent() + " @" + model.version(),
         model.chat() ? ", chats" : ", does not chat: " + model.chat_problem()));
   }
   if (json) Print({{"models", std::move(models)}}, io);

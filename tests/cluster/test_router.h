@@ -46,8 +46,10 @@ class TestRouter {
   explicit TestRouter(const std::vector<FakeWorker*>& workers,
                       const services::Frontend::Options& options = {},
                       const std::string& scheduler = "",
-                      services::Frontend::Templates templates = nullptr)
-      : frontend_(options, TinyTokenizer(), credentials_, std::move(templates)),
+                      services::Frontend::Templates templates = nullptr,
+                      router::AdapterNames adapters = {})
+      : frontend_(options, TinyTokenizer(), credentials_, std::move(templates),
+                  std::move(adapters)),
         inference_(frontend_, services::SingleTenant(credentials_)),
         cluster_({}, frontend_,
                  scheduler.empty() ? nullptr : services::MakeChannel(scheduler, credentials_),
