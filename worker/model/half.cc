@@ -1,18 +1,8 @@
 #include "worker/model/half.h"
 
 #include <bit>
-#include <cmath>
 
 namespace conclave::worker {
-
-float FromF16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31;
-  const auto fraction = static_cast<float>(bits & 1023);
-  const float size = exponent == 31  ? (fraction == 0 ? INFINITY : NAN)
-                     : exponent == 0 ? std::ldexp(fraction, -24)
-                                     : std::ldexp(1024 + fraction, exponent - 25);
-  return bits >> 15 != 0 ? -size : size;
-}
 
 uint16_t ToF16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
