@@ -56,10 +56,20 @@ bool IsShort(const Placement& current, const Placement& wanted,
   return false;
 }
 
+// What is wanted once `next` has other versions of adapters: those that stay are wanted where they
+// were, though some of their owners may be away at the moment.
+Placement WithVersionsOf(const Placement& wanted, const Placement& next) {
+  Placement merged = WithAdaptersOf(wanted, next);
+  for (PlacedAdapter& adapter : merged.adapters) {
+    if (const PlacedAdapter* const stays = FindAdapter(wanted, adapter.digest)) adapter = *stays;
+  }
+  return merged;
+}
+
 }  // namespace
 
 PlacementChange::PlacementChange(const Options& options, const Stored& stored, Micros now)
-    : options_(options), stored_(stored), since_(now) {
+    : options_(options), stored_(stored), since_(now), quiet_since_(now) {
   CONCLAVE_CHECK(options.prepare_timeout > Micros::zero());
   CONCLAVE_CHECK(options.adopt_timeout > Micros::zero());
   CONCLAVE_CHECK(options.settle >= options.regroup && options.regroup >= Micros::zero());
@@ -73,9 +83,11 @@ PlacementChange::Phase PlacementChange::phase() const {
 }
 
 PlacementChange::Proposal PlacementChange::Propose(Placement target,
-                                                   std::span<const Member> members, Micros now) {
+                                                   std::span<const Member> members, Micros now,
+                                                   Purpose purpose) {
   using Verdict = Proposal::Verdict;
-  if (phase() == Phase::kPrepared && !stored_.restores) {
+  const bool may_end = purpose == Purpose::kPlan && stored_.purpose == Purpose::kRestore;
+  if (phase() == Phase::kPrepared && !may_end) {
     return {Verdict::kBusy, 0, "plan " + std::to_string(stored_.next->plan) + " is being prepared"};
   }
   if (phase() == Phase::kCommitted) {
@@ -84,21 +96,21 @@ PlacementChange::Proposal PlacementChange::Propose(Placement target,
   std::string problem = ProblemOf(target, options_.limits);
   if (!problem.empty()) return {Verdict::kInvalid, 0, std::move(problem)};
   if (const std::string* const lost = LostOf(target, members)) {
-    return {Verdict::kInvalid, 0, "worker " + *lost + " is not alive"};
+    return {Verdict::kLost, 0, "worker " + *lost + " is not alive"};
   }
-  if (stored_.next) Abort("another plan was proposed");
-  Prepare(std::move(target), /*restores=*/false, now);
+  if (stored_.next) Abort({.why = "another plan was proposed"});
+  Prepare(std::move(target), purpose, now);
   ++stats_.proposed;
   return {Verdict::kPrepared, stored_.last_plan, ""};
 }
 
-void PlacementChange::Prepare(Placement target, bool restores, Micros now) {
+void PlacementChange::Prepare(Placement target, Purpose purpose, Micros now) {
   target.plan = ++stored_.last_plan;
   target.epoch = epoch() + 1;
   stored_.next = std::move(target);
-  stored_.restores = restores;
+  stored_.purpose = purpose;
   since_ = now;
-  (restores ? restoration_ : outcome_).reset();
+  outcomes_[static_cast<size_t>(purpose)].reset();
 }
 
 bool PlacementChange::Step(std::span<const Member> members, Micros now) {
@@ -136,35 +148,45 @@ bool PlacementChange::UpdateFences(std::span<const Member> members) {
 bool PlacementChange::StepPrepared(std::span<const Member> members, Micros now) {
   const Placement& next = *stored_.next;
   if (bereaved_) {
-    Abort("a worker died");
+    Abort({.why = "a worker died"});
     return true;
   }
   if (const std::string* const lost = LostOf(next, members)) {
-    Abort("worker " + *lost + " was lost before it acknowledged");
+    Abort({.why = "worker " + *lost + " was lost before it acknowledged"});
     return true;
   }
   const Member* waits = nullptr;
   for (const std::string& worker : next.workers) {
     const Member& member = *Find(members, worker);
     if (member.refused == next.plan) {
-      Abort("worker " + worker + " cannot: " + member.why);
+      Abort({.why = "worker " + worker + " cannot: " + member.why,
+             .refused = true,
+             .code = member.code});
       restore_after_ = now + options_.restore_again;
       return true;
     }
     if (member.acknowledged != next.plan) waits = &member;
   }
   if (waits == nullptr) {
-    (stored_.restores ? restoration_ : outcome_) = {
-        .plan = next.plan, .committed = true, .epoch = next.epoch};
-    ++(stored_.restores ? stats_.restored : stats_.committed);
-    if (!stored_.restores) stored_.wanted = next;
-    Commit(*std::exchange(stored_.next, std::nullopt), now);
+    CommitNext(now);
     return true;
   }
   if (now - since_ < options_.prepare_timeout) return false;
-  Abort("worker " + waits->id + " did not acknowledge it in time");
+  Abort({.why = "worker " + waits->id + " did not acknowledge it in time"});
   restore_after_ = now + options_.restore_again;
   return true;
+}
+
+void PlacementChange::CommitNext(Micros now) {
+  Placement next = *std::exchange(stored_.next, std::nullopt);
+  const Purpose purpose = stored_.purpose;
+  outcomes_[static_cast<size_t>(purpose)] = {
+      .plan = next.plan, .committed = true, .epoch = next.epoch};
+  ++(purpose == Purpose::kRestore ? stats_.restored : stats_.committed);
+  if (purpose == Purpose::kPlan) stored_.wanted = next;
+  if (purpose == Purpose::kAdapters)
+    stored_.wanted = stored_.wanted ? WithVersionsOf(*stored_.wanted, next) : next;
+  Commit(std::move(next), purpose, now);
 }
 
 // Two reasons: a worker of the placement is gone; or one that may still send by it was declared
@@ -172,12 +194,12 @@ bool PlacementChange::StepPrepared(std::span<const Member> members, Micros now) 
 bool PlacementChange::StepEmergency(std::span<const Member> members, Micros now) {
   if (!Gathered(members, now) || !stored_.current) return false;
   if (!bereaved_ && LostOf(*stored_.current, members) == nullptr) return false;
-  if (stored_.next) Abort("a worker died");
+  if (stored_.next) Abort({.why = "a worker died"});
   Placement recovered = *Recovered(*stored_.current, AliveOf(members));
   recovered.plan = ++stored_.last_plan;
   recovered.epoch = epoch() + 1;
   ++stats_.emergencies;
-  Commit(std::move(recovered), now);
+  Commit(std::move(recovered), Purpose::kPlan, now);
   return true;
 }
 
@@ -212,13 +234,14 @@ bool PlacementChange::StepCommitted(std::span<const Member> members, Micros now)
   if (waits) ++stats_.released_late;
   stored_.floor = epoch();
   since_ = now;
+  if (last_ != Purpose::kAdapters) quiet_since_ = now;
   return true;
 }
 
 // What is wanted, as far as those that are there allow. A worker that serves by the present epoch
 // is given again what it owned; the one that does not yet is waited for by nobody.
 bool PlacementChange::StepRestore(std::span<const Member> members, Micros now) {
-  if (bereaved_ || now < restore_after_ || now - since_ < options_.restore) return false;
+  if (bereaved_ || now < restore_after_ || now - quiet_since_ < options_.restore) return false;
   if (LostOf(*stored_.current, members) != nullptr) return false;  // some may be on their way back
   std::vector<std::string> able;
   for (const Member& member : members) {
@@ -232,23 +255,25 @@ bool PlacementChange::StepRestore(std::span<const Member> members, Micros now) {
     whole_for_ = std::move(able);
     return false;
   }
-  Prepare(*Recovered(*stored_.wanted, able), /*restores=*/true, now);
+  Prepare(*Recovered(*stored_.wanted, able), Purpose::kRestore, now);
   return true;
 }
 
-void PlacementChange::Abort(const std::string& why) {
-  (stored_.restores ? restoration_ : outcome_) = {
-      .plan = stored_.next->plan, .committed = false, .why = why};
+void PlacementChange::Abort(Outcome outcome) {
+  outcome.plan = stored_.next->plan;
+  outcomes_[static_cast<size_t>(stored_.purpose)] = std::move(outcome);
   stored_.next.reset();
-  stored_.restores = false;
+  stored_.purpose = Purpose::kPlan;
   ++stats_.aborted;
 }
 
-void PlacementChange::Commit(Placement placement, Micros now) {
+void PlacementChange::Commit(Placement placement, Purpose purpose, Micros now) {
   CONCLAVE_CHECK(placement.epoch == epoch() + 1);
   stored_.current = std::move(placement);
-  stored_.restores = false;
+  stored_.purpose = Purpose::kPlan;
+  last_ = purpose;
   since_ = now;
+  if (purpose != Purpose::kAdapters) quiet_since_ = now;
   bereaved_ = false;
   gathering_ = false;
 }

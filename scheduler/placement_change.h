@@ -18,6 +18,7 @@
 // two-phase commit with fencing by epoch, checked as a model (acks bound to the plan's id, rollback
 // before the commit, forward after it).
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -41,12 +42,16 @@ class PlacementChange {
     // not heard. The longer one while all are being started.
     Micros regroup = std::chrono::seconds(1);
     Micros settle = std::chrono::seconds(10);
-    // After the last epoch was released, before what is wanted is restored; after an owner could
-    // not prepare a plan.
+    // After the last epoch was released, adapters' apart, before what is wanted is restored; after
+    // an owner could not prepare a plan.
     Micros restore = std::chrono::seconds(1);
     Micros restore_again = std::chrono::seconds(10);
     PlacementLimits limits;
   };
+
+  // What a plan is for: what is wanted from now on; on the way back to that; another set of
+  // versions of adapters, which leaves alone where base experts are wanted.
+  enum class Purpose : uint8_t { kPlan, kRestore, kAdapters };
 
   // What survives a restart of the scheduler.
   struct Stored {
@@ -54,8 +59,9 @@ class PlacementChange {
     Epoch floor = 0;         // epochs below are released
     std::optional<Placement> current;
     std::optional<Placement> next;  // prepared: plan and epoch are its own, the epoch not committed
-    std::optional<Placement> wanted;  // the last that was proposed and committed
-    bool restores = false;            // next is on the way back to wanted
+    // What an operator asked for last, with the versions of adapters that `current` has.
+    std::optional<Placement> wanted;
+    Purpose purpose = Purpose::kPlan;  // of next
     bool operator==(const Stored&) const = default;
   };
 
@@ -67,6 +73,7 @@ class PlacementChange {
     bool warm = false;     // had adopted a placement when this scheduler first heard its process
     uint64_t acknowledged = 0;  // the plan it has prepared
     uint64_t refused = 0;       // the plan it cannot prepare, and why
+    int32_t code = 0;           // of that, as the worker has it
     std::string why;
     Epoch adopted = 0;  // 0: none yet
   };
@@ -75,16 +82,19 @@ class PlacementChange {
 
   PlacementChange(const Options& options, const Stored& stored, Micros now);
 
-  // A plan for `target`, whose epoch and plan do not count; once committed it is what is wanted. It
-  // ends a restoration. kBusy: one is open, or the last one is not adopted by all. kInvalid:
-  // `problem` says why it cannot be one here and now.
+  // A plan for `target`, whose epoch and plan do not count. kPlan: with the versions of adapters
+  // that `current` has; once committed it is what is wanted; it ends a restoration. kAdapters: with
+  // the base's owners that `current` has. kBusy: one is open, or the last one is not adopted by
+  // all. kLost: a worker that it names is not alive, at present. kInvalid: it is no placement;
+  // `problem` says why.
   struct Proposal {
-    enum class Verdict : uint8_t { kPrepared, kBusy, kInvalid };
+    enum class Verdict : uint8_t { kPrepared, kBusy, kLost, kInvalid };
     Verdict verdict = Verdict::kInvalid;
     uint64_t plan = 0;  // if prepared
     std::string problem;
   };
-  Proposal Propose(Placement target, std::span<const Member> members, Micros now);
+  Proposal Propose(Placement target, std::span<const Member> members, Micros now,
+                   Purpose purpose = Purpose::kPlan);
 
   // Draws what follows from what is known of the workers, all that are members, by id; true if
   // anything changed. To be called whenever that changes, and now and then.
@@ -102,19 +112,21 @@ class PlacementChange {
   // Whether the worker has a placement that others serve.
   bool Serves(const Member& member) const;
 
-  // How the last proposed plan ended; nothing while it is open, or before the first.
+  // How the last plan of a purpose ended; nothing while it is open, or before the first.
   struct Outcome {
     uint64_t plan = 0;
     bool committed = false;
-    Epoch epoch = 0;  // of the committed one
-    std::string why;  // of the aborted one
+    Epoch epoch = 0;       // of the committed one
+    std::string why;       // of the aborted one
+    bool refused = false;  // by a worker that cannot
+    int32_t code = 0;      // Member's
   };
-  const std::optional<Outcome>& outcome() const { return outcome_; }
-  // How the last restoration ended, likewise.
-  const std::optional<Outcome>& restoration() const { return restoration_; }
+  const std::optional<Outcome>& outcome(Purpose purpose = Purpose::kPlan) const {
+    return outcomes_[static_cast<size_t>(purpose)];
+  }
 
   struct Stats {
-    uint64_t proposed = 0, committed = 0, aborted = 0;
+    uint64_t proposed = 0, committed = 0, aborted = 0;  // but restorations
     uint64_t emergencies = 0;
     uint64_t restored = 0;
     uint64_t released_late = 0;  // without somebody who did not adopt in time
@@ -128,13 +140,18 @@ class PlacementChange {
   bool Gathered(std::span<const Member> members, Micros now);
   bool StepCommitted(std::span<const Member> members, Micros now);
   bool StepRestore(std::span<const Member> members, Micros now);
-  void Prepare(Placement target, bool restores, Micros now);
-  void Abort(const std::string& why);
-  void Commit(Placement placement, Micros now);
+  void Prepare(Placement target, Purpose purpose, Micros now);
+  void CommitNext(Micros now);
+  void Abort(Outcome outcome);
+  void Commit(Placement placement, Purpose purpose, Micros now);
 
   const Options options_;
   Stored stored_;
   Micros since_;  // of the phase
+  // Since when it is quiet, but for adapters: those that come and go all the time keep nobody from
+  // getting back what it had.
+  Micros quiet_since_;
+  Purpose last_ = Purpose::kPlan;  // that was committed
   struct Fence {
     Epoch epoch = 0;  // that the worker must adopt
     bool dead = true;
@@ -149,7 +166,7 @@ class PlacementChange {
   // There was nothing to restore with this epoch and these workers.
   Epoch whole_epoch_ = 0;
   std::vector<std::string> whole_for_;
-  std::optional<Outcome> outcome_, restoration_;
+  std::array<std::optional<Outcome>, 3> outcomes_;  // [purpose]
   Stats stats_;
 };
 

@@ -21,9 +21,6 @@ using scheduler::WorkerState;
 
 constexpr char kHeartbeat[] = "/conclave.v1.Cluster/Heartbeat";
 constexpr char kWatch[] = "/conclave.v1.Cluster/Watch";
-constexpr char kStatus[] = "/conclave.v1.Cluster/Status";
-constexpr char kApply[] = "/conclave.v1.Cluster/Apply";
-constexpr char kResidency[] = "/conclave.v1.Cluster/Residency";
 
 v1::WorkerState ToProto(WorkerState state) {
   switch (state) {
@@ -37,20 +34,6 @@ v1::WorkerState ToProto(WorkerState state) {
       return v1::WORKER_STATE_DEAD;
   }
   return v1::WORKER_STATE_UNSPECIFIED;
-}
-
-const char* NameOf(WorkerState state) {
-  switch (state) {
-    case WorkerState::kReady:
-      return "ready";
-    case WorkerState::kDraining:
-      return "draining";
-    case WorkerState::kSuspect:
-      return "suspect";
-    case WorkerState::kDead:
-      return "dead";
-  }
-  return "unknown";
 }
 
 }  // namespace
@@ -72,6 +55,7 @@ ClusterService::ClusterService(const Options& options, std::unique_ptr<StateStor
       store_(std::move(store)),
       membership_(options.membership, state.membership, now),
       placement_(options.placement, state.placement, now),
+      adapters_(options.adapters, state.adapters, now),
       routers_(options.routers) {
   for (const auto& [id, bytes] : state.infos) {
     if (!infos_[id].ParseFromString(bytes)) infos_.erase(id);  // its next beat says it again
@@ -125,74 +109,9 @@ grpc::ServerWriteReactor<v1::ClusterView>* ClusterService::Watch(
   return watcher.get();
 }
 
-grpc::ServerUnaryReactor* ClusterService::Status(grpc::CallbackServerContext* context,
-                                                 const v1::StatusRequest*,
-                                                 v1::StatusResponse* response) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const absl::Status status = authorize_(kStatus, PeerOf(*context)).status();
-  if (status.ok()) {
-    const std::lock_guard lock(mutex_);
-    response->set_epoch(view_->epoch());
-    *response->mutable_scheduler() = self_;
-    for (const Membership::Worker& worker : membership_.Workers())
-      *response->add_workers() = Describe(worker);
-    for (const RouterRoster::Router& router : routers_.Routers())
-      *response->add_routers() = ToProto(router);
-  }
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
-grpc::ServerUnaryReactor* ClusterService::Apply(grpc::CallbackServerContext* context,
-                                                const v1::ApplyRequest* request,
-                                                v1::ApplyResponse* response) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const auto apply = [&]() -> absl::Status {
-    CONCLAVE_RETURN_IF_ERROR(authorize_(kApply, PeerOf(*context)).status());
-    CONCLAVE_ASSIGN_OR_RETURN(const Plan plan,
-                              FromProto(*request, options_.placement.change.limits));
-    const auto done = [reactor, response](const absl::StatusOr<scheduler::Epoch>& end) {
-      if (end.ok()) response->set_epoch(*end);
-      reactor->Finish(ToGrpc(end.status()));
-    };
-    const std::lock_guard lock(mutex_);  // done comes after the plan is in the response
-    CONCLAVE_ASSIGN_OR_RETURN(const uint64_t opened, ApplyLocked(plan, done, Now()));
-    response->set_plan(opened);
-    return absl::OkStatus();
-  };
-  const absl::Status status = apply();
-  if (!status.ok()) reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
-absl::StatusOr<uint64_t> ClusterService::Place(const Plan& plan, OnApplied done, Micros now) {
-  const std::lock_guard lock(mutex_);
-  return ApplyLocked(plan, std::move(done), now);
-}
-
-absl::StatusOr<uint64_t> ClusterService::ApplyLocked(const Plan& plan, OnApplied done, Micros now) {
-  if (closing_) return absl::UnavailableError("the scheduler is going away");
-  CONCLAVE_ASSIGN_OR_RETURN(const uint64_t opened,
-                            placement_.Apply(plan, membership_.Workers(), Model(), now));
-  applying_[opened] = std::move(done);
-  membership_.SetEpoch(placement_.change().epoch());
-  StepSoon();
-  return opened;
-}
-
-grpc::ServerUnaryReactor* ClusterService::Residency(grpc::CallbackServerContext* context,
-                                                    const v1::ResidencyRequest* request,
-                                                    v1::ResidencyResponse* response) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  absl::Status status = authorize_(kResidency, PeerOf(*context)).status();
-  if (status.ok()) status = FillResidency(*view(), *request, response);
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
 absl::Status ClusterService::Hear(const v1::HeartbeatRequest& beat, Micros now) {
   const std::lock_guard lock(mutex_);
-  absl::Status status = beat.has_router() ? HearRouter(beat.router(), now) : HearWorker(beat, now);
+  absl::Status status = beat.has_router() ? HearRouter(beat, now) : HearWorker(beat, now);
   ++(status.ok() ? stats_.heartbeats : stats_.heartbeats_refused);
   return status;
 }
@@ -204,14 +123,19 @@ absl::Status ClusterService::HearWorker(const v1::HeartbeatRequest& beat, Micros
   CONCLAVE_RETURN_IF_ERROR(Note(info, now));
   for (const v1::LostPeer& peer : beat.lost())
     membership_.ReportBroken(peer.id(), peer.incarnation());
-  const bool news = placement_.Hear(beat) || beat.lost_size() > 0;
+  bool news = placement_.Hear(beat) || beat.lost_size() > 0;
+  news |= adapters_.Hear(beat, now);
   if (news || membership_.version() != view_->version()) StepSoon();
   return absl::OkStatus();
 }
 
-absl::Status ClusterService::HearRouter(const v1::RouterStatus& status, Micros now) {
-  CONCLAVE_ASSIGN_OR_RETURN(const RouterRoster::Router router, ToRouter(status));
-  if (routers_.Heartbeat(router, now)) return absl::OkStatus();
+absl::Status ClusterService::HearRouter(const v1::HeartbeatRequest& beat, Micros now) {
+  CONCLAVE_RETURN_IF_ERROR(ValidateUse(beat));
+  CONCLAVE_ASSIGN_OR_RETURN(const RouterRoster::Router router, ToRouter(beat.router()));
+  if (routers_.Heartbeat(router, now)) {
+    if (adapters_.Hear(beat, now)) StepSoon();
+    return absl::OkStatus();
+  }
   return absl::ResourceExhaustedError(
       absl::StrFormat("the cluster has %d routers, its limit; %s serves, but is not listed",
                       options_.routers.max_routers, router.address));
@@ -264,10 +188,13 @@ void ClusterService::Step(Micros now) {
     const std::lock_guard lock(mutex_);
     membership_.Tick(now);
     routers_.Tick(now);
-    if (placement_.Step(membership_.Workers(), Model(), now))
-      membership_.SetEpoch(placement_.change().epoch());
+    const std::vector<Membership::Worker> workers = membership_.Workers();
+    bool changed = placement_.Step(workers, Model(), now);
+    changed |= adapters_.Step(workers, routers_.Routers(), Model(), membership_.version(),
+                              placement_, now);
+    if (changed) membership_.SetEpoch(placement_.change().epoch());
     draft = Unsaved(now);
-    if (!draft) AnswerApplied();
+    if (!draft) Answer();
   }
   if (!draft) return;
   const absl::Status saved = Save(*draft);
@@ -282,23 +209,30 @@ void ClusterService::Step(Micros now) {
   view_ = draft->view;
   LogInfo("view %d: epoch %d, %d workers", view_->version(), view_->epoch(), view_->workers_size());
   for (const std::shared_ptr<ViewStream>& watcher : watchers_) watcher->Tell(view_);
-  AnswerApplied();
+  Answer();
 }
 
 // Of what is saved: nobody hears of an end that a crash could undo.
-void ClusterService::AnswerApplied() {
+void ClusterService::Answer() {
   if (membership_.version() != view_->version()) return;
   for (auto it = applying_.begin(); it != applying_.end();) {
     const auto end = placement_.EndOf(it->first);
     if (end) it->second(*end);
     it = end ? applying_.erase(it) : std::next(it);
   }
+  for (auto it = operating_.begin(); it != operating_.end();) {
+    const auto end = adapters_.EndOf(it->first);
+    if (end) it->second(*end);
+    it = end ? operating_.erase(it) : std::next(it);
+  }
 }
 
 std::optional<ClusterService::Draft> ClusterService::Unsaved(Micros now) {
   if (membership_.version() == view_->version() || now < save_after_) return std::nullopt;
   ForgetInfos();
-  Draft draft{.state = {.membership = membership_.Save(), .placement = placement_.change().Save()},
+  Draft draft{.state = {.membership = membership_.Save(),
+                        .placement = placement_.change().Save(),
+                        .adapters = adapters_.catalogue().Save()},
               .view = MakeView()};
   for (const auto& [id, info] : infos_) draft.state.infos[id] = info.SerializeAsString();
   return draft;
@@ -331,6 +265,7 @@ std::shared_ptr<const v1::ClusterView> ClusterService::MakeView() const {
     info.clear_epoch();
   }
   placement_.Fill(view.get());
+  adapters_.Fill(view.get());
   return view;
 }
 
@@ -359,36 +294,17 @@ void ClusterService::CloseWatches() {
         "the scheduler is going away; what becomes of plan %d, the next one says", plan)));
   }
   applying_.clear();
+  for (const auto& [operation, done] : operating_) {
+    done(absl::UnavailableError(absl::StrFormat(
+        "the scheduler is going away; the next one goes on with operation %s", operation)));
+  }
+  operating_.clear();
 }
 
 void ClusterService::Forget(const std::shared_ptr<ViewStream>& watcher) {
   const std::lock_guard lock(mutex_);
   watchers_.erase(watcher);
   wake_.notify_all();
-}
-
-ClusterService::Stats ClusterService::stats() const {
-  const std::lock_guard lock(mutex_);
-  Stats stats = stats_;
-  stats.epoch = view_->epoch();
-  stats.version = view_->version();
-  stats.watchers = static_cast<int32_t>(watchers_.size());
-  for (const WorkerState state :
-       {WorkerState::kReady, WorkerState::kDraining, WorkerState::kSuspect, WorkerState::kDead}) {
-    stats.workers[NameOf(state)] = 0;
-  }
-  for (const Membership::Worker& worker : membership_.Workers())
-    ++stats.workers[NameOf(worker.state)];
-  for (const RouterState state :
-       {RouterState::kServing, RouterState::kDraining, RouterState::kDead}) {
-    stats.routers[NameOf(state)] = 0;
-  }
-  for (const RouterRoster::Router& router : routers_.Routers())
-    ++stats.routers[NameOf(router.state)];
-  stats.phase = placement_.change().phase();
-  stats.released = placement_.change().floor();
-  stats.placement = placement_.change().stats();
-  return stats;
 }
 
 void ClusterService::TickThread() {

@@ -22,6 +22,7 @@
 #include "conclave/v1/cluster.grpc.pb.h"
 #include "scheduler/membership.h"
 #include "scheduler/router_roster.h"
+#include "services/adapter_driver.h"
 #include "services/authorize.h"
 #include "services/failpoint.h"
 #include "services/placement_driver.h"
@@ -36,6 +37,8 @@ class ClusterService : public v1::Cluster::CallbackService {
     scheduler::Membership::Options membership;
     scheduler::RouterRoster::Options routers;
     PlacementDriver::Options placement;
+    AdapterDriver::Options adapters;
+    size_t max_callers = 256;     // that wait for operations on adapters
     int32_t max_watchers = 2048;  // routers and workers
     // How often silence is looked for; 0: no thread, a test calls Step.
     std::chrono::milliseconds tick{50};
@@ -69,6 +72,15 @@ class ClusterService : public v1::Cluster::CallbackService {
   grpc::ServerUnaryReactor* Residency(grpc::CallbackServerContext* context,
                                       const v1::ResidencyRequest* request,
                                       v1::ResidencyResponse* response) override;
+  grpc::ServerUnaryReactor* AddAdapter(grpc::CallbackServerContext* context,
+                                       const v1::AddAdapterRequest* request,
+                                       v1::AdapterOperation* response) override;
+  grpc::ServerUnaryReactor* RemoveAdapter(grpc::CallbackServerContext* context,
+                                          const v1::RemoveAdapterRequest* request,
+                                          v1::AdapterOperation* response) override;
+  grpc::ServerUnaryReactor* ListAdapters(grpc::CallbackServerContext* context,
+                                         const v1::ListAdaptersRequest* request,
+                                         v1::AdapterCatalogue* response) override;
 
   // Draws what follows from silence up to `now`, then saves and tells the view if it changed since
   // it was last saved. Waits for the disk. One thread at a time.
@@ -83,6 +95,11 @@ class ClusterService : public v1::Cluster::CallbackService {
   // are closed, with a lock held.
   using OnApplied = std::function<void(const absl::StatusOr<scheduler::Epoch>& end)>;
   absl::StatusOr<uint64_t> Place(const Plan& plan, OnApplied done, scheduler::Micros now);
+  // Begins an operation on adapters, or joins one; its id. `done` is called as OnApplied is, with
+  // how it ended.
+  using OnAdapter = std::function<void(const absl::StatusOr<v1::AdapterOperation>& end)>;
+  absl::StatusOr<std::string> Add(const v1::AddAdapterRequest& request, OnAdapter done);
+  absl::StatusOr<std::string> Remove(const v1::RemoveAdapterRequest& request, OnAdapter done);
   // Nobody was listened to for so long.
   void Excuse(scheduler::Micros deaf, scheduler::Micros now);
   // The saved view.
@@ -103,6 +120,10 @@ class ClusterService : public v1::Cluster::CallbackService {
     scheduler::PlacementChange::Phase phase = scheduler::PlacementChange::Phase::kNone;
     scheduler::Epoch released = 0;
     scheduler::PlacementChange::Stats placement;
+    int32_t adapters_active = 0, adapters_draining = 0;  // names and versions
+    uint64_t adapter_bytes = 0;                          // of all versions
+    int32_t adapter_operations = 0;                      // open
+    scheduler::AdapterCatalogue::Stats adapters;
   };
   Stats stats() const;
 
@@ -123,11 +144,15 @@ class ClusterService : public v1::Cluster::CallbackService {
   // Under mutex_.
   absl::Status Note(const v1::WorkerInfo& info, scheduler::Micros now);
   absl::Status HearWorker(const v1::HeartbeatRequest& beat, scheduler::Micros now);
-  absl::Status HearRouter(const v1::RouterStatus& status, scheduler::Micros now);
+  absl::Status HearRouter(const v1::HeartbeatRequest& beat, scheduler::Micros now);
   absl::StatusOr<uint64_t> ApplyLocked(const Plan& plan, OnApplied done, scheduler::Micros now);
   const v1::ModelInfo* Model() const;
+  template <typename Request>
+  absl::StatusOr<std::string> Operate(
+      absl::StatusOr<std::string> (AdapterDriver::*begin)(const Request&), const Request& request,
+      OnAdapter done);
   void StepSoon();
-  void AnswerApplied();
+  void Answer();
   std::optional<Draft> Unsaved(scheduler::Micros now);
   void ForgetInfos();
   std::shared_ptr<const v1::ClusterView> MakeView() const;
@@ -144,10 +169,12 @@ class ClusterService : public v1::Cluster::CallbackService {
   mutable std::mutex mutex_;  // guards what follows
   scheduler::Membership membership_;
   PlacementDriver placement_;
+  AdapterDriver adapters_;
   scheduler::RouterRoster routers_;
-  std::map<uint64_t, OnApplied> applying_;       // by plan
-  std::map<std::string, v1::WorkerInfo> infos_;  // what each worker last said
-  std::shared_ptr<const v1::ClusterView> view_;  // as saved
+  std::map<uint64_t, OnApplied> applying_;           // by plan
+  std::multimap<std::string, OnAdapter> operating_;  // by operation
+  std::map<std::string, v1::WorkerInfo> infos_;      // what each worker last said
+  std::shared_ptr<const v1::ClusterView> view_;      // as saved
   scheduler::Micros save_after_{0};
   v1::SchedulerStatus self_;
   std::set<std::shared_ptr<ViewStream>> watchers_;

@@ -55,6 +55,23 @@ v1::RouterStatus ToProto(const RouterRoster::Router& router) {
   return status;
 }
 
+std::vector<router::AdapterView> AdaptersOf(const v1::ClusterView& view) {
+  std::string parent;
+  for (const v1::WorkerInfo& worker : view.workers()) {
+    if (parent.empty()) parent = worker.model().name();
+  }
+  std::vector<router::AdapterView> adapters;
+  for (const v1::Adapter& adapter : view.adapters()) {
+    const bool active = adapter.state() == v1::ADAPTER_STATE_ACTIVE;
+    adapters.push_back({.name = adapter.name(),
+                        .digest = adapter.digest(),
+                        .parent = parent,
+                        .state = active ? router::AdapterView::State::kActive
+                                        : router::AdapterView::State::kDraining});
+  }
+  return adapters;
+}
+
 const char* NameOf(RouterState state) {
   switch (state) {
     case RouterState::kServing:

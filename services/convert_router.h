@@ -1,9 +1,12 @@
 #pragma once
-// What a router says of itself, and what is said of it: cluster.proto to plain structs and back.
-// Pure functions; any thread.
+// What a router says of itself, what is said of it, and the adapters it is told of: cluster.proto
+// to plain structs and back. Pure functions; any thread.
+
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "conclave/v1/cluster.pb.h"
+#include "router/adapter_names.h"
 #include "scheduler/router_roster.h"
 
 namespace conclave::services {
@@ -14,5 +17,8 @@ absl::StatusOr<scheduler::RouterRoster::Router> ToRouter(const v1::RouterStatus&
 v1::RouterStatus ToProto(const scheduler::RouterRoster::Router& router);
 
 const char* NameOf(scheduler::RouterState state);
+
+// As a view names them.
+std::vector<router::AdapterView> AdaptersOf(const v1::ClusterView& view);
 
 }  // namespace conclave::services

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "router/chat/conversation.h"
+#include "services/convert_router.h"
 #include "services/log.h"
 #include "services/pushback.h"
 #include "services/refusals.h"
@@ -54,11 +55,15 @@ void Frontend::AddWorker(const std::string& address) {
   homes_.Add(address);
 }
 
+// At once: who says that it follows the view gives nobody a version that drains in it.
 void Frontend::SetView(const v1::ClusterView& view) {
+  const std::vector<router::AdapterView> adapters = AdaptersOf(view);
   {
     std::lock_guard lock(mutex_);
     homes_.SetView(view);
+    requests_.SetAdapters(adapters);
   }
+  metrics_.adapters.SetAdapters(adapters);
   Refresh();
 }
 
@@ -73,6 +78,16 @@ void Frontend::SetAdapters(const std::vector<router::AdapterView>& adapters) {
     requests_.SetAdapters(adapters);
   }
   metrics_.adapters.SetAdapters(adapters);
+}
+
+Frontend::AdapterUse Frontend::adapter_use() const {
+  std::lock_guard lock(mutex_);
+  AdapterUse use{.view = homes_.view_version()};
+  for (const auto& request : requests_.all()) {
+    const std::string& digest = request->request().version.digest;
+    if (!digest.empty()) use.digests.insert(digest);
+  }
+  return use;
 }
 
 void Frontend::Refresh() {

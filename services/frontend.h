@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -67,6 +68,14 @@ class Frontend : private LiveRequest::Owner {
   v1::ClusterView view() const;
   // The versions of adapters that there are, all of them.
   void SetAdapters(const std::vector<router::AdapterView>& adapters);
+
+  // Version of the cluster's view that is followed, and the versions of adapters that live requests
+  // hold as of then: each digest once.
+  struct AdapterUse {
+    uint64_t view = 0;
+    std::set<std::string> digests;
+  };
+  AdapterUse adapter_use() const;
 
   // A model's context may leave less.
   const router::RequestLimits& limits() const { return options_.limits; }

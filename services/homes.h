@@ -55,6 +55,7 @@ class Homes {
   // The cluster's view, whole. A worker it no longer names, or calls suspect or dead, is used as
   // long as its link talks and there is nobody else. One that both have lost is given up.
   void SetView(const v1::ClusterView& view);
+  uint64_t view_version() const { return view_.version(); }
   // As last heard, with static workers, and with load and model as their links know them.
   v1::ClusterView view() const;
 

@@ -12,7 +12,9 @@ using scheduler::Membership;
 using scheduler::WorkerState;
 
 constexpr size_t kMaxInfoBytes = 64 << 10;
-constexpr size_t kMaxBeatBytes = 256 << 10;  // room for all peers lost
+constexpr size_t kMaxBeatBytes = 1 << 20;  // room for all peers lost, or an adapter of all experts
+constexpr int kMaxInUse = 1024;            // versions of adapters
+constexpr size_t kMaxDigestBytes = 128;
 
 // Why the two cannot be of one cluster; empty if they can.
 std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) {
@@ -47,12 +49,25 @@ Standing StandingOf(const Membership::Worker& worker) {
 
 }  // namespace
 
+absl::Status ValidateUse(const v1::HeartbeatRequest& beat) {
+  if (beat.in_use_size() > kMaxInUse) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "in_use: names %d versions of adapters, the limit is %d", beat.in_use_size(), kMaxInUse));
+  }
+  for (const std::string& digest : beat.in_use()) {
+    if (digest.empty() || digest.size() > kMaxDigestBytes)
+      return absl::InvalidArgumentError("in_use: has what is no digest");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateBeat(const v1::HeartbeatRequest& beat) {
   const v1::WorkerInfo& info = beat.worker();
   if (info.ByteSizeLong() > kMaxInfoBytes)
     return absl::InvalidArgumentError("worker: its description is too long");
   if (beat.ByteSizeLong() > kMaxBeatBytes)
     return absl::InvalidArgumentError("heartbeat: it is too long");
+  CONCLAVE_RETURN_IF_ERROR(ValidateUse(beat));
   CONCLAVE_RETURN_IF_ERROR(ValidateId(info.id()));
   CONCLAVE_ASSIGN_OR_RETURN(const Address address, Address::Parse(info.address()));
   if (address.port == 0 || address.wildcard()) {

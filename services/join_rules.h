@@ -12,8 +12,10 @@
 
 namespace conclave::services {
 
-// INVALID_ARGUMENT: the beat makes no sense.
+// Of a worker's beat. INVALID_ARGUMENT: it makes no sense.
 absl::Status ValidateBeat(const v1::HeartbeatRequest& beat);
+// Of a worker's or a router's: what it says of adapters in use.
+absl::Status ValidateUse(const v1::HeartbeatRequest& beat);
 
 // A cluster computes one model in one numerics, or its answers would depend on who gives them. What
 // that model is, the workers say that are heard. One that is silent, or that was there before this

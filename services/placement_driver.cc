@@ -68,6 +68,7 @@ std::vector<PlacementChange::Member> PlacementDriver::MembersOf(const Workers& w
     member.warm = report->second.warm;
     member.acknowledged = report->second.said.acknowledged();
     member.refused = report->second.said.refused();
+    member.code = report->second.said.code();
     member.why = report->second.said.why();
     member.adopted = report->second.adopted;
   }
@@ -83,7 +84,9 @@ bool PlacementDriver::Step(const Workers& workers, const v1::ModelInfo* model, M
   const std::string was = Describe(change_);
   bool changed = change_.Step(MembersOf(workers), now);
   if (Describe(change_) != was) LogInfo("placement: %s", Describe(change_));
-  for (const auto& outcome : {change_.outcome(), change_.restoration()}) {
+  using Purpose = PlacementChange::Purpose;
+  for (const Purpose purpose : {Purpose::kPlan, Purpose::kRestore, Purpose::kAdapters}) {
+    const std::optional<PlacementChange::Outcome>& outcome = change_.outcome(purpose);
     if (open != 0 && outcome && outcome->plan == open && !outcome->committed)
       LogWarning("plan %d is taken back: %s", open, outcome->why);
   }
@@ -123,7 +126,7 @@ void PlacementDriver::MaybePlaceFirst(const Workers& workers, const v1::ModelInf
                                              static_cast<int32_t>(model->experts()));
   PlacementChange::Proposal proposal;
   if (placement.ok()) {
-    proposal = change_.Propose(*std::move(placement), MembersOf(workers), now);
+    proposal = change_.Propose(WithPresentAdapters(*std::move(placement)), MembersOf(workers), now);
     if (proposal.verdict == PlacementChange::Proposal::Verdict::kPrepared) {
       first_plan_ = proposal.plan;
       LogInfo("the first placement is plan %d, over %d workers", proposal.plan, owners.size());
@@ -161,17 +164,48 @@ absl::StatusOr<uint64_t> PlacementDriver::Apply(const Plan& plan, const Workers&
   if (model == nullptr) return absl::FailedPreconditionError("no worker has joined yet");
   CONCLAVE_ASSIGN_OR_RETURN(Placement placement, Resolve(plan, Owners(workers), *model));
   PlacementChange::Proposal proposal =
-      change_.Propose(std::move(placement), MembersOf(workers), now);
+      change_.Propose(WithPresentAdapters(std::move(placement)), MembersOf(workers), now);
   switch (proposal.verdict) {
     case PlacementChange::Proposal::Verdict::kPrepared:
       LogInfo("an operator's placement is plan %d", proposal.plan);
       return proposal.plan;
     case PlacementChange::Proposal::Verdict::kBusy:
       return absl::AbortedError(absl::StrFormat("%s; ask again later", proposal.problem));
+    case PlacementChange::Proposal::Verdict::kLost:
     case PlacementChange::Proposal::Verdict::kInvalid:
       break;
   }
   return absl::FailedPreconditionError(proposal.problem);
+}
+
+// Of another model's placement nothing stays.
+Placement PlacementDriver::WithPresentAdapters(Placement placement) const {
+  const std::optional<Placement>& current = change_.current();
+  if (!current || current->owners.size() != placement.owners.size()) return placement;
+  return scheduler::WithAdaptersOf(std::move(placement), *current);
+}
+
+PlacementChange::Proposal PlacementDriver::Propose(const scheduler::AdapterCatalogue::Wish& wish,
+                                                   const Workers& workers,
+                                                   const v1::ModelInfo* model, Micros now) {
+  using Verdict = PlacementChange::Proposal::Verdict;
+  std::optional<Placement> placement = change_.current();
+  if (!placement) {
+    if (options_.workers > 0) return {Verdict::kBusy, 0, "the first placement is not made yet"};
+    std::vector<std::string> owners = Owners(workers);
+    if (model == nullptr || owners.empty()) return {Verdict::kLost, 0, "no worker is alive"};
+    placement = scheduler::Everywhere(std::move(owners),
+                                      size_t{model->moe_layers()} * size_t{model->experts()});
+  }
+  placement = wish.add ? scheduler::WithAdapter(*std::move(placement), *wish.add)
+                       : scheduler::WithoutAdapter(*std::move(placement), wish.remove);
+  const PlacementChange::Proposal proposal = change_.Propose(
+      *std::move(placement), MembersOf(workers), now, PlacementChange::Purpose::kAdapters);
+  if (proposal.verdict == Verdict::kPrepared) {
+    LogInfo("plan %d %s version %s of an adapter", proposal.plan, wish.add ? "adds" : "takes away",
+            wish.add ? wish.add->digest : wish.remove);
+  }
+  return proposal;
 }
 
 std::optional<absl::StatusOr<scheduler::Epoch>> PlacementDriver::EndOf(uint64_t plan) const {

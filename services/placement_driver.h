@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "conclave/v1/cluster.pb.h"
+#include "scheduler/adapter_catalogue.h"
 #include "scheduler/membership.h"
 #include "scheduler/placement_change.h"
 #include "services/convert_placement.h"
@@ -46,6 +47,11 @@ class PlacementDriver {
   // another one is under way; FAILED_PRECONDITION: it cannot be now.
   absl::StatusOr<uint64_t> Apply(const Plan& plan, const Workers& workers,
                                  const v1::ModelInfo* model, scheduler::Micros now);
+  // Opens a change to another set of versions of adapters. Without a placement its first one is
+  // made of what is so then: every worker has every base expert.
+  scheduler::PlacementChange::Proposal Propose(const scheduler::AdapterCatalogue::Wish& wish,
+                                               const Workers& workers, const v1::ModelInfo* model,
+                                               scheduler::Micros now);
   // How a plan ended: its epoch, once all workers serve by it; ABORTED and why, if it was taken
   // back. Nothing while it is open.
   std::optional<absl::StatusOr<scheduler::Epoch>> EndOf(uint64_t plan) const;
@@ -68,6 +74,7 @@ class PlacementDriver {
     bool warm = false;
   };
   std::vector<scheduler::PlacementChange::Member> MembersOf(const Workers& workers) const;
+  scheduler::Placement WithPresentAdapters(scheduler::Placement placement) const;
   void MaybePlaceFirst(const Workers& workers, const v1::ModelInfo* model, scheduler::Micros now);
   std::set<std::string> JoiningOf(const Workers& workers) const;
 

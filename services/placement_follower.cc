@@ -18,7 +18,8 @@ bool PlacementFollower::Follow(const v1::ClusterView& view) {
   FollowPeers(view);
   if (view.has_placement()) FollowCommitted(view.placement());
   holder_.Release(view.released());
-  return FollowPrepared(view);
+  const bool news = FollowPrepared(view);
+  return followed_.exchange(view.version()) != view.version() || news;
 }
 
 void PlacementFollower::FollowPeers(const v1::ClusterView& view) {
@@ -74,6 +75,7 @@ bool PlacementFollower::FollowPrepared(const v1::ClusterView& view) {
     report.set_acknowledged(plan);
   } else {
     report.set_refused(plan);
+    report.set_code(status.raw_code());
     report.set_why(std::string(status.message()));
   }
   const std::lock_guard lock(mutex_);

@@ -3,8 +3,9 @@
 // beats report of that. The views may come late, skip some, or come again after a lost stream; each
 // is followed as it is, whatever was seen before.
 //
-// Threads: Follow one at a time (the watch's); Report from any.
+// Threads: Follow one at a time (the watch's); Report and followed from any.
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -12,8 +13,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "conclave/v1/cluster.pb.h"
 #include "scheduler/placement.h"
+#include "worker/experts/adapter_check.h"
 #include "worker/experts/transport.h"
 
 namespace conclave::services {
@@ -32,6 +35,12 @@ class PlacementHolder {
   virtual void SetPeers(const std::vector<worker::Peer>& peers) = 0;
   // Of the placement it steps by; 0: none.
   virtual scheduler::Epoch adopted() const = 0;
+  // Opens and verifies the directory of an adapter, and keeps nothing of it. May take its time;
+  // another thread than the one that follows. INVALID_ARGUMENT, NOT_FOUND and others: by file and
+  // tensor.
+  virtual absl::StatusOr<worker::AdapterCheck> CheckAdapter(const std::string& source) = 0;
+  // Digests of the versions of adapters that its sequences hold, each once; any thread.
+  virtual std::vector<std::string> AdaptersInUse() const = 0;
 };
 
 class PlacementFollower {
@@ -47,6 +56,8 @@ class PlacementFollower {
   bool current() const { return failed_.empty(); }
 
   v1::PlacementReport Report() const;
+  // Version of the view that was followed last, as far as it could be; 0: none.
+  uint64_t followed() const { return followed_; }
 
  private:
   void FollowPeers(const v1::ClusterView& view);
@@ -62,6 +73,7 @@ class PlacementFollower {
   uint64_t prepared_ = 0;   // plan; neither committed nor aborted
   std::string failed_;      // why what is committed is not followed; as logged
 
+  std::atomic<uint64_t> followed_{0};
   mutable std::mutex mutex_;  // guards what follows
   v1::PlacementReport report_;
 };

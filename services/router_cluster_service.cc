@@ -10,6 +10,8 @@
 
 namespace conclave::services {
 
+using AsyncStub = v1::Cluster::Stub::async_interface;
+
 RouterClusterService::RouterClusterService(const Options& options, Frontend& frontend,
                                            const std::shared_ptr<grpc::Channel>& scheduler,
                                            Authorize authorize)
@@ -52,27 +54,57 @@ grpc::ServerUnaryReactor* RouterClusterService::Status(grpc::CallbackServerConte
   return reactor;
 }
 
-// The client may have gone by the time it ends; the change goes on, as it must.
-grpc::ServerUnaryReactor* RouterClusterService::Apply(grpc::CallbackServerContext* context,
-                                                      const v1::ApplyRequest* request,
-                                                      v1::ApplyResponse* response) {
+// The client may have gone by the time it ends; a change goes on, as it must.
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* RouterClusterService::Forward(
+    grpc::CallbackServerContext* context, const std::string& method,
+    std::chrono::milliseconds timeout, const Request* request, Response* response,
+    void (AsyncStub::*call)(grpc::ClientContext*, const Request*, Response*,
+                            std::function<void(grpc::Status)>)) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  absl::Status status = authorize_("/conclave.v1.Cluster/Apply", PeerOf(*context)).status();
+  absl::Status status = authorize_("/conclave.v1.Cluster/" + method, PeerOf(*context)).status();
   if (status.ok() && scheduler_ == nullptr)
-    status = absl::UnavailableError("this router has no scheduler, which places experts");
+    status = absl::UnavailableError("this router has no scheduler, which changes the cluster");
   if (!status.ok()) {
     reactor->Finish(ToGrpc(status));
     return reactor;
   }
   auto forwarded = std::make_shared<grpc::ClientContext>();
   forwarded->set_deadline(
-      std::min(context->deadline(), std::chrono::system_clock::now() + options_.apply_timeout));
-  scheduler_->async()->Apply(forwarded.get(), request, response,
-                             [forwarded, reactor](const grpc::Status& end) mutable {
-                               forwarded.reset();
-                               reactor->Finish(end);
-                             });
+      std::min(context->deadline(), std::chrono::system_clock::now() + timeout));
+  (scheduler_->async()->*call)(
+      forwarded.get(), request, response, [forwarded, reactor](const grpc::Status& end) mutable {
+        forwarded.reset();  // its share of the channel goes before ours can
+        reactor->Finish(end);
+      });
   return reactor;
+}
+
+grpc::ServerUnaryReactor* RouterClusterService::Apply(grpc::CallbackServerContext* context,
+                                                      const v1::ApplyRequest* request,
+                                                      v1::ApplyResponse* response) {
+  return Forward(context, "Apply", options_.apply_timeout, request, response, &AsyncStub::Apply);
+}
+
+grpc::ServerUnaryReactor* RouterClusterService::AddAdapter(grpc::CallbackServerContext* context,
+                                                           const v1::AddAdapterRequest* request,
+                                                           v1::AdapterOperation* response) {
+  return Forward(context, "AddAdapter", options_.apply_timeout, request, response,
+                 &AsyncStub::AddAdapter);
+}
+
+grpc::ServerUnaryReactor* RouterClusterService::RemoveAdapter(
+    grpc::CallbackServerContext* context, const v1::RemoveAdapterRequest* request,
+    v1::AdapterOperation* response) {
+  return Forward(context, "RemoveAdapter", options_.apply_timeout, request, response,
+                 &AsyncStub::RemoveAdapter);
+}
+
+grpc::ServerUnaryReactor* RouterClusterService::ListAdapters(grpc::CallbackServerContext* context,
+                                                             const v1::ListAdaptersRequest* request,
+                                                             v1::AdapterCatalogue* response) {
+  return Forward(context, "ListAdapters", options_.timeout, request, response,
+                 &AsyncStub::ListAdapters);
 }
 
 grpc::ServerUnaryReactor* RouterClusterService::Residency(grpc::CallbackServerContext* context,
@@ -90,6 +122,7 @@ void RouterClusterService::FillFromView(v1::StatusResponse* response) const {
   const v1::ClusterView view = frontend_.view();
   response->set_epoch(view.epoch());
   *response->mutable_workers() = view.workers();
+  *response->mutable_adapters() = view.adapters();
 }
 
 // What the scheduler heard of this router is older.

@@ -18,7 +18,7 @@ class RouterClusterService final : public v1::Cluster::CallbackService {
  public:
   struct Options {
     std::chrono::milliseconds timeout{1000};  // for the scheduler's answer
-    std::chrono::seconds apply_timeout{300};  // for a change of the placement
+    std::chrono::seconds apply_timeout{300};  // for a change of the placement or of adapters
     std::string address;                      // of this router, for others
     std::string metrics_address;
   };
@@ -38,11 +38,28 @@ class RouterClusterService final : public v1::Cluster::CallbackService {
   grpc::ServerUnaryReactor* Apply(grpc::CallbackServerContext* context,
                                   const v1::ApplyRequest* request,
                                   v1::ApplyResponse* response) override;
+  grpc::ServerUnaryReactor* AddAdapter(grpc::CallbackServerContext* context,
+                                       const v1::AddAdapterRequest* request,
+                                       v1::AdapterOperation* response) override;
+  grpc::ServerUnaryReactor* RemoveAdapter(grpc::CallbackServerContext* context,
+                                          const v1::RemoveAdapterRequest* request,
+                                          v1::AdapterOperation* response) override;
+  grpc::ServerUnaryReactor* ListAdapters(grpc::CallbackServerContext* context,
+                                         const v1::ListAdaptersRequest* request,
+                                         v1::AdapterCatalogue* response) override;
   grpc::ServerUnaryReactor* Residency(grpc::CallbackServerContext* context,
                                       const v1::ResidencyRequest* request,
                                       v1::ResidencyResponse* response) override;
 
  private:
+  // Has the scheduler answer a call that only it can.
+  template <typename Request, typename Response>
+  grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context, const std::string& method,
+                                    std::chrono::milliseconds timeout, const Request* request,
+                                    Response* response,
+                                    void (v1::Cluster::Stub::async_interface::*call)(
+                                        grpc::ClientContext*, const Request*, Response*,
+                                        std::function<void(grpc::Status)>));
   void FillFromView(v1::StatusResponse* response) const;
   void FillSelf(v1::StatusResponse* response) const;
 

@@ -207,13 +207,18 @@ void RouterNode::StartReporting() {
   const auto beat = [this] {
     v1::HeartbeatRequest request;
     cluster_->Describe(request.mutable_router());
+    Frontend::AdapterUse use = frontend_->adapter_use();
+    request.set_view(use.view);
+    for (const std::string& digest : use.digests) request.add_in_use(digest);
     return request;
   };
   heartbeat_ = std::make_unique<Heartbeat>(options_.heartbeat, scheduler_, beat,
                                            Heartbeat::OnRefused(), failpoints_);
   watch_ = std::make_unique<ClusterWatch>(
-      ClusterWatch::Options{.watcher = address_}, scheduler_,
-      [this](const v1::ClusterView& view) { frontend_->SetView(view); });
+      ClusterWatch::Options{.watcher = address_}, scheduler_, [this](const v1::ClusterView& view) {
+        frontend_->SetView(view);
+        heartbeat_->BeatSoon();  // the scheduler may wait for all to follow
+      });
 }
 
 RouterNode::~RouterNode() {

@@ -41,6 +41,28 @@ void WriteMetrics(const ClusterService::Stats& stats, MetricsWriter& writer) {
   counter("conclave_epochs_released_late_total",
           "Epochs released though a worker had not left them in time.",
           stats.placement.released_late);
+  const scheduler::AdapterCatalogue::Stats& adapters = stats.adapters;
+  const auto by_state = [&](const char* state, int32_t count) {
+    writer.Gauge("conclave_adapters", "Adapters by name and version, by state.", {{"state", state}},
+                 count);
+  };
+  by_state("active", stats.adapters_active);
+  by_state("draining", stats.adapters_draining);
+  writer.Gauge("conclave_adapter_bytes", "Of the experts of all versions of adapters, a copy each.",
+               {}, static_cast<double>(stats.adapter_bytes));
+  writer.Gauge("conclave_adapter_operations", "Operations on adapters that are open.", {},
+               stats.adapter_operations);
+  const auto by_outcome = [&](const char* outcome, uint64_t value) {
+    writer.Counter("conclave_adapter_operations_total", "Operations on adapters, by their end.",
+                   {{"outcome", outcome}}, static_cast<double>(value));
+  };
+  by_outcome("added", adapters.added);
+  by_outcome("replaced", adapters.replaced);
+  by_outcome("unchanged", adapters.unchanged);
+  by_outcome("removed", adapters.removed);
+  by_outcome("failed", adapters.failed);
+  counter("conclave_adapter_bytes_freed_total", "Bytes of versions that nobody uses any more.",
+          adapters.bytes_freed);
   counter("conclave_heartbeats_total", "Heartbeats heard.", stats.heartbeats);
   counter("conclave_heartbeats_refused_total", "Heartbeats refused.", stats.heartbeats_refused);
   counter("conclave_state_saves_total", "Times the state was written.", stats.saves);

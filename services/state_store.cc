@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "services/convert_adapters.h"
 #include "services/convert_placement.h"
 #include "worker/status.h"
 
@@ -14,9 +15,10 @@ namespace {
 
 using scheduler::Membership;
 using scheduler::WorkerState;
+using Purpose = scheduler::PlacementChange::Purpose;
 
 constexpr int64_t kApplication = 0x434e434c;  // "CNCL", in the file's header
-constexpr int64_t kSchema = 3;
+constexpr int64_t kSchema = 4;
 
 constexpr char kTables[] =
     "CREATE TABLE placement(epoch INTEGER NOT NULL, version INTEGER NOT NULL);"
@@ -33,6 +35,11 @@ constexpr char kAddPlacement[] =
 constexpr char kAddWanted[] =
     "ALTER TABLE placement ADD COLUMN wanted BLOB;"
     "ALTER TABLE placement ADD COLUMN restores INTEGER NOT NULL DEFAULT 0;";
+// Since schema 4. purpose is a PlacementChange::Purpose, as restores was its first two; adapters is
+// a serialized v1::AdapterCatalogue.
+constexpr char kAddAdapters[] =
+    "ALTER TABLE placement RENAME COLUMN restores TO purpose;"
+    "ALTER TABLE placement ADD COLUMN adapters BLOB;";
 
 std::string Serialize(const std::optional<scheduler::Placement>& placement) {
   return placement ? ToProto(*placement).SerializeAsString() : "";
@@ -135,13 +142,15 @@ absl::Status StateStore::Migrate(int64_t schema) {
         Execute(absl::StrFormat("PRAGMA application_id=%d", kApplication).c_str()));
   }
   if (schema < 2) CONCLAVE_RETURN_IF_ERROR(Execute(kAddPlacement));
-  CONCLAVE_RETURN_IF_ERROR(Execute(kAddWanted));
+  if (schema < 3) CONCLAVE_RETURN_IF_ERROR(Execute(kAddWanted));
+  CONCLAVE_RETURN_IF_ERROR(Execute(kAddAdapters));
   return Execute(absl::StrFormat("PRAGMA user_version=%d", kSchema).c_str());
 }
 
 absl::StatusOr<StateStore::State> StateStore::Load() {
   State state;
   CONCLAVE_RETURN_IF_ERROR(LoadPlacement(&state));
+  CONCLAVE_RETURN_IF_ERROR(LoadAdapters(&state));
   Statement workers(database_,
                     "SELECT id, incarnation, address, state, info FROM workers ORDER BY id");
   int result;
@@ -164,7 +173,7 @@ absl::StatusOr<StateStore::State> StateStore::Load() {
 
 absl::Status StateStore::LoadPlacement(State* state) {
   Statement row(database_,
-                "SELECT epoch, version, last_plan, released, restores, current, next, wanted "
+                "SELECT epoch, version, last_plan, released, purpose, current, next, wanted "
                 "FROM placement");
   if (row.Step() != SQLITE_ROW) return Error();
   epoch_ = row.Number(0);
@@ -172,7 +181,12 @@ absl::Status StateStore::LoadPlacement(State* state) {
   state->membership.version = row.Number(1);
   state->placement.last_plan = last_plan_;
   state->placement.floor = row.Number(3);
-  state->placement.restores = row.Number(4) != 0;
+  const uint64_t purpose = row.Number(4);
+  if (purpose > static_cast<uint64_t>(Purpose::kAdapters)) {
+    return absl::DataLossError(
+        absl::StrFormat("%s: a placement has the unknown purpose %d", path_, purpose));
+  }
+  state->placement.purpose = static_cast<Purpose>(purpose);
   std::optional<scheduler::Placement>* const targets[] = {
       &state->placement.current, &state->placement.next, &state->placement.wanted};
   for (int i = 0; i < 3; ++i) {
@@ -193,6 +207,21 @@ absl::Status StateStore::LoadPlacement(State* state) {
   return absl::OkStatus();
 }
 
+absl::Status StateStore::LoadAdapters(State* state) {
+  Statement row(database_, "SELECT adapters FROM placement");
+  if (row.Step() != SQLITE_ROW) return Error();
+  v1::AdapterCatalogue message;
+  if (!message.ParseFromString(row.Bytes(0)))
+    return absl::DataLossError(absl::StrFormat("%s: the adapters cannot be read", path_));
+  absl::StatusOr<scheduler::AdapterRegister> adapters = FromProto(message);
+  if (!adapters.ok()) {
+    return absl::DataLossError(
+        absl::StrFormat("%s: %s", path_, std::string(adapters.status().message())));
+  }
+  state->adapters = *std::move(adapters);
+  return absl::OkStatus();
+}
+
 absl::Status StateStore::Save(const State& state) {
   CONCLAVE_RETURN_IF_ERROR(Execute("BEGIN"));
   const absl::Status written = [&]() -> absl::Status {
@@ -210,20 +239,21 @@ absl::Status StateStore::Save(const State& state) {
 }
 
 absl::Status StateStore::SavePlacement(const State& state) {
-  Statement row(
-      database_,
-      "UPDATE placement SET epoch = ?, version = ?, last_plan = ?, released = ?, "
-      "restores = ?, current = ?, next = ?, wanted = ? WHERE epoch = ? AND last_plan = ?");
+  Statement row(database_,
+                "UPDATE placement SET epoch = ?, version = ?, last_plan = ?, released = ?, "
+                "purpose = ?, current = ?, next = ?, wanted = ?, adapters = ? "
+                "WHERE epoch = ? AND last_plan = ?");
   row.Bind(1, state.membership.epoch);
   row.Bind(2, state.membership.version);
   row.Bind(3, state.placement.last_plan);
   row.Bind(4, state.placement.floor);
-  row.Bind(5, state.placement.restores ? 1 : 0);
+  row.Bind(5, static_cast<uint64_t>(state.placement.purpose));
   row.BindBlob(6, Serialize(state.placement.current));
   row.BindBlob(7, Serialize(state.placement.next));
   row.BindBlob(8, Serialize(state.placement.wanted));
-  row.Bind(9, epoch_);
-  row.Bind(10, last_plan_);
+  row.BindBlob(9, ToProto(state.adapters).SerializeAsString());
+  row.Bind(10, epoch_);
+  row.Bind(11, last_plan_);
   if (row.Step() != SQLITE_DONE) return Error();
   if (sqlite3_changes(database_) == 1) return absl::OkStatus();
   return absl::AbortedError(absl::StrFormat("%s holds another placement than epoch %d of plan %d",

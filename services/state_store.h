@@ -1,7 +1,8 @@
 #pragma once
-// What a scheduler must not forget: the placement, how far a change of it has come, and the workers
-// it knows, in one SQLite file. A save is on disk when it returns (write-ahead log, synchronous
-// FULL) and whole or not there at all. One scheduler at a time has the file. One thread at a time.
+// What a scheduler must not forget: the placement, how far a change of it has come, the adapters
+// there are and what is being done with them, and the workers it knows, in one SQLite file. A save
+// is on disk when it returns (write-ahead log, synchronous FULL) and whole or not there at all. One
+// scheduler at a time has the file. One thread at a time.
 
 #include <map>
 #include <memory>
@@ -9,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "scheduler/adapter_register.h"
 #include "scheduler/membership.h"
 #include "scheduler/placement_change.h"
 
@@ -21,6 +23,7 @@ class StateStore {
   struct State {
     scheduler::Membership::Stored membership;
     scheduler::PlacementChange::Stored placement;
+    scheduler::AdapterRegister adapters;
     // By worker id: what it said of itself, a serialized v1::WorkerInfo.
     std::map<std::string, std::string> infos;
   };
@@ -44,6 +47,7 @@ class StateStore {
   absl::Status Prepare();
   absl::Status Migrate(int64_t schema);
   absl::Status LoadPlacement(State* state);
+  absl::Status LoadAdapters(State* state);
   absl::Status SavePlacement(const State& state);
   absl::Status SaveWorkers(const State& state);
   absl::Status Execute(const char* sql);

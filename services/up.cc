@@ -1,7 +1,5 @@
 #include "services/up.h"
 
-#include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/grpcpp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -12,8 +10,9 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "conclave/v1/cluster.grpc.pb.h"
+#include "services/adapter_call.h"
 #include "services/channel.h"
+#include "services/probe.h"
 #include "worker/status.h"
 
 namespace conclave::services {
@@ -22,8 +21,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr char kRouterProgram[] = "conclave-router";
-constexpr milliseconds kProbePause(20);       // between two looks at a router that is not ready
-constexpr milliseconds kProbeDeadline(1000);  // of one look
+constexpr milliseconds kProbePause(20);  // between two looks at a router that is not ready
 // How soon it is noticed that a child was stopped, of which nothing wakes a poll.
 constexpr milliseconds kStopCheck(1000);
 
@@ -34,42 +32,6 @@ std::optional<std::string> ValueOf(const std::string& key, const std::string& li
   if (at == std::string::npos) return std::nullopt;
   const size_t begin = at + key.size() + 2;
   return line.substr(begin, line.find(' ', begin) - begin);
-}
-
-// The standard health check of the whole server. Its two messages are too small to need their
-// proto: an empty request, and field 1 = SERVING (1) in the answer.
-bool IsServing(const std::shared_ptr<grpc::Channel>& channel) {
-  grpc::GenericStub stub(channel);
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kProbeDeadline);
-  grpc::CompletionQueue queue;
-  const grpc::Slice nothing;
-  const auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check",
-                                          grpc::ByteBuffer(&nothing, 1), &queue);
-  grpc::ByteBuffer response;
-  grpc::Status status;
-  call->StartCall();
-  call->Finish(&response, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  grpc::Slice bytes;
-  if (!status.ok() || !response.DumpToSingleSlice(&bytes).ok()) return false;
-  return std::string(bytes.begin(), bytes.end()) == std::string("\x08\x01");
-}
-
-// Whether a router sees so many workers that can compute, and so many routers that can be asked.
-bool SeesAll(const std::shared_ptr<grpc::Channel>& channel, int32_t workers, int32_t routers) {
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kProbeDeadline);
-  v1::StatusResponse response;
-  if (!v1::Cluster::NewStub(channel)->Status(&context, {}, &response).ok()) return false;
-  const auto in_state = [](const auto& all, auto state) {
-    return std::count_if(all.begin(), all.end(),
-                         [&](const auto& one) { return one.state() == state; });
-  };
-  return in_state(response.workers(), v1::WORKER_STATE_READY) >= workers &&
-         in_state(response.routers(), v1::ROUTER_STATE_SERVING) >= routers;
 }
 
 // Names that sort as their numbers do: a plan's worker i is the i-th by name.
@@ -128,6 +90,7 @@ absl::Status Up::Run(Shutdown& shutdown) {
   CONCLAVE_ASSIGN_OR_RETURN(state_, StateDirectory::Open(options_.state));
   absl::Status status = StartAll();
   if (status.ok()) status = WaitUntilReady();
+  if (status.ok()) status = AddAdapters();
   if (status.ok()) {
     ready_ = true;
     SayReady();
@@ -184,6 +147,19 @@ absl::Status Up::WaitUntilReady() {
       CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
       Pump(kProbePause);
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Up::AddAdapters() {
+  for (const v1::AddAdapterRequest& adapter : options_.adapters) {
+    AddAdapterCall call(MakeChannel(routers_.front()->grpc, Credentials()), adapter);
+    const Clock::time_point deadline = Clock::now() + options_.ready_wait;
+    while (!call.done()) {
+      CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
+      Pump(kProbePause);
+    }
+    CONCLAVE_RETURN_IF_ERROR(call.status());
   }
   return absl::OkStatus();
 }

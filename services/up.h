@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "conclave/v1/cluster.pb.h"
 #include "services/child.h"
 #include "services/shutdown.h"
 #include "services/state_directory.h"
@@ -26,8 +27,9 @@ class Up {
     std::string model;      // directory
     int32_t workers = 1;    // the experts are spread over them if there are several, or a placement
     std::string placement;  // Plan JSON; empty: none
-    int32_t routers = 1;    // any of them serves any client
-    std::string state;      // directory, kept; empty: a temporary one, removed by Run
+    std::vector<v1::AddAdapterRequest> adapters;  // served before `ready` is said
+    int32_t routers = 1;                          // any of them serves any client
+    std::string state;  // directory, kept; empty: a temporary one, removed by Run
     // Of the first router; the others are at any free ports of the same hosts.
     std::string grpc = "127.0.0.1:0";
     std::string metrics = "127.0.0.1:0";
@@ -56,6 +58,7 @@ class Up {
 
   absl::Status StartAll();
   absl::Status WaitUntilReady();
+  absl::Status AddAdapters();
   void SayReady();
   void Supervise();
   absl::Status Drain();

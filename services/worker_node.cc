@@ -101,6 +101,10 @@ class EngineHolder final : public PlacementHolder {
   void Release(scheduler::Epoch below) override { engine_.Release(below); }
   void SetPeers(const std::vector<worker::Peer>& peers) override { engine_.SetPeers(peers); }
   scheduler::Epoch adopted() const override { return engine_.adopted(); }
+  absl::StatusOr<worker::AdapterCheck> CheckAdapter(const std::string& source) override {
+    return engine_.CheckAdapter(source);
+  }
+  std::vector<std::string> AdaptersInUse() const override { return engine_.AdaptersInUse(); }
 
  private:
   worker::Engine& engine_;
@@ -322,6 +326,8 @@ absl::Status WorkerNode::StartMetrics() {
 absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
   holder_ = std::make_unique<EngineHolder>(*engine_);
   follower_ = std::make_unique<PlacementFollower>(options_.id, *holder_);
+  checker_ = std::make_unique<AdapterChecker>(
+      [this](const std::string& source) { return holder_->CheckAdapter(source); });
   CONCLAVE_RETURN_IF_ERROR(StartMetrics());
   if (!options_.scheduler.empty()) {
     CONCLAVE_RETURN_IF_ERROR(Address::Parse(options_.scheduler).status());
@@ -329,9 +335,11 @@ absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
     heartbeat_ = std::make_shared<Heartbeat>(
         options_.heartbeat, scheduler, [this] { return Beat(); }, std::move(on_refused),
         failpoints_);
-    engine_->OnNews([weak = std::weak_ptr(heartbeat_)] {
+    const auto beat_soon = [weak = std::weak_ptr(heartbeat_)] {
       if (const auto heartbeat = weak.lock()) heartbeat->BeatSoon();
-    });
+    };
+    engine_->OnNews(beat_soon);
+    checker_->Start(beat_soon);
     inbox_ = std::make_unique<ViewInbox>(
         ViewInbox::Options(), [this](const v1::ClusterView& view) { return Follow(view); });
     watch_ =
@@ -354,6 +362,7 @@ absl::Status WorkerNode::StartReporting(Heartbeat::OnRefused on_refused) {
 
 void WorkerNode::Hear(const v1::ClusterView& view) {
   if (fetcher_) fetcher_->SetView(view);
+  checker_->Follow(view);
   inbox_->Put(view);
 }
 
@@ -367,6 +376,10 @@ v1::HeartbeatRequest WorkerNode::Beat() const {
   v1::HeartbeatRequest beat;
   *beat.mutable_worker() = Describe();
   *beat.mutable_placement() = follower_->Report();
+  beat.set_view(
+      follower_->followed());  // before what is in use: it is of that view, or a later one
+  for (std::string& digest : holder_->AdaptersInUse()) beat.add_in_use(std::move(digest));
+  if (auto checked = checker_->Report()) *beat.mutable_checked() = *std::move(checked);
   for (const worker::Peer& peer : engine_->LostPeers()) {
     v1::LostPeer& lost = *beat.add_lost();
     lost.set_id(peer.id);

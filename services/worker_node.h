@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "services/adapter_checker.h"
 #include "services/cluster_watch.h"
 #include "services/credentials.h"
 #include "services/exchange/peer_transport.h"
@@ -109,6 +110,7 @@ class WorkerNode {
   PeerTransport* transport_ = nullptr;  // the engine's; null without a scheduler
   std::unique_ptr<PlacementHolder> holder_;
   std::unique_ptr<PlacementFollower> follower_;
+  std::unique_ptr<AdapterChecker> checker_;
   std::unique_ptr<WorkerService> service_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<Heartbeat> heartbeat_;  // shared with the engine's callback

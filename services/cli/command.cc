@@ -25,6 +25,7 @@ constexpr std::array kCommands = {
     Command{"status", "processes, epoch and load of a cluster", RunStatus},
     Command{"residency", "which expert is on which workers", RunResidency},
     Command{"apply", "set a placement of experts while requests run", RunApply},
+    Command{"adapters", "list, add or remove adapters while requests run", RunAdapters},
     Command{"trace", "record: which experts the tokens of texts go to", RunTrace},
     Command{"esft", "select: which experts to tune for a task, from recorded routing", RunEsft},
 };

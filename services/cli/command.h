@@ -43,6 +43,7 @@ int RunModels(const Arguments& arguments, Io& io);
 int RunStatus(const Arguments& arguments, Io& io);
 int RunResidency(const Arguments& arguments, Io& io);
 int RunApply(const Arguments& arguments, Io& io);
+int RunAdapters(const Arguments& arguments, Io& io);
 int RunTrace(const Arguments& arguments, Io& io);
 int RunEsft(const Arguments& arguments, Io& io);
 

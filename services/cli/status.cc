@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/str_format.h"
+#include "services/cli/adapters.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/json.h"
@@ -82,7 +83,7 @@ Json ToJson(const v1::StatusResponse& status) {
   for (const v1::WorkerInfo& worker : status.workers()) workers.push_back(ToJson(worker));
   Json json = {{"epoch", status.epoch()},       {"router", ToJson(status.router())},
                {"routers", std::move(routers)}, {"scheduler", nullptr},
-               {"workers", std::move(workers)}, {"adapters", Json::array()}};
+               {"workers", std::move(workers)}, {"adapters", AdaptersToJson(status.adapters())}};
   if (status.has_scheduler()) {
     json["scheduler"] = {{"pid", status.scheduler().pid()},
                          {"address", status.scheduler().address()},
@@ -120,6 +121,7 @@ std::string ToTable(const v1::StatusResponse& status) {
                           worker.experts(), worker.epoch(), Marks(worker.model().policies()));
   }
   if (status.workers().empty()) text += "worker     none\n";
+  for (const v1::Adapter& adapter : status.adapters()) text += AdapterLine(adapter);
   return text;
 }
 

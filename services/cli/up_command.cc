@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "services/adapter_call.h"
 #include "services/cli/command.h"
 #include "services/convert_placement.h"
 #include "services/shutdown.h"
@@ -94,7 +96,8 @@ void Bind(Flags& flags, Options& options) {
                      "are"});
   flags.Add({"routers", &up.routers, "R", "routers, each serving any client; ready names them all",
              1, Up::kMaxRouters});
-  flags.Add({"adapter", &options.adapters, "NAME=DIR", "not served by this version"});
+  flags.Add({"adapter", &options.adapters, "NAME=DIR",
+             "an adapter to serve from the start; may be repeated"});
   flags.Add({"state", &up.state, "DIR",
              "durable state, kept; without it a temporary directory, removed at the end unless a "
              "second signal has cut that short"});
@@ -122,11 +125,19 @@ void Bind(Flags& flags, Options& options) {
   flags.Add({"router-flag", &up.router_flags, "FLAG", help});
 }
 
-absl::Status RefuseWhatIsNotServed(const Options& options) {
-  if (!options.adapters.empty()) {
-    return absl::UnimplementedError(absl::StrFormat(
-        "--adapter %s: adapters are not served yet; start without it to serve the base model",
-        options.adapters.front()));
+absl::Status SettleAdapters(const std::vector<std::string>& adapters, Up::Options* up) {
+  std::set<std::string> names;
+  for (const std::string& text : adapters) {
+    absl::StatusOr<v1::AddAdapterRequest> adapter = ParseAdapter(text);
+    if (!adapter.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("--adapter: %s", std::string(adapter.status().message())));
+    }
+    if (!names.insert(adapter->name()).second) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("--adapter: \"%s\" is named twice", adapter->name()));
+    }
+    up->adapters.push_back(*std::move(adapter));
   }
   return absl::OkStatus();
 }
@@ -151,7 +162,6 @@ void ShareThreads(const Flags& flags, Up::Options* up) {
 }
 
 absl::Status Settle(const Flags& flags, Options* options) {
-  CONCLAVE_RETURN_IF_ERROR(RefuseWhatIsNotServed(*options));
   Up::Options& up = options->up;
   if (up.model.empty()) return absl::InvalidArgumentError("--model is missing");
   std::error_code error;
@@ -162,6 +172,7 @@ absl::Status Settle(const Flags& flags, Options* options) {
   up.binaries = std::filesystem::read_symlink("/proc/self/exe", error).parent_path().string();
   if (error) return absl::UnavailableError("cannot tell where the other programs are");
   CONCLAVE_RETURN_IF_ERROR(SettlePlacement(flags, &up));
+  CONCLAVE_RETURN_IF_ERROR(SettleAdapters(options->adapters, &up));
   ShareThreads(flags, &up);
   PassOn(flags, kWorkerFlags, options->worker_values, &up.worker_flags);
   PassOn(flags, kRouterFlags, options->router_values, &up.router_flags);

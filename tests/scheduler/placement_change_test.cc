@@ -12,6 +12,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using testing::HasSubstr;
 using Phase = PlacementChange::Phase;
+using Purpose = PlacementChange::Purpose;
 using Verdict = PlacementChange::Proposal::Verdict;
 using Member = PlacementChange::Member;
 using Owners = std::vector<std::vector<int32_t>>;
@@ -37,6 +38,11 @@ class PlacementChangeTest : public testing::Test {
   }
   void Acknowledge(const std::string& id) {
     members_[id].acknowledged = change_.next().has_value() ? change_.next()->plan : 0;
+  }
+  PlacementChange::Proposal AddAdapter(const std::string& digest) {
+    return change_.Propose(
+        WithAdapter(*change_.current(), {.digest = digest, .source = "/x", .replaced = {0, 2}}),
+        members(), now_, Purpose::kAdapters);
   }
   void Adopt(const std::string& id) { members_[id].adopted = change_.epoch(); }
 
@@ -262,7 +268,7 @@ TEST_F(PlacementChangeTest, OneThatComesBackGetsWhatWasWantedOfIt) {
   for (const char* id : {"a", "b", "c"}) Acknowledge(id);
   Step();
   EXPECT_EQ(change_.epoch(), 3u);
-  EXPECT_TRUE(change_.restoration()->committed);
+  EXPECT_TRUE(change_.outcome(Purpose::kRestore)->committed);
   EXPECT_EQ(change_.outcome()->epoch, 1u) << "of what was asked for";
   for (const char* id : {"a", "b", "c"}) Adopt(id);
   Step();
@@ -320,8 +326,8 @@ TEST_F(PlacementChangeTest, APlanEndsARestorationAndIsWantedFromThenOn) {
   const PlacementChange::Proposal proposal =
       change_.Propose({.workers = {"a", "c"}, .owners = {{1}, {0}, {0}}}, members(), now_);
   EXPECT_EQ(proposal.verdict, Verdict::kPrepared);
-  EXPECT_EQ(proposal.plan, change_.restoration()->plan + 1);
-  EXPECT_FALSE(change_.restoration()->committed);
+  EXPECT_EQ(proposal.plan, change_.outcome(Purpose::kRestore)->plan + 1);
+  EXPECT_FALSE(change_.outcome(Purpose::kRestore)->committed);
   EXPECT_EQ(Propose().verdict, Verdict::kBusy) << "a plan ends no other plan";
   for (const char* id : {"a", "c"}) Acknowledge(id);
   Step();
@@ -338,7 +344,7 @@ TEST_F(PlacementChangeTest, ARestorationThatFailedIsTriedAgainLater) {
   members_["b"].why = "no room";
   Step();
   EXPECT_EQ(change_.phase(), Phase::kStable);
-  EXPECT_THAT(change_.restoration()->why, HasSubstr("no room"));
+  EXPECT_THAT(change_.outcome(Purpose::kRestore)->why, HasSubstr("no room"));
   EXPECT_FALSE(Step(options_.restore_again - milliseconds(1)));
   EXPECT_TRUE(Step());
   EXPECT_EQ(change_.phase(), Phase::kPrepared);
@@ -409,6 +415,79 @@ TEST_F(PlacementChangeTest, WhileAllAreStartedItWaitsLongerForTheLate) {
   EXPECT_EQ(restarted.current()->owners, (Owners{{0}, {0}, {0}}));
 }
 
+TEST_F(PlacementChangeTest, AdaptersLeaveWhatIsWantedOfTheBase) {
+  Settle();
+  LoseAndFind();
+  AddAdapter("1a");
+  for (const char* id : {"a", "b", "c"}) Acknowledge(id);
+  Step();
+  for (const char* id : {"a", "b", "c"}) Adopt(id);
+  Step();
+  EXPECT_TRUE(change_.outcome(Purpose::kAdapters)->committed);
+  EXPECT_EQ(change_.outcome()->epoch, 1u) << "an operator's";
+  ASSERT_EQ(change_.current()->workers, (std::vector<std::string>{"a", "c"}));
+  Step(options_.restore);
+  ASSERT_TRUE(change_.next().has_value());
+  EXPECT_EQ(change_.next()->owners, (Owners{{0}, {1}, {2}}));
+  EXPECT_NE(FindAdapter(*change_.next(), "1a"), nullptr);
+}
+
+TEST_F(PlacementChangeTest, AdaptersWaitForARestorationWhichDoesNotWaitForThem) {
+  Settle();
+  LoseAndFind();
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_EQ(AddAdapter("a" + std::to_string(i)).verdict, Verdict::kPrepared);
+    for (const char* id : {"a", "b", "c"}) Acknowledge(id);
+    Step();
+    for (const char* id : {"a", "b", "c"}) Adopt(id);
+    Step(options_.restore / 5);
+  }
+  ASSERT_TRUE(change_.next().has_value()) << "they come all the time";
+  EXPECT_EQ(AddAdapter("1a").verdict, Verdict::kBusy);
+  EXPECT_EQ(change_.next()->owners, (Owners{{0}, {1}, {2}}));
+}
+
+TEST_F(PlacementChangeTest, VersionsThatStayAreWantedWhereTheyWere) {
+  Settle();
+  const auto settle = [&] {
+    for (auto& [id, member] : members_) {
+      if (member.alive && change_.next()) Acknowledge(id);
+    }
+    Step();
+    for (auto& [id, member] : members_) Adopt(id);
+    Step();
+  };
+  AddAdapter("1a");
+  settle();
+  const std::vector<std::vector<int32_t>> placed = FindAdapter(*change_.current(), "1a")->owners;
+  const std::string owner = change_.current()->workers[static_cast<size_t>(placed[0][0])];
+  members_[owner].alive = false;
+  Step();
+  settle();
+  AddAdapter("2b");
+  settle();
+  EXPECT_EQ(FindAdapter(*change_.Save().wanted, "1a")->owners, placed);
+  EXPECT_NE(FindAdapter(*change_.Save().wanted, "2b"), nullptr);
+  EXPECT_EQ(ProblemOf(*change_.Save().wanted), "");
+}
+
+TEST_F(PlacementChangeTest, AWorkerThatIsNotThereIsToldFromAPlacementThatIsNone) {
+  Settle();
+  members_["c"].alive = false;
+  EXPECT_EQ(Propose().verdict, Verdict::kLost);
+  EXPECT_EQ(Propose({{9}, {1}, {2}}).verdict, Verdict::kInvalid);
+}
+
+TEST_F(PlacementChangeTest, TellsWhoRefusedAndWithWhichCode) {
+  Settle();
+  Propose({{2}, {1}, {0}});
+  members_["b"].refused = change_.next()->plan;
+  members_["b"].code = 8;
+  Step();
+  EXPECT_TRUE(change_.outcome()->refused);
+  EXPECT_EQ(change_.outcome()->code, 8);
+}
+
 TEST_F(PlacementChangeTest, ASchedulerThatRestartsGoesOnWhereItWas) {
   Settle();
   Propose({{2}, {1}, {0}});
@@ -439,7 +518,7 @@ TEST_F(PlacementChangeTest, ASchedulerThatRestartsRemembersWhatIsWanted) {
   for (auto& [id, member] : members_) member.acknowledged = again.next()->plan;
   again.Step(members(), now_);
   EXPECT_EQ(again.epoch(), 3u);
-  EXPECT_TRUE(again.restoration()->committed) << "it knows that nobody asked for it";
+  EXPECT_TRUE(again.outcome(Purpose::kRestore)->committed) << "it knows that nobody asked for it";
 }
 
 TEST_F(PlacementChangeTest, ASchedulerThatRestartsFencesTheDeadItHasSaved) {

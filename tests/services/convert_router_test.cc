@@ -60,5 +60,27 @@ TEST(ConvertRouter, RefusesAnAddressThatIsTooLong) {
   EXPECT_THAT(WhyNot(beat), HasSubstr("router.metrics_address: it is too long"));
 }
 
+TEST(ConvertRouter, TakesAdaptersOfAView) {
+  v1::ClusterView view;
+  view.add_workers();
+  view.add_workers()->mutable_model()->set_name("base");
+  v1::Adapter& active = *view.add_adapters();
+  active.set_name("law");
+  active.set_digest("1a");
+  active.set_state(v1::ADAPTER_STATE_ACTIVE);
+  v1::Adapter& drains = *view.add_adapters();
+  drains.set_name("law");
+  drains.set_digest("2b");
+  drains.set_state(v1::ADAPTER_STATE_DRAINING);
+  const std::vector<router::AdapterView> adapters = AdaptersOf(view);
+  ASSERT_EQ(adapters.size(), 2u);
+  EXPECT_EQ(adapters[0].name, "law");
+  EXPECT_EQ(adapters[0].digest, "1a");
+  EXPECT_EQ(adapters[0].parent, "base");
+  EXPECT_EQ(adapters[0].state, router::AdapterView::State::kActive);
+  EXPECT_EQ(adapters[1].digest, "2b");
+  EXPECT_EQ(adapters[1].state, router::AdapterView::State::kDraining);
+}
+
 }  // namespace
 }  // namespace conclave::services

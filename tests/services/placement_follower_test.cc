@@ -31,6 +31,10 @@ class FakeHolder final : public PlacementHolder {
   void Release(scheduler::Epoch below) override { epochs.Release(below); }
   void SetPeers(const std::vector<worker::Peer>& now) override { peers = now; }
   scheduler::Epoch adopted() const override { return epochs.adopted_epoch(); }
+  absl::StatusOr<worker::AdapterCheck> CheckAdapter(const std::string&) override {
+    return absl::UnimplementedError("");
+  }
+  std::vector<std::string> AdaptersInUse() const override { return {}; }
 
   EpochKeeper epochs{{}, "a"};
   std::vector<worker::Peer> peers;
@@ -75,6 +79,14 @@ TEST_F(PlacementFollowerTest, AcknowledgesWhatItHasPreparedOnce) {
   EXPECT_FALSE(Follow()) << "no news";
 }
 
+TEST_F(PlacementFollowerTest, SaysWhichViewItHasFollowed) {
+  EXPECT_EQ(follower_.followed(), 0u);
+  view_.set_version(3);
+  EXPECT_TRUE(Follow()) << "the scheduler may wait for it";
+  EXPECT_EQ(follower_.followed(), 3u);
+  EXPECT_FALSE(Follow());
+}
+
 TEST_F(PlacementFollowerTest, RefusesWhatItCannotPrepareAndSaysWhy) {
   holder_.refuses = "no memory";
   *view_.mutable_prepared() = Placed(1, 4);
@@ -82,6 +94,7 @@ TEST_F(PlacementFollowerTest, RefusesWhatItCannotPrepareAndSaysWhy) {
   EXPECT_EQ(follower_.Report().acknowledged(), 0u);
   EXPECT_EQ(follower_.Report().refused(), 4u);
   EXPECT_EQ(follower_.Report().why(), "no memory");
+  EXPECT_EQ(follower_.Report().code(), 8);
 }
 
 TEST_F(PlacementFollowerTest, RefusesAPlacementThatIsNone) {

@@ -31,7 +31,44 @@ StateStore::State Example() {
       .wanted =
           scheduler::Placement{
               .epoch = 5, .plan = 9, .workers = {"a", "c"}, .owners = {{0}, {1}, {1}}},
-      .restores = true};
+      .purpose = scheduler::PlacementChange::Purpose::kAdapters};
+  state.adapters = {.last_number = 9,
+                    .active = {{"law", "1a"}, {"jura", "1a"}},
+                    .draining = {{"law", "2b"}},
+                    .versions = {{"1a", {.source = "/adapters/law", .experts = 3, .bytes = 100}},
+                                 {"2b", {.source = "/adapters/old", .experts = 1, .bytes = 50}}},
+                    .operations = {{.id = "mine",
+                                    .name = "law",
+                                    .source = "/adapters/law",
+                                    .stage = scheduler::AdapterStage::kDone,
+                                    .check = 7,
+                                    .digest = "1a",
+                                    .experts = {},
+                                    .bytes = 100,
+                                    .replaced = "2b",
+                                    .bytes_freed = 0,
+                                    .message = ""},
+                                   {.id = "#8",
+                                    .name = "code",
+                                    .source = "/adapters/code",
+                                    .stage = scheduler::AdapterStage::kPlacing,
+                                    .check = 8,
+                                    .digest = "3c",
+                                    .experts = {0, 2, 5},
+                                    .bytes = 300,
+                                    .replaced = "",
+                                    .message = ""},
+                                   {.id = "#9",
+                                    .removes = true,
+                                    .name = "gone",
+                                    .source = "",
+                                    .stage = scheduler::AdapterStage::kFailed,
+                                    .check = 9,
+                                    .digest = "",
+                                    .experts = {},
+                                    .replaced = "",
+                                    .error = scheduler::AdapterError::kTooLate,
+                                    .message = "too late"}}};
   state.membership.version = ~uint64_t{0} - 1;  // beyond SQLite's signed numbers
   state.membership.workers = {{"a", 3, "127.0.0.1:1", WorkerState::kReady},
                               {"b", ~uint64_t{0}, "[::1]:2", WorkerState::kDead}};
@@ -42,6 +79,7 @@ StateStore::State Example() {
 void ExpectEqual(const StateStore::State& got, const StateStore::State& wanted) {
   EXPECT_EQ(got.membership.epoch, wanted.membership.epoch);
   EXPECT_EQ(got.placement, wanted.placement);
+  EXPECT_EQ(got.adapters, wanted.adapters);
   EXPECT_EQ(got.membership.version, wanted.membership.version);
   ASSERT_EQ(got.membership.workers.size(), wanted.membership.workers.size());
   for (size_t i = 0; i < wanted.membership.workers.size(); ++i) {
@@ -144,8 +182,8 @@ TEST_F(StateStoreTest, RefusesADatabaseOfSomebodyElse) {
 
 TEST_F(StateStoreTest, RefusesALaterSchema) {
   OpenOrDie().reset();
-  Sql("PRAGMA user_version=4");
-  ExpectRefused(absl::StatusCode::kFailedPrecondition, "schema version 4");
+  Sql("PRAGMA user_version=5");
+  ExpectRefused(absl::StatusCode::kFailedPrecondition, "schema version 5");
 }
 
 TEST_F(StateStoreTest, BringsAFileOfTheFirstSchemaUpToDate) {
@@ -169,14 +207,48 @@ TEST_F(StateStoreTest, BringsAFileOfTheFirstSchemaUpToDate) {
 TEST_F(StateStoreTest, BringsAFileOfTheSecondSchemaUpToDate) {
   StateStore::State old = Example();
   old.placement.wanted.reset();
-  old.placement.restores = false;
+  old.placement.purpose = scheduler::PlacementChange::Purpose::kPlan;
+  old.adapters = {};
   {
     const auto store = OpenOrDie();
     ASSERT_TRUE(store->Save(old).ok());
   }
-  Sql("ALTER TABLE placement DROP COLUMN wanted; ALTER TABLE placement DROP COLUMN restores;"
-      "PRAGMA user_version=2;");
+  Sql("ALTER TABLE placement DROP COLUMN wanted; ALTER TABLE placement DROP COLUMN purpose;"
+      "ALTER TABLE placement DROP COLUMN adapters; PRAGMA user_version=2;");
   ExpectEqual(*OpenOrDie()->Load(), old);
+}
+
+TEST_F(StateStoreTest, BringsAFileOfTheThirdSchemaUpToDate) {
+  StateStore::State old = Example();
+  old.placement.purpose = scheduler::PlacementChange::Purpose::kRestore;
+  old.adapters = {};
+  {
+    const auto store = OpenOrDie();
+    ASSERT_TRUE(store->Save(old).ok());
+  }
+  Sql("ALTER TABLE placement RENAME COLUMN purpose TO restores;"
+      "ALTER TABLE placement DROP COLUMN adapters; PRAGMA user_version=3;");
+  {
+    const auto store = OpenOrDie();
+    ExpectEqual(*store->Load(), old);
+    ASSERT_TRUE(store->Save(Example()).ok());
+  }
+  ExpectEqual(*OpenOrDie()->Load(), Example());
+}
+
+TEST_F(StateStoreTest, RefusesAdaptersThatAreNone) {
+  {
+    const auto store = OpenOrDie();
+    ASSERT_TRUE(store->Save(Example()).ok());
+  }
+  Sql("UPDATE placement SET adapters = x'ff'");
+  EXPECT_EQ(OpenOrDie()->Load().status().code(), absl::StatusCode::kDataLoss);
+  Sql("UPDATE placement SET adapters = x'0a00'");  // one without name and version
+  const absl::Status status = OpenOrDie()->Load().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("has no name or no version"));
+  Sql("UPDATE placement SET purpose = 3, adapters = x''");
+  EXPECT_EQ(OpenOrDie()->Load().status().code(), absl::StatusCode::kDataLoss);
 }
 
 TEST_F(StateStoreTest, SavesOnlyOverThePlacementItKnows) {

@@ -12,9 +12,15 @@ using std::chrono::milliseconds;
 void SimRouter::Begin() { Ask(); }
 
 void SimRouter::Ask() {
-  world_.wire.Send(world_.router_node(), world_.scheduler_node(), [this, seen = view_->version] {
-    world_.scheduler->Take([this, seen] { world_.scheduler->OnRouterAsks(seen); });
-  });
+  std::vector<std::string> in_use;
+  for (const auto& [id, request] : live_) {
+    if (request.version != 0) in_use.push_back(DigestOf(request.version));
+  }
+  world_.wire.Send(world_.router_node(), world_.scheduler_node(),
+                   [this, seen = view_->version, in_use] {
+                     world_.scheduler->Take(
+                         [this, seen, in_use] { world_.scheduler->OnRouterAsks(seen, in_use); });
+                   });
   world_.timeline.After(milliseconds(60), [this] { Ask(); });
 }
 
@@ -35,7 +41,14 @@ void SimRouter::OnView(const SharedView& view) {
 
 void SimRouter::Submit(int32_t tokens) {
   const uint64_t id = next_++;
-  live_[id] = {.last = Mix(id ^ world_.random.Next()), .left = tokens};
+  std::vector<uint64_t> versions = {0};
+  for (const scheduler::AdapterRow& adapter : view_->adapters) {
+    if (adapter.active) versions.push_back(VersionOf(adapter.digest));
+  }
+  const auto chosen = world_.random.Between(0, static_cast<int32_t>(versions.size()) - 1);
+  live_[id] = {.version = versions[static_cast<size_t>(chosen)],
+               .last = Mix(id ^ world_.random.Next()),
+               .left = tokens};
   ++world_.totals.requests;
   Place(id);
 }
@@ -65,6 +78,7 @@ void SimRouter::Place(uint64_t id) {
   request.home_incarnation = best->incarnation;
   const SimWorker::Submit submit{.request = id,
                                  .attempt = ++request.attempt,
+                                 .version = request.version,
                                  .last = request.last,
                                  .index = request.index,
                                  .tokens = request.left};
@@ -119,8 +133,8 @@ void SimRouter::OnToken(int32_t worker, const Token& token) {
     return;  // of a home it has left
   Request& request = found->second;
   Expect(token.index == request.index, "each token comes once and in order");
-  Expect(token.token == world_.model.Next(request.last),
-         "a token is the one that the request gives alone");
+  Expect(token.token == world_.model.Next(request.last, request.version),
+         "a token is the one that the request gives alone, through the version it began with");
   request.last = token.token;
   ++request.index;
   ++world_.totals.tokens;
@@ -136,6 +150,11 @@ void SimRouter::OnRefused(int32_t worker, uint64_t request, uint32_t attempt) {
     return;
   found->second.home = -1;
   world_.timeline.After(milliseconds(30), [this, request] { Place(request); });
+}
+
+bool SimRouter::Holds(uint64_t version) const {
+  return std::any_of(live_.begin(), live_.end(),
+                     [&](const auto& request) { return request.second.version == version; });
 }
 
 void SimRouter::OnLinkBroken(int32_t worker, uint64_t incarnation) {

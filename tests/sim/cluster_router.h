@@ -34,11 +34,13 @@ class SimRouter {
   // A worker's process ended: its connection broke.
   void OnLinkBroken(int32_t worker, uint64_t incarnation);
 
+  bool Holds(uint64_t version) const;
   bool idle() const { return live_.empty(); }
   size_t live() const { return live_.size(); }
 
  private:
   struct Request {
+    uint64_t version = 0;  // of an adapter, from its beginning to its end
     uint64_t last = 0;
     int32_t index = 0;
     int32_t left = 0;

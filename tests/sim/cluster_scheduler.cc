@@ -1,5 +1,6 @@
 #include "tests/sim/cluster_scheduler.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "tests/sim/cluster_router.h"
@@ -7,6 +8,7 @@
 
 namespace conclave::sim {
 
+using scheduler::AdapterCatalogue;
 using scheduler::Membership;
 using scheduler::PlacementChange;
 using scheduler::WorkerState;
@@ -22,7 +24,10 @@ constexpr Micros kDeaf = milliseconds(250);
 void SimScheduler::OnStart() {
   membership_ = std::make_unique<Membership>(Membership::Options(), disk_.membership, now());
   change_ = std::make_unique<PlacementChange>(PlacementChange::Options(), disk_.placement, now());
+  catalogue_ =
+      std::make_unique<AdapterCatalogue>(AdapterCatalogue::Options(), disk_.adapters, now());
   reports_.clear();
+  router_.reset();
   saving_ = false;
   ticked_ = committed_ = now();
   Tick();
@@ -35,6 +40,12 @@ void SimScheduler::OnCrash() {
   world_.totals.committed += stats.committed;
   world_.totals.aborted += stats.aborted;
   world_.totals.emergencies += stats.emergencies;
+  const AdapterCatalogue::Stats& adapters = catalogue_->stats();
+  world_.totals.added += adapters.added;
+  world_.totals.replaced += adapters.replaced;
+  world_.totals.removed += adapters.removed;
+  world_.totals.failed += adapters.failed;
+  world_.totals.versions_freed += adapters.bytes_freed;
 }
 
 void SimScheduler::Tick() {
@@ -48,7 +59,13 @@ void SimScheduler::OnBeat(const Beat& beat) {
   if (membership_->Heartbeat(beat.member, now()) != Membership::Heard::kAccepted) return;
   Report& report = reports_[beat.member.id];
   const bool known = report.beat.member.incarnation == beat.member.incarnation;
-  report = {beat, known ? report.warm : beat.adopted > 0};
+  report = {beat,
+            known ? report.warm : beat.adopted > 0,
+            {.at = now(),
+             .view = beat.seen_version,
+             .in_use = beat.in_use,
+             .check = beat.check,
+             .found = beat.found}};
   for (const auto& [peer, incarnation] : beat.lost) membership_->ReportBroken(peer, incarnation);
   if (beat.seen_version < disk_.view->version) Tell(IndexOf(beat.member.id));
   Decide();
@@ -93,8 +110,86 @@ void SimScheduler::Decide() {
   for (const PlacementChange::Member& member : Members())
     serving[member.id] = change_->Serves(member);
   changed |= std::exchange(serving_, serving) != serving;
+  changed |= DecideAdapters();
   if (changed) membership_->SetEpoch(change_->epoch());
   Save();
+}
+
+bool SimScheduler::DecideAdapters() {
+  std::vector<AdapterCatalogue::Worker> workers;
+  for (const Membership::Worker& worker : membership_->Workers()) {
+    const auto report = reports_.find(worker.id);
+    const bool present =
+        report != reports_.end() && report->second.beat.member.incarnation == worker.incarnation;
+    workers.push_back({.id = worker.id,
+                       .alive = worker.state != WorkerState::kDead,
+                       .report = present ? &report->second.adapters : nullptr});
+  }
+  std::vector<AdapterCatalogue::Router> routers;
+  if (router_) routers.push_back({.address = "r", .report = &*router_});
+  const AdapterCatalogue::Known known{.view = membership_->version(),
+                                      .workers = workers,
+                                      .routers = routers,
+                                      .placement = *change_};
+  const std::map<std::string, std::string> before = catalogue_->Save().active;
+  const bool changed = catalogue_->Step(known, now());
+  for (const auto& [name, digest] : catalogue_->Save().active) {
+    if (!before.contains(name) || before.at(name) != digest) CheckServed(digest);
+  }
+  const std::optional<AdapterCatalogue::Wish> wish = catalogue_->Next(known, now());
+  if (!wish) return changed;
+  if (!wish->add) CheckRemoval(wish->remove);
+  const Placement& current = *change_->current();
+  const auto proposal = change_->Propose(
+      wish->add ? WithAdapter(current, *wish->add) : WithoutAdapter(current, wish->remove),
+      Members(), now(), PlacementChange::Purpose::kAdapters);
+  catalogue_->Proposed(*wish, proposal, now());
+  return true;
+}
+
+// As CheckRelease: by whoever is believed to serve.
+void SimScheduler::CheckServed(const std::string& digest) const {
+  if (now() - committed_ >= PlacementChange::Options().adopt_timeout) return;
+  for (const Membership::Worker& worker : membership_->Workers()) {
+    const SimWorker& process = *world_.workers[static_cast<size_t>(IndexOf(worker.id))];
+    const bool counts = worker.heard && worker.state != WorkerState::kDead &&
+                        !change_->Fenced(worker.id) && process.up() &&
+                        process.incarnation() == worker.incarnation;
+    const auto report = reports_.find(worker.id);
+    if (!counts || report == reports_.end() || report->second.beat.adopted == 0) continue;
+    if (process.adopted() == 0) continue;
+    Expect(FindAdapter(*process.keeper().adopted(), digest) != nullptr,
+           "a name means a version when all workers serve it");
+  }
+}
+
+// By what the router really has. One that was not heard for long is not waited for.
+void SimScheduler::CheckRemoval(const std::string& digest) const {
+  if (!router_ || now() - router_->at >= AdapterCatalogue::Options().silent) return;
+  Expect(!world_.router->Holds(VersionOf(digest)), "a version goes when no request holds it");
+}
+
+void SimScheduler::Operate(const std::string& name, uint64_t version) {
+  if (!change_->current()) return;
+  if (version == 0) {
+    catalogue_->Remove("", name);
+  } else {
+    catalogue_->Add("", name, "/" + DigestOf(version));
+  }
+  membership_->SetEpoch(change_->epoch());
+  Decide();
+}
+
+bool SimScheduler::adapters_settled() const {
+  const scheduler::AdapterRegister& adapters = catalogue_->Save();
+  const bool open = std::any_of(
+      adapters.operations.begin(), adapters.operations.end(),
+      [](const scheduler::AdapterOperation& operation) { return IsOpen(operation.stage); });
+  if (open || !adapters.draining.empty() || !change_->current()) return false;
+  const auto& placed = change_->current()->adapters;
+  return std::all_of(placed.begin(), placed.end(), [&](const scheduler::PlacedAdapter& adapter) {
+    return IsActive(adapters, adapter.digest);
+  });
 }
 
 // What is known of a process is never ahead of it, so whoever still sends by the old epoch and is
@@ -126,6 +221,7 @@ void SimScheduler::Apply(const std::vector<std::vector<int32_t>>& owners) {
     for (const int32_t owner : of) own.insert(owner % static_cast<int32_t>(alive.size()));
     target.owners.emplace_back(own.begin(), own.end());
   }
+  target = WithAdaptersOf(std::move(target), *change_->current());
   const auto proposal = change_->Propose(std::move(target), Members(), now());
   if (proposal.verdict != PlacementChange::Proposal::Verdict::kPrepared) return;
   membership_->SetEpoch(change_->epoch());
@@ -137,7 +233,7 @@ void SimScheduler::Apply(const std::vector<std::vector<int32_t>>& owners) {
 void SimScheduler::Save() {
   if (saving_ || membership_->version() == disk_.view->version) return;
   saving_ = true;
-  Disk next{membership_->Save(), change_->Save(), MakeView()};
+  Disk next{membership_->Save(), change_->Save(), catalogue_->Save(), MakeView()};
   After(Micros(world_.random.Between(100, 8000)), [this, next = std::move(next)] {
     saving_ = false;
     if (!world_.random.Chance(2)) {
@@ -166,6 +262,11 @@ SharedView SimScheduler::MakeView() const {
   if (change_->current()) view->placement = std::make_shared<const Placement>(*change_->current());
   if (change_->next()) view->prepared = std::make_shared<const Placement>(*change_->next());
   view->released = change_->floor();
+  view->adapters = catalogue_->Rows();
+  if (const scheduler::AdapterOperation* const checking = catalogue_->Checking()) {
+    view->check = checking->check;
+    view->checked_version = VersionOf(checking->source.substr(1));
+  }
   return view;
 }
 
@@ -176,7 +277,8 @@ void SimScheduler::Tell(int32_t worker) {
   });
 }
 
-void SimScheduler::OnRouterAsks(uint64_t seen_version) {
+void SimScheduler::OnRouterAsks(uint64_t seen_version, const std::vector<std::string>& in_use) {
+  router_ = {.at = now(), .view = seen_version, .in_use = in_use};
   if (seen_version >= disk_.view->version) return;
   world_.wire.Send(world_.scheduler_node(), world_.router_node(),
                    [this, view = disk_.view] { world_.router->OnView(view); });

@@ -1,7 +1,8 @@
 #pragma once
-// A scheduler process in a simulation: the real Membership and PlacementChange, a disk that takes
-// its time and fails, and views told only of what is on it. What services/placement_driver.cc and
-// cluster_service.cc do around them is done here in few words.
+// A scheduler process in a simulation: the real Membership, PlacementChange and AdapterCatalogue, a
+// disk that takes its time and fails, and views told only of what is on it. What
+// services/placement_driver.cc, adapter_driver.cc and cluster_service.cc do around them is done
+// here in few words.
 
 #include <map>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "scheduler/adapter_catalogue.h"
 #include "scheduler/membership.h"
 #include "scheduler/placement_change.h"
 #include "tests/sim/cluster_world.h"
@@ -20,10 +22,15 @@ class SimScheduler final : public Process {
   explicit SimScheduler(World& world) : Process(world.timeline), world_(world) {}
 
   void OnBeat(const Beat& beat);
-  // A router asks for the view, having seen one.
-  void OnRouterAsks(uint64_t seen_version);
+  // The router asks for the view, having seen one, and says which versions its requests hold.
+  void OnRouterAsks(uint64_t seen_version, const std::vector<std::string>& in_use);
   // An operator's plan; refused ones are nothing.
   void Apply(const std::vector<std::vector<int32_t>>& owners);
+
+  // Likewise, of adapters. A version 0 removes.
+  void Operate(const std::string& name, uint64_t version);
+  // No operation is open, and nothing drains.
+  bool adapters_settled() const;
 
   // Of what is decided; valid while it is up.
   const scheduler::PlacementChange& change() const { return *change_; }
@@ -32,17 +39,22 @@ class SimScheduler final : public Process {
   struct Disk {
     scheduler::Membership::Stored membership;
     scheduler::PlacementChange::Stored placement;
+    scheduler::AdapterRegister adapters;
     SharedView view = std::make_shared<const View>();
   };
   struct Report {
     Beat beat;
     bool warm = false;
+    scheduler::AdapterCatalogue::Report adapters;
   };
 
   void OnStart() override;
   void OnCrash() override;
   void Tick();
   void Decide();
+  bool DecideAdapters();
+  void CheckServed(const std::string& digest) const;
+  void CheckRemoval(const std::string& digest) const;
   void CheckRelease() const;
   void Save();
   void Tell(int32_t worker);
@@ -53,6 +65,8 @@ class SimScheduler final : public Process {
   Disk disk_;  // survives
   std::unique_ptr<scheduler::Membership> membership_;
   std::unique_ptr<scheduler::PlacementChange> change_;
+  std::unique_ptr<scheduler::AdapterCatalogue> catalogue_;
+  std::optional<scheduler::AdapterCatalogue::Report> router_;  // once it was heard
   std::map<std::string, Report> reports_;
   std::map<std::string, bool> serving_;  // as views tell it
   bool placed_ = false;                  // the first placement was asked for

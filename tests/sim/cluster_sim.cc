@@ -45,7 +45,7 @@ class ClusterSimulation {
     const int32_t requests = random().Between(3, 16);
     for (int32_t i = 0; i < requests; ++i) {
       world_.timeline.At(Micros(random().Between(0, 9'500'000)),
-                         [this] { world_.router->Submit(random().Between(1, 40)); });
+                         [this] { world_.router->Submit(RandomLength()); });
     }
     world_.timeline.At(kFaultsBegin, [this] { NextFault(); });
     world_.timeline.At(kFaultsEnd, [this] { Heal(); });
@@ -68,6 +68,8 @@ class ClusterSimulation {
     kSchedulerCrash,
     kSchedulerStop,
     kPlan,
+    kAdd,
+    kRemove,
     kCancel,
     kFaults
   };
@@ -81,6 +83,11 @@ class ClusterSimulation {
     return {.loss_percent = random.Chance(50) ? random.Between(0, 15) : 0,
             .copy_percent = random.Chance(50) ? random.Between(0, 20) : 0,
             .delay_ms_max = random.Between(1, 20)};
+  }
+
+  // Some outlive a change of adapters.
+  int32_t RandomLength() {
+    return random().Chance(15) ? random().Between(100, 400) : random().Between(1, 40);
   }
 
   Random& random() { return world_.random; }
@@ -131,6 +138,13 @@ class ClusterSimulation {
         return StopFor(*world_.scheduler, milliseconds(random().Between(100, 4000)));
       case kPlan:
         return world_.scheduler->Take([this] { world_.scheduler->Apply(RandomOwners()); });
+      case kAdd:
+      case kRemove: {
+        const std::string name = random().Chance(50) ? "p" : "q";
+        const auto version = static_cast<uint64_t>(fault == kAdd ? random().Between(1, 5) : 0);
+        return world_.scheduler->Take(
+            [this, name, version] { world_.scheduler->Operate(name, version); });
+      }
       case kCancel:
         return world_.router->Cancel();
       case kFaults:
@@ -216,6 +230,7 @@ class ClusterSimulation {
   bool Settled() const {
     if (!world_.router->idle() || !world_.scheduler->up()) return false;
     if (world_.scheduler->change().phase() != Phase::kStable) return false;
+    if (!world_.scheduler->adapters_settled()) return false;
     for (const auto& worker : world_.workers) {
       if (!worker->up()) continue;
       if (worker->sequences() > 0 || worker->keeper().held() != 1) return false;
@@ -228,6 +243,8 @@ class ClusterSimulation {
     Expect(world_.router->idle(), "nothing waits for ever: every request ends");
     Expect(world_.scheduler->change().phase() == Phase::kStable,
            "nothing waits for ever: every change of the placement ends");
+    Expect(world_.scheduler->adapters_settled(),
+           "nothing waits for ever: every operation on adapters ends, and what drains goes");
     const Epoch epoch = world_.scheduler->change().epoch();
     for (const auto& worker : world_.workers) {
       if (!worker->up()) continue;
@@ -245,13 +262,14 @@ class ClusterSimulation {
 void Add(const ClusterTotals& from, ClusterTotals* to) {
   const auto add = [&](auto ClusterTotals::*field) { to->*field += from.*field; };
   for (const auto field :
-       {&ClusterTotals::requests, &ClusterTotals::completed, &ClusterTotals::cancelled,
-        &ClusterTotals::moved, &ClusterTotals::tokens, &ClusterTotals::steps,
-        &ClusterTotals::steps_redone, &ClusterTotals::frames, &ClusterTotals::refused,
-        &ClusterTotals::fenced, &ClusterTotals::hedged, &ClusterTotals::crashes,
-        &ClusterTotals::stops, &ClusterTotals::cuts, &ClusterTotals::scheduler_crashes,
-        &ClusterTotals::plans, &ClusterTotals::committed, &ClusterTotals::aborted,
-        &ClusterTotals::emergencies}) {
+       {&ClusterTotals::requests,     &ClusterTotals::completed, &ClusterTotals::cancelled,
+        &ClusterTotals::moved,        &ClusterTotals::tokens,    &ClusterTotals::steps,
+        &ClusterTotals::steps_redone, &ClusterTotals::frames,    &ClusterTotals::refused,
+        &ClusterTotals::fenced,       &ClusterTotals::hedged,    &ClusterTotals::crashes,
+        &ClusterTotals::stops,        &ClusterTotals::cuts,      &ClusterTotals::scheduler_crashes,
+        &ClusterTotals::plans,        &ClusterTotals::committed, &ClusterTotals::aborted,
+        &ClusterTotals::emergencies,  &ClusterTotals::added,     &ClusterTotals::replaced,
+        &ClusterTotals::removed,      &ClusterTotals::failed,    &ClusterTotals::versions_freed}) {
     add(field);
   }
   to->virtual_seconds += from.virtual_seconds;

@@ -28,7 +28,7 @@ void SimWorker::OnStart() {
   pool_ = std::make_unique<scheduler::BlockPool>(kBlocks);
   weights_.clear();
   view_ = std::make_shared<const View>();
-  acknowledged_ = refused_ = 0;
+  acknowledged_ = refused_ = checked_ = 0;
   down_.clear();
   sequences_.clear();
   stepping_ = step_due_ = false;
@@ -40,7 +40,12 @@ void SimWorker::Beat() {
                  .acknowledged = acknowledged_,
                  .refused = refused_,
                  .adopted = adopted(),
-                 .seen_version = view_->version};
+                 .seen_version = view_->version,
+                 .check = checked_,
+                 .found = found_};
+  for (const auto& [request, sequence] : sequences_) {
+    if (sequence.submit.version != 0) beat.in_use.push_back(DigestOf(sequence.submit.version));
+  }
   for (const auto& [peer, process] : down_) beat.lost.emplace_back(NameOf(peer), process);
   world_.wire.Send(self_, world_.scheduler_node(), [this, beat] {
     world_.scheduler->Take([this, beat] { world_.scheduler->OnBeat(beat); });
@@ -65,9 +70,23 @@ void SimWorker::OnView(const SharedView& view) {
   const uint64_t open = view->prepared == nullptr ? 0 : view->prepared->plan;
   if (keeper_->prepared_plan() != 0 && keeper_->prepared_plan() != open)
     keeper_->Abort(keeper_->prepared_plan());
-  SyncWeights();
+  SyncWeights(nullptr);
+  if (view->check != 0 && checked_ != view->check) CheckLater();
   if (open != 0 && acknowledged_ != open && refused_ != open) PrepareLater(view->prepared);
   StepSoon(Micros(0));
+}
+
+// Reading a directory takes time, and some hold no adapter.
+void SimWorker::CheckLater() {
+  After(Micros(world_.random.Between(0, 60'000)), [this, check = view_->check,
+                                                   version = view_->checked_version] {
+    checked_ = check;
+    found_ = {.digest = DigestOf(version), .bytes = 1};
+    for (ExpertId expert = 0; expert < static_cast<ExpertId>(world_.model.experts()); ++expert) {
+      if (Replaces(version, expert)) found_.replaced.push_back(expert);
+    }
+    if (world_.random.Chance(5)) found_.error = scheduler::AdapterError::kInvalid;
+  });
 }
 
 // Copies take time, and sometimes there is no room for them.
@@ -85,14 +104,24 @@ void SimWorker::PrepareLater(const std::shared_ptr<const Placement>& placement) 
 
 bool SimWorker::Prepare(const std::shared_ptr<const Placement>& placement) {
   if (keeper_->Prepare(placement) != EpochKeeper::Prepared::kReady) return false;
-  SyncWeights();
+  SyncWeights(placement.get());
   world_.ledger.Prepared(self_, incarnation(), placement->plan);
   return true;
 }
 
-void SimWorker::SyncWeights() {
+// An id means the same weights in all placements that are held at once, or one's rows would be
+// computed by another's.
+void SimWorker::SyncWeights(const Placement* prepared) {
   const std::vector<ExpertId> needed = keeper_->Needed();
-  weights_ = {needed.begin(), needed.end()};
+  std::erase_if(weights_, [&](const auto& held) {
+    return !std::binary_search(needed.begin(), needed.end(), held.first);
+  });
+  if (prepared == nullptr) return;
+  for (const ExpertId expert : scheduler::OwnedBy(*prepared, NameOf(self_))) {
+    const uint64_t weights = WeightsOf(*prepared, expert);
+    const auto [held, is_new] = weights_.emplace(expert, weights);
+    Expect(held->second == weights, "an id means one expert for as long as somebody may use it");
+  }
 }
 
 const View::Worker* SimWorker::Known(const std::string& id) const {
@@ -117,7 +146,10 @@ void SimWorker::OnPeerDown(int32_t peer, uint64_t process) {
 
 void SimWorker::OnSubmit(const Submit& submit) {
   Sequence sequence{.submit = submit};
-  const bool fits = pool_->Take(kBlocksOfASequence, &sequence.blocks);
+  const bool served =
+      submit.version == 0 ||
+      (keeper_->adopted() != nullptr && FindAdapter(*keeper_->adopted(), DigestOf(submit.version)));
+  const bool fits = served && pool_->Take(kBlocksOfASequence, &sequence.blocks);
   if (!fits || sequences_.contains(submit.request)) {
     if (fits) pool_->GiveBack(sequence.blocks);
     world_.router->OnRefused(self_, submit.request, submit.attempt);
@@ -144,7 +176,8 @@ void SimWorker::StepSoon(Micros delay) {
 }
 
 void SimWorker::BeginStep() {
-  if (keeper_->AdoptAtStep()) SyncWeights();
+  if (keeper_->AdoptAtStep()) SyncWeights(nullptr);
+  EndWhatIsServedNoMore();
   if (sequences_.empty()) return;
   if (keeper_->adopted() == nullptr) return StepSoon(kAgain);
   stepping_ = true;
@@ -163,9 +196,24 @@ void SimWorker::BeginStep() {
   }
   rows_.clear();
   for (const auto& [request, sequence] : sequences_)
-    rows_.push_back({request, Mix(sequence.submit.last)});
+    rows_.push_back({request, sequence.submit.version, Mix(sequence.submit.last)});
   layer_ = 0;
   Dispatch();
+}
+
+// Sequences that their router has taken elsewhere while this process was away, or never had here.
+void SimWorker::EndWhatIsServedNoMore() {
+  if (keeper_->adopted() == nullptr) return;
+  std::vector<Submit> ended;
+  for (const auto& [request, sequence] : sequences_) {
+    const uint64_t version = sequence.submit.version;
+    if (version != 0 && !FindAdapter(*keeper_->adopted(), DigestOf(version)))
+      ended.push_back(sequence.submit);
+  }
+  for (const Submit& submit : ended) {
+    OnCancel(submit.request, submit.attempt);
+    world_.router->OnRefused(self_, submit.request, submit.attempt);
+  }
 }
 
 void SimWorker::Dispatch() {
@@ -175,7 +223,8 @@ void SimWorker::Dispatch() {
   const auto top_k = static_cast<size_t>(world_.model.top_k);
   std::vector<int32_t> chosen(top_k);
   for (const Row& row : rows_) {
-    const std::vector<ExpertId> experts = world_.model.Route(layer_, row.value);
+    std::vector<ExpertId> experts = world_.model.Route(layer_, row.value);
+    for (ExpertId& expert : experts) expert = Resolve(*placement_, row.version, expert);
     rule_->Choose(*placement_, experts, chosen);
     experts_.insert(experts_.end(), experts.begin(), experts.end());
     asked_.insert(asked_.end(), chosen.begin(), chosen.end());
@@ -209,7 +258,7 @@ void SimWorker::Ask(const std::vector<size_t>& routes, bool again) {
   std::vector<size_t> here;
   for (const size_t route : routes) {
     if (again) {
-      const auto& owners = placement_->owners[experts_[route]];
+      const auto owners = scheduler::OwnersOf(*placement_, experts_[route]);
       const auto other = std::find_if(owners.begin(), owners.end(), [&](int32_t owner) {
         return owner != asked_[route] && Usable(placement_->workers[static_cast<size_t>(owner)]);
       });
@@ -246,9 +295,13 @@ void SimWorker::AnswerHere(const std::vector<size_t>& routes) {
   for (const size_t route : routes) {
     Expect(weights_.contains(experts_[route]), "a home has the experts it computes itself");
     outputs_[route] =
-        Compute(experts_[route], rows_[route / static_cast<size_t>(world_.model.top_k)].value);
+        ComputeHere(experts_[route], rows_[route / static_cast<size_t>(world_.model.top_k)].value);
   }
   MaybeNextLayer();
+}
+
+uint64_t SimWorker::ComputeHere(ExpertId expert, uint64_t row) const {
+  return Compute(weights_.at(expert), row);
 }
 
 bool SimWorker::MayServe(const Frame& frame) {
@@ -278,7 +331,7 @@ void SimWorker::OnFrame(const Frame& frame) {
     Expect(frame.epoch >= view_->released, "no worker serves what is released");
     for (const Frame::Route& route : frame.routes) {
       Expect(weights_.contains(route.expert), "no worker serves an expert it does not hold");
-      answer.outputs.emplace_back(route.route, Compute(route.expert, route.row));
+      answer.outputs.emplace_back(route.route, ComputeHere(route.expert, route.row));
     }
   }
   world_.wire.Send(self_, frame.from, [this, home = frame.from, answer] {

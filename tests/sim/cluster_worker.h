@@ -27,6 +27,7 @@ class SimWorker final : public Process {
   struct Submit {
     uint64_t request = 0;
     uint32_t attempt = 0;
+    uint64_t version = 0;  // of an adapter; 0: the base model
     uint64_t last = 0;
     int32_t index = 0;  // of the first token
     int32_t tokens = 0;
@@ -63,7 +64,6 @@ class SimWorker final : public Process {
   const scheduler::EpochKeeper& keeper() const { return *keeper_; }
   size_t sequences() const { return sequences_.size(); }
   int32_t blocks_used() const { return pool_->used(); }
-  std::set<ExpertId> weights() const { return weights_; }
 
  private:
   struct Sequence {
@@ -72,18 +72,22 @@ class SimWorker final : public Process {
   };
   struct Row {
     uint64_t request = 0;
+    uint64_t version = 0;
     uint64_t value = 0;
   };
 
   void OnStart() override;
   void OnCrash() override {}
   void Beat();
-  void SyncWeights();
+  void CheckLater();
+  void SyncWeights(const Placement* prepared);
+  void EndWhatIsServedNoMore();
   void PrepareLater(const std::shared_ptr<const Placement>& placement);
   bool Prepare(const std::shared_ptr<const Placement>& placement);
   const View::Worker* Known(const std::string& id) const;
   bool Usable(const std::string& id) const;
   bool MayServe(const Frame& frame);
+  uint64_t ComputeHere(ExpertId expert, uint64_t row) const;
 
   void StepSoon(Micros delay);
   void BeginStep();
@@ -100,7 +104,9 @@ class SimWorker final : public Process {
   // Of this start.
   std::unique_ptr<scheduler::EpochKeeper> keeper_;
   std::unique_ptr<scheduler::BlockPool> pool_;
-  std::set<ExpertId> weights_;  // at hand
+  std::map<ExpertId, uint64_t> weights_;  // at hand
+  uint64_t checked_ = 0;                  // as Beat's check
+  scheduler::FoundAdapter found_;
   SharedView view_;
   uint64_t acknowledged_ = 0, refused_ = 0;
   std::map<int32_t, uint64_t> down_;        // peers whose connection broke: their incarnation

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "scheduler/adapter_register.h"
 #include "scheduler/membership.h"
 #include "scheduler/placement.h"
 #include "tests/sim/random.h"
@@ -49,6 +50,10 @@ struct View {
   };
   uint64_t version = 0;
   std::vector<Worker> workers;
+  std::vector<scheduler::AdapterRow> adapters;
+  uint64_t check =
+      0;  // number of a directory that workers are to look at, and its version; 0: none
+  uint64_t checked_version = 0;
   std::shared_ptr<const Placement> placement, prepared;  // null: none
   Epoch released = 0;
 };
@@ -61,11 +66,42 @@ struct Beat {
   Epoch adopted = 0;
   std::vector<std::pair<std::string, uint64_t>> lost;
   uint64_t seen_version = 0;  // of the view: an older one is told again, as a new stream would
+  std::vector<std::string> in_use;  // versions of adapters
+  uint64_t check = 0;               // that was looked at, and what was found
+  scheduler::FoundAdapter found;
 };
 
-// What an expert makes of a row: another value for another expert, and for weights that are not
-// there.
-inline uint64_t Compute(ExpertId expert, uint64_t row) { return Mix(row ^ Mix(expert + 1)); }
+// What weights make of a row: another value for other weights.
+inline uint64_t Compute(uint64_t weights, uint64_t row) { return Mix(row ^ Mix(weights + 1)); }
+
+// Versions of adapters are 1, 2, ...; 0 is the base model. Each replaces some experts, one at
+// least.
+inline bool Replaces(uint64_t version, ExpertId expert) {
+  return version != 0 && (expert == version % 2 || Mix(version * 1000 + expert) % 3 == 0);
+}
+// The weights that a version has for an expert of the base's.
+inline uint64_t Weights(uint64_t version, ExpertId expert) {
+  return Replaces(version, expert) ? version * 1000 + expert : expert;
+}
+inline std::string DigestOf(uint64_t version) { return "v" + std::to_string(version); }
+inline uint64_t VersionOf(const std::string& digest) { return std::stoull(digest.substr(1)); }
+
+// Of a placement: the weights that an id means, and the id of what a version has for an expert.
+inline uint64_t WeightsOf(const Placement& placement, ExpertId id) {
+  if (id < placement.owners.size()) return id;
+  for (const scheduler::PlacedAdapter& adapter : placement.adapters) {
+    if (id >= adapter.first && id - adapter.first < adapter.replaced.size())
+      return Weights(VersionOf(adapter.digest), adapter.replaced[id - adapter.first]);
+  }
+  throw Violation{"an id that is owned means an expert"};
+}
+inline ExpertId Resolve(const Placement& placement, uint64_t version, ExpertId expert) {
+  if (version == 0) return expert;
+  const scheduler::PlacedAdapter& adapter = *FindAdapter(placement, DigestOf(version));
+  const auto found = std::lower_bound(adapter.replaced.begin(), adapter.replaced.end(), expert);
+  if (found == adapter.replaced.end() || *found != expert) return expert;
+  return adapter.first + static_cast<ExpertId>(found - adapter.replaced.begin());
+}
 
 // The model: rows of `layers` layers, each routed to `top_k` of a layer's experts.
 struct Model {
@@ -87,12 +123,13 @@ struct Model {
     for (const uint64_t output : outputs) row = Mix(row + output);
     return row;
   }
-  // The next token of a sequence that ends with `last`, computed alone.
-  uint64_t Next(uint64_t last) const {
+  // The next token of a sequence that ends with `last`, computed alone through a version.
+  uint64_t Next(uint64_t last, uint64_t version) const {
     uint64_t row = Mix(last);
     for (int32_t layer = 0; layer < layers; ++layer) {
       std::vector<uint64_t> outputs;
-      for (const ExpertId expert : Route(layer, row)) outputs.push_back(Compute(expert, row));
+      for (const ExpertId expert : Route(layer, row))
+        outputs.push_back(Compute(Weights(version, expert), row));
       row = Combine(row, outputs);
     }
     return row;
@@ -186,6 +223,7 @@ struct ClusterTotals {
   uint64_t frames = 0, refused = 0, fenced = 0, hedged = 0;
   uint64_t crashes = 0, stops = 0, cuts = 0, scheduler_crashes = 0;
   uint64_t plans = 0, committed = 0, aborted = 0, emergencies = 0;
+  uint64_t added = 0, replaced = 0, removed = 0, failed = 0, versions_freed = 0;
   double virtual_seconds = 0;
 };
 

@@ -50,8 +50,16 @@ TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
       {{"apply"}, "name a PLAN.json"},
       {{"apply", "/nonexistent"}, "/nonexistent"},
       {{"residency", "--layer", "-1"}, "out of range"},
-      {{"up", "--model", "/", "--adapter", "law=dir"},
-       "--adapter law=dir: adapters are not served"},
+      {{"up", "--model", "/", "--adapter", "law"},
+       "--adapter: name an adapter and its directory, NAME=DIR, not \"law\""},
+      {{"up", "--model", "/", "--adapter", "a=x", "--adapter", "a=y"},
+       "--adapter: \"a\" is named twice"},
+      {{"adapters"}, "say list, add NAME=DIR, or remove NAME"},
+      {{"adapters", "drop", "law"}, "say list, add NAME=DIR, or remove NAME"},
+      {{"adapters", "list", "law"}, "list takes no adapter"},
+      {{"adapters", "add", "=dir"}, "NAME=DIR, not \"=dir\""},
+      {{"adapters", "add", "law="}, "NAME=DIR, not \"law=\""},
+      {{"adapters", "remove"}, "name an adapter"},
   };
   unsetenv("CONCLAVE_SERVER");
   for (const auto& [arguments, error] : cases) {

@@ -99,6 +99,19 @@ class FakeRouter::Cluster : public v1::Cluster::Service {
     *response = fake_.status;
     return grpc::Status::OK;
   }
+  grpc::Status ListAdapters(grpc::ServerContext*, const v1::ListAdaptersRequest*,
+                            v1::AdapterCatalogue* response) override {
+    *response = fake_.catalogue;
+    return grpc::Status::OK;
+  }
+  grpc::Status AddAdapter(grpc::ServerContext*, const v1::AddAdapterRequest* request,
+                          v1::AdapterOperation* response) override {
+    return fake_.operate(request, nullptr, *response);
+  }
+  grpc::Status RemoveAdapter(grpc::ServerContext*, const v1::RemoveAdapterRequest* request,
+                             v1::AdapterOperation* response) override {
+    return fake_.operate(nullptr, request, *response);
+  }
 
  private:
   FakeRouter& fake_;

@@ -67,6 +67,12 @@ class FakeRouter {
   Score score = ScoreBytes;
   std::function<void(const v1::Prompt&)> on_tokenize = [](const v1::Prompt&) {};
   v1::StatusResponse status;
+  // Of adapters: what there is, and how a change of them ends.
+  v1::AdapterCatalogue catalogue;
+  using Operate = std::function<grpc::Status(const v1::AddAdapterRequest* adds,
+                                             const v1::RemoveAdapterRequest* removes,
+                                             v1::AdapterOperation& response)>;
+  Operate operate;
 
  private:
   class Inference;

@@ -1,0 +1,154 @@
+#include "services/adapter_driver.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "services/convert_adapters.h"
+#include "services/log.h"
+
+namespace conclave::services {
+namespace {
+
+using scheduler::AdapterCatalogue;
+using scheduler::AdapterError;
+using scheduler::AdapterOperation;
+using scheduler::AdapterRegister;
+using scheduler::AdapterRow;
+using scheduler::AdapterStage;
+using scheduler::Micros;
+
+absl::Status ToStatus(AdapterError error, const std::string& message) {
+  return absl::Status(static_cast<absl::StatusCode>(error), message);
+}
+
+// Of a digest, for people.
+std::string Short(const std::string& digest) { return digest.substr(0, 12); }
+
+void LogEnd(const AdapterOperation& operation) {
+  if (operation.stage == AdapterStage::kFailed) {
+    LogWarning("adapter %s: operation %s failed: %s", operation.name, operation.id,
+               operation.message);
+  } else if (operation.removes) {
+    LogInfo("adapter %s is removed, and %d bytes with it", operation.name, operation.bytes_freed);
+  } else if (operation.replaced.empty()) {
+    LogInfo("adapter %s is version %s, %d bytes", operation.name, Short(operation.digest),
+            operation.bytes);
+  } else {
+    LogInfo("adapter %s is version %s, %d bytes; %s drains", operation.name,
+            Short(operation.digest), operation.bytes, Short(operation.replaced));
+  }
+}
+
+}  // namespace
+
+AdapterDriver::AdapterDriver(const Options& options, const AdapterRegister& stored, Micros now)
+    : catalogue_(options, stored, now) {}
+
+bool AdapterDriver::Hear(const v1::HeartbeatRequest& beat, Micros now) {
+  const bool router = beat.has_router();
+  Heard& heard = router ? routers_[beat.router().address()] : workers_[beat.worker().id()];
+  AdapterCatalogue::Report report{
+      .at = now, .view = beat.view(), .in_use = {beat.in_use().begin(), beat.in_use().end()}};
+  if (!router && beat.has_checked()) {
+    report.check = beat.checked().check();
+    report.found = FromProto(beat.checked());
+  }
+  const uint64_t incarnation = router ? 0 : beat.worker().incarnation();
+  const bool news = heard.incarnation != incarnation || heard.report.check != report.check ||
+                    heard.report.view != report.view || heard.report.in_use != report.in_use;
+  heard = {.incarnation = incarnation, .report = std::move(report)};
+  return news;
+}
+
+absl::StatusOr<std::string> AdapterDriver::Add(const v1::AddAdapterRequest& request) {
+  return Begun(catalogue_.Add(request.operation_id(), request.name(), request.source()));
+}
+
+absl::StatusOr<std::string> AdapterDriver::Remove(const v1::RemoveAdapterRequest& request) {
+  return Begun(catalogue_.Remove(request.operation_id(), request.name()));
+}
+
+absl::StatusOr<std::string> AdapterDriver::Begun(const scheduler::AdapterAnswer& opened) {
+  if (opened.error == AdapterError::kNone) return opened.id;
+  return ToStatus(opened.error, opened.problem);
+}
+
+std::optional<absl::StatusOr<v1::AdapterOperation>> AdapterDriver::EndOf(
+    const std::string& operation) const {
+  const AdapterOperation* const found = catalogue_.Find(operation);
+  if (found == nullptr) {
+    return absl::AbortedError(
+        absl::StrFormat("operation %s on adapters is over and forgotten", operation));
+  }
+  if (IsOpen(found->stage)) return std::nullopt;
+  if (found->stage == AdapterStage::kFailed) {
+    return ToStatus(found->error, absl::StrFormat("adapter %s: %s", found->name, found->message));
+  }
+  return ToProto(*found);
+}
+
+bool AdapterDriver::Step(const Workers& workers, const Routers& routers, const v1::ModelInfo* model,
+                         uint64_t version, PlacementDriver& placement, Micros now) {
+  std::vector<AdapterCatalogue::Worker> all;
+  std::map<std::string, Heard> heard;
+  for (const scheduler::Membership::Worker& worker : workers) {
+    const auto found = workers_.find(worker.id);
+    if (found != workers_.end()) heard[worker.id] = std::move(found->second);
+  }
+  workers_ = std::move(heard);
+  for (const scheduler::Membership::Worker& worker : workers) {
+    const auto found = workers_.find(worker.id);
+    const bool present = found != workers_.end() && found->second.incarnation == worker.incarnation;
+    all.push_back({.id = worker.id,
+                   .alive = worker.state != scheduler::WorkerState::kDead,
+                   .leaving = worker.state == scheduler::WorkerState::kDraining,
+                   .report = present ? &found->second.report : nullptr});
+  }
+  std::vector<AdapterCatalogue::Router> listed;
+  for (const scheduler::RouterRoster::Router& router : routers) {
+    const auto found = routers_.find(router.address);
+    if (found == routers_.end()) continue;
+    listed.push_back({.address = router.address, .report = &found->second.report});
+  }
+  std::erase_if(routers_, [&](const auto& router) {
+    return std::none_of(listed.begin(), listed.end(),
+                        [&](const auto& one) { return one.address == router.first; });
+  });
+
+  const AdapterCatalogue::Known known{
+      .view = version, .workers = all, .routers = listed, .placement = placement.change()};
+  const std::vector<AdapterOperation> before = catalogue_.Save().operations;
+  bool changed = catalogue_.Step(known, now);
+  if (const auto wish = catalogue_.Next(known, now)) {
+    catalogue_.Proposed(*wish, placement.Propose(*wish, workers, model, now), now);
+    changed = true;
+  }
+  if (changed) LogEnds(before);
+  return changed;
+}
+
+void AdapterDriver::LogEnds(const std::vector<AdapterOperation>& before) const {
+  for (const AdapterOperation& was : before) {
+    const AdapterOperation* const now = catalogue_.Find(was.id);
+    if (IsOpen(was.stage) && now != nullptr && !IsOpen(now->stage)) LogEnd(*now);
+  }
+}
+
+void AdapterDriver::Fill(v1::ClusterView* view) const {
+  for (const AdapterRow& row : catalogue_.Rows()) *view->add_adapters() = ToProto(row);
+  if (const AdapterOperation* const checking = catalogue_.Checking()) {
+    view->mutable_check()->set_check(checking->check);
+    view->mutable_check()->set_source(checking->source);
+  }
+}
+
+v1::AdapterCatalogue AdapterDriver::Describe() const {
+  v1::AdapterCatalogue catalogue;
+  for (const AdapterRow& row : catalogue_.Rows()) *catalogue.add_adapters() = ToProto(row);
+  for (const AdapterOperation& operation : catalogue_.Save().operations)
+    *catalogue.add_operations() = ToProto(operation);
+  return catalogue;
+}
+
+}  // namespace conclave::services

@@ -1,0 +1,87 @@
+#include "services/convert_adapters.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace conclave::services {
+namespace {
+
+using scheduler::AdapterError;
+using scheduler::AdapterRegister;
+using scheduler::FoundAdapter;
+using ::testing::HasSubstr;
+
+v1::AdapterChecked Checked() {
+  return ToProto(7, {.digest = "1a", .replaced = {1, 5, 9}, .bytes = 30});
+}
+
+TEST(ConvertAdapters, KeepsAReport) {
+  const v1::AdapterChecked message = Checked();
+  EXPECT_EQ(message.check(), 7u);
+  const FoundAdapter found = FromProto(message);
+  EXPECT_EQ(found.error, AdapterError::kNone);
+  EXPECT_EQ(found.digest, "1a");
+  EXPECT_EQ(found.replaced, (std::vector<scheduler::ExpertId>{1, 5, 9}));
+  EXPECT_EQ(found.bytes, 30u);
+}
+
+TEST(ConvertAdapters, AReportThatIsNoneSaysSo) {
+  const auto refused = [](const auto& spoil) {
+    v1::AdapterChecked message = Checked();
+    spoil(message);
+    const FoundAdapter found = FromProto(message, {.experts = 4});
+    EXPECT_EQ(found.error, AdapterError::kInternal);
+    return found.message;
+  };
+  EXPECT_THAT(refused([](auto& report) { report.set_code(17); }), HasSubstr("unknown code"));
+  EXPECT_THAT(refused([](auto& report) { report.set_code(-1); }), HasSubstr("unknown code"));
+  EXPECT_THAT(refused([](auto& report) { report.set_digest(""); }), HasSubstr("no digest"));
+  EXPECT_THAT(refused([](auto& report) { report.set_digest("1A"); }), HasSubstr("no digest"));
+  EXPECT_THAT(refused([](auto& report) { report.set_digest(std::string(129, 'a')); }),
+              HasSubstr("no digest"));
+  EXPECT_THAT(refused([](auto& report) { report.clear_replaced(); }), HasSubstr("no experts"));
+  EXPECT_THAT(refused([](auto& report) { report.add_replaced(9); }), HasSubstr("out of order"));
+  EXPECT_THAT(refused([](auto& report) {
+                report.add_replaced(10);
+                report.add_replaced(11);
+              }),
+              HasSubstr("too many experts"));
+}
+
+TEST(ConvertAdapters, CutsLongMessagesAndSpellsOutWhatIsNotUtf8) {
+  EXPECT_EQ(ToProto(1, {.error = AdapterError::kInvalid, .message = "\xff"}).message(), "\\xff");
+  const FoundAdapter found =
+      FromProto(ToProto(1, {.error = AdapterError::kInvalid, .message = std::string(5000, 'a')}));
+  EXPECT_EQ(found.message.size(), 2048u);
+  EXPECT_EQ(found.error, AdapterError::kInvalid);
+}
+
+TEST(ConvertAdapters, RefusesACatalogueThatIsNone) {
+  const auto refused = [](const auto& spoil) {
+    AdapterRegister stored{
+        .active = {{"law", "1a"}},
+        .versions = {{"1a", {}}},
+        .operations = {{.id = "x", .stage = scheduler::AdapterStage::kPlacing, .experts = {1, 2}}}};
+    v1::AdapterCatalogue message = ToProto(stored);
+    EXPECT_TRUE(FromProto(message).ok());
+    spoil(message);
+    const absl::Status status = FromProto(message).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_THAT(refused([](auto& all) { *all.add_adapters() = all.adapters(0); }),
+              HasSubstr("law has two versions"));
+  EXPECT_THAT(refused([](auto& all) { all.mutable_adapters(0)->clear_digest(); }),
+              HasSubstr("no version"));
+  EXPECT_THAT(refused([](auto& all) { all.mutable_operations(0)->clear_operation_id(); }),
+              HasSubstr("has no id"));
+  EXPECT_THAT(refused([](auto& all) { all.mutable_operations(0)->clear_stage(); }),
+              HasSubstr("unknown stage"));
+  EXPECT_THAT(refused([](auto& all) { all.mutable_operations(0)->clear_replaced_experts(); }),
+              HasSubstr("places no experts"));
+  EXPECT_THAT(refused([](auto& all) { all.mutable_operations(0)->add_replaced_experts(2); }),
+              HasSubstr("out of order"));
+}
+
+}  // namespace
+}  // namespace conclave::services
