@@ -28,6 +28,13 @@ std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) 
         "worker %s computes as %s, worker %s as %s; see --numerics and --returns", joins.id(),
         ours.numerics(), member.id(), theirs.numerics());
   }
+  // What one may send the other must take.
+  const bool both_say = joins.step_tokens() > 0 && member.step_tokens() > 0;
+  const bool exchange = !joins.exchange_address().empty() && !member.exchange_address().empty();
+  if (exchange && both_say && joins.step_tokens() != member.step_tokens()) {
+    return absl::StrFormat("worker %s steps up to %d tokens, worker %s up to %d; see --step-tokens",
+                           joins.id(), joins.step_tokens(), member.id(), member.step_tokens());
+  }
   return "";
 }
 

@@ -124,6 +124,23 @@ TEST_F(ClusterServiceTest, RefusesAnotherModelOrNumericsByName) {
   EXPECT_EQ(service_->view()->workers_size(), 1);
 }
 
+TEST_F(ClusterServiceTest, RefusesAnotherSizeOfStepsByNameWhereRowsAreExchanged) {
+  v1::WorkerInfo first = Info("a"), other = Info("b");
+  first.set_step_tokens(256);
+  other.set_step_tokens(128);
+  first.set_exchange_address("127.0.0.1:6000");
+  ASSERT_TRUE(Hear(first).ok());
+  EXPECT_TRUE(Hear(other).ok()) << "it exchanges nothing";
+  other = Info("c");
+  other.set_step_tokens(128);
+  other.set_exchange_address("127.0.0.1:6001");
+  EXPECT_EQ(Hear(other).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(Hear(other).message()),
+              HasSubstr("worker c steps up to 128 tokens, worker a up to 256; see --step-tokens"));
+  other.set_step_tokens(256);
+  EXPECT_TRUE(Hear(other).ok());
+}
+
 TEST_F(ClusterServiceTest, AsksAnotherModelToWaitWhileTheWorkerItContradictsIsSilent) {
   ASSERT_TRUE(Hear(Info("a")).ok());
   Pass(std::chrono::milliseconds(500));
