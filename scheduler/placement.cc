@@ -180,7 +180,10 @@ Placement Contiguous(std::vector<std::string> workers, int32_t moe_layers, int32
   const auto count = static_cast<int64_t>(placement.workers.size());
   for (int32_t layer = 0; layer < moe_layers; ++layer) {
     for (int64_t slot = 0; slot < slots; ++slot) {
-      placement.owners.push_back({static_cast<int32_t>(slot * count / slots)});
+      // Layer by layer where the one before it left off, or the first workers had all that is over.
+      const int64_t run = count > slots ? slot : slot * count / slots;
+      const int64_t owner = (run + int64_t{layer} * slots) % count;
+      placement.owners.push_back({static_cast<int32_t>(owner)});
     }
   }
   return placement;

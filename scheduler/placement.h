@@ -56,8 +56,8 @@ struct PlacementLimits {
 std::string ProblemOf(const Placement& placement, const PlacementLimits& limits = {});
 
 // The experts of each MoE layer in runs of equal length, a run a worker; where slots do not divide
-// by workers, runs differ by one. The expert of (layer, slot) is layer * slots + slot. One worker
-// or more, ids in any order.
+// by workers, runs differ by one, and who has the longer ones turns from layer to layer. The expert
+// of (layer, slot) is layer * slots + slot. One worker or more, ids in any order.
 Placement Contiguous(std::vector<std::string> workers, int32_t moe_layers, int32_t slots);
 
 // Every worker owns every expert.

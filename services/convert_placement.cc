@@ -314,9 +314,9 @@ absl::Status FillResidency(const v1::ClusterView& view, const v1::ResidencyReque
   } else {
     std::vector<std::string> alive;
     for (const v1::WorkerInfo& worker : view.workers()) {
-      if (worker.state() != v1::WORKER_STATE_DEAD) alive.push_back(worker.id());
+      if (worker.state() != v1::WORKER_STATE_DEAD && !worker.placed()) alive.push_back(worker.id());
     }
-    if (alive.empty()) return absl::UnavailableError("no worker is alive");
+    if (alive.empty()) return absl::UnavailableError("no worker has any expert yet");
     placement = scheduler::Everywhere(std::move(alive), slots * model->moe_layers());
   }
   response->set_epoch(placement.epoch);

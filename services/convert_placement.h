@@ -51,8 +51,8 @@ absl::StatusOr<scheduler::Placement> Resolve(const Plan& plan,
                                              const v1::ModelInfo& model);
 
 // Which expert is where by a view: of its placement or, if it has none, every expert on every
-// worker that is not dead. INVALID_ARGUMENT: a layer without experts; UNAVAILABLE: no worker has
-// said what the model is.
+// worker that is not dead and needs none. INVALID_ARGUMENT: a layer without experts; UNAVAILABLE:
+// no worker has said what the model is.
 absl::Status FillResidency(const v1::ClusterView& view, const v1::ResidencyRequest& request,
                            v1::ResidencyResponse* response);
 

@@ -48,7 +48,8 @@ bool PlacementDriver::Hear(const v1::HeartbeatRequest& beat) {
   Report now{.incarnation = info.incarnation(),
              .said = beat.placement(),
              .adopted = info.epoch(),
-             .warm = known ? report.warm : info.epoch() > 0};
+             .warm = known ? report.warm : info.epoch() > 0,
+             .placed = info.placed()};
   const bool news = !known || now.adopted != report.adopted ||
                     now.said.acknowledged() != report.said.acknowledged() ||
                     now.said.refused() != report.said.refused();
@@ -116,16 +117,19 @@ void PlacementDriver::MaybePlaceFirst(const Workers& workers, const v1::ModelInf
     first_after_ = now + options_.retry;
     return;
   }
+  if (operators_ != 0 && change_.outcome() && change_.outcome()->plan == operators_ &&
+      change_.outcome()->committed) {
+    first_due_ = false;  // an operator was first
+    return;
+  }
   if (change_.phase() == Phase::kPrepared) return;
   std::vector<std::string> owners = Owners(workers);
   if (owners.size() < static_cast<size_t>(options_.workers)) return;
   if (options_.first) owners.resize(static_cast<size_t>(options_.workers));
-  absl::StatusOr<Placement> placement =
-      options_.first ? Resolve(*options_.first, owners, *model)
-                     : scheduler::Contiguous(owners, static_cast<int32_t>(model->moe_layers()),
-                                             static_cast<int32_t>(model->experts()));
+  absl::StatusOr<Placement> placement = FirstOf(owners, *model);
   PlacementChange::Proposal proposal;
   if (placement.ok()) {
+    Remember();
     proposal = change_.Propose(WithPresentAdapters(*std::move(placement)), MembersOf(workers), now);
     if (proposal.verdict == PlacementChange::Proposal::Verdict::kPrepared) {
       first_plan_ = proposal.plan;
@@ -139,6 +143,19 @@ void PlacementDriver::MaybePlaceFirst(const Workers& workers, const v1::ModelInf
   LogError("the first placement cannot be made: %s", proposal.problem);
 }
 
+absl::StatusOr<Placement> PlacementDriver::FirstOf(const std::vector<std::string>& owners,
+                                                   const v1::ModelInfo& model) const {
+  if (options_.first) return Resolve(*options_.first, owners, model);
+  const auto layers = static_cast<int32_t>(model.moe_layers());
+  const auto slots = static_cast<int32_t>(model.experts());
+  Placement even = scheduler::Contiguous(owners, layers, slots);
+  const std::optional<Placement>& wanted = change_.Save().wanted;
+  // What a stopped cluster had stands when it is started again.
+  const bool same =
+      wanted && wanted->workers == even.workers && wanted->owners.size() == even.owners.size();
+  return same ? *wanted : std::move(even);
+}
+
 std::set<std::string> PlacementDriver::JoiningOf(const Workers& workers) const {
   std::set<std::string> joining;
   const std::vector<PlacementChange::Member> members = MembersOf(workers);
@@ -147,7 +164,10 @@ std::set<std::string> PlacementDriver::JoiningOf(const Workers& workers) const {
   for (size_t i = 0; i < workers.size(); ++i) {
     // Who was not heard yet is as it was when the last scheduler heard it.
     if (!workers[i].heard) continue;
-    const bool serves = strict ? change_.Serves(members[i]) : !change_.Fenced(workers[i].id);
+    const auto report = reports_.find(workers[i].id);
+    const bool placed = report != reports_.end() && report->second.placed;
+    const bool serves =
+        strict || placed ? change_.Serves(members[i]) : !change_.Fenced(workers[i].id);
     if (!serves) joining.insert(workers[i].id);
   }
   return joining;
@@ -163,10 +183,12 @@ absl::StatusOr<uint64_t> PlacementDriver::Apply(const Plan& plan, const Workers&
                                                 const v1::ModelInfo* model, Micros now) {
   if (model == nullptr) return absl::FailedPreconditionError("no worker has joined yet");
   CONCLAVE_ASSIGN_OR_RETURN(Placement placement, Resolve(plan, Owners(workers), *model));
+  Remember();
   PlacementChange::Proposal proposal =
       change_.Propose(WithPresentAdapters(std::move(placement)), MembersOf(workers), now);
   switch (proposal.verdict) {
     case PlacementChange::Proposal::Verdict::kPrepared:
+      operators_ = proposal.plan;
       LogInfo("an operator's placement is plan %d", proposal.plan);
       return proposal.plan;
     case PlacementChange::Proposal::Verdict::kBusy:
@@ -208,11 +230,23 @@ PlacementChange::Proposal PlacementDriver::Propose(const scheduler::AdapterCatal
   return proposal;
 }
 
+// How the last plan ended is known until the next one is opened, and somebody may yet ask.
+void PlacementDriver::Remember() {
+  const std::optional<Outcome>& outcome = change_.outcome();
+  if (!outcome || (!past_.empty() && past_.back().plan == outcome->plan)) return;
+  past_.push_back(*outcome);
+  if (past_.size() > kPastMax) past_.pop_front();
+}
+
 std::optional<absl::StatusOr<scheduler::Epoch>> PlacementDriver::EndOf(uint64_t plan) const {
   if (change_.next() && change_.next()->plan == plan) return std::nullopt;
-  const std::optional<PlacementChange::Outcome>& outcome = change_.outcome();
-  if (!outcome || outcome->plan != plan)
-    return absl::AbortedError(absl::StrFormat("plan %d is over", plan));
+  const auto past = std::find_if(past_.begin(), past_.end(),
+                                 [&](const Outcome& one) { return one.plan == plan; });
+  const std::optional<Outcome> outcome = past == past_.end() ? change_.outcome() : *past;
+  if (!outcome || outcome->plan != plan) {
+    return absl::AbortedError(absl::StrFormat(
+        "what became of plan %d is not known any more; ask for the placement there is", plan));
+  }
   if (!outcome->committed) {
     return absl::AbortedError(
         absl::StrFormat("plan %d is taken back and nothing has changed: %s", plan, outcome->why));

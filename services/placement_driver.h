@@ -5,6 +5,7 @@
 // counts once Save() is on disk.
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -27,7 +28,9 @@ class PlacementDriver {
     // Workers to wait for before the first placement is made; 0: none is made unless asked for, and
     // every worker computes all experts itself.
     int32_t workers = 0;
-    std::optional<Plan> first;  // instead of contiguous runs; its number of workers is `workers`
+    // Instead of what was wanted last of the same workers, or else contiguous runs; its number of
+    // workers is `workers`.
+    std::optional<Plan> first;
     scheduler::Micros retry = std::chrono::seconds(1);  // of a first placement that failed
     scheduler::PlacementChange::Options change;
   };
@@ -53,7 +56,8 @@ class PlacementDriver {
                                                const Workers& workers, const v1::ModelInfo* model,
                                                scheduler::Micros now);
   // How a plan ended: its epoch, once all workers serve by it; ABORTED and why, if it was taken
-  // back. Nothing while it is open.
+  // back. Nothing while it is open. The last kPastMax plans are remembered.
+  static constexpr size_t kPastMax = 64;
   std::optional<absl::StatusOr<scheduler::Epoch>> EndOf(uint64_t plan) const;
 
   // Fills what views tell of placements.
@@ -72,9 +76,12 @@ class PlacementDriver {
     v1::PlacementReport said;
     scheduler::Epoch adopted = 0;
     bool warm = false;
+    bool placed = false;
   };
   std::vector<scheduler::PlacementChange::Member> MembersOf(const Workers& workers) const;
   scheduler::Placement WithPresentAdapters(scheduler::Placement placement) const;
+  absl::StatusOr<scheduler::Placement> FirstOf(const std::vector<std::string>& owners,
+                                               const v1::ModelInfo& model) const;
   void MaybePlaceFirst(const Workers& workers, const v1::ModelInfo* model, scheduler::Micros now);
   std::set<std::string> JoiningOf(const Workers& workers) const;
 
@@ -83,6 +90,11 @@ class PlacementDriver {
   std::map<std::string, Report> reports_;  // by worker
   std::set<std::string> joining_;          // workers that views tell so
   // The first placement: still to be made, its plan, when to try again.
+  using Outcome = scheduler::PlacementChange::Outcome;
+  void Remember();
+
+  std::deque<Outcome> past_;  // of plans that others have followed, the latest last
+  uint64_t operators_ = 0;    // the last plan that Apply opened
   bool first_due_;
   uint64_t first_plan_ = 0;
   scheduler::Micros first_after_{};

@@ -37,6 +37,17 @@ TEST(Contiguous, DiffersByOneWhereSlotsDoNotDivide) {
   }
 }
 
+TEST(Contiguous, TurnsTheLongerRunsFromLayerToLayer) {
+  const auto counts = [](size_t workers, int32_t layers, int32_t slots) {
+    std::vector<std::string> ids;
+    for (size_t i = 0; i < workers; ++i) ids.push_back("w" + std::to_string(100 + i));
+    return CountOwned(Contiguous(ids, layers, slots));
+  };
+  EXPECT_THAT(counts(3, 3, 4), ElementsAre(4u, 4u, 4u));
+  EXPECT_THAT(counts(5, 6, 32), testing::Each(testing::AllOf(testing::Ge(38u), testing::Le(39u))));
+  EXPECT_THAT(counts(13, 2, 8), testing::Each(testing::AllOf(testing::Ge(1u), testing::Le(2u))));
+}
+
 TEST(Everywhere, HasEveryExpertOnEveryWorker) {
   const Placement placement = Everywhere({"b", "a"}, 3);
   EXPECT_EQ(placement.owners, (Owners{{0, 1}, {0, 1}, {0, 1}}));

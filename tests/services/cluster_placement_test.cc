@@ -289,6 +289,54 @@ TEST_F(ClusterPlacementTest, TellsNoCommitThatIsNotOnDisk) {
   EXPECT_EQ(view().placement().epoch(), 2u);
 }
 
+TEST_F(ClusterPlacementTest, PlacesAsWantedWhenTheSameWorkersAreStartedAgain) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  ASSERT_TRUE(Apply({{1}, {0}, {1}, {0, 1}}).ok());
+  Rounds(5);
+  ASSERT_EQ(view().placement().epoch(), 2u);
+  now_ += std::chrono::minutes(1);
+  Restart();
+  Start("a");
+  Start("b");
+  Rounds(8);
+  EXPECT_GT(view().placement().epoch(), 2u);
+  EXPECT_THAT(view().placement().owners(), ElementsAre(1, 0, 1, 0, 1));
+}
+
+TEST_F(ClusterPlacementTest, AnOperatorsPlanBeforeTheFirstOneStands) {
+  Start("a");
+  Round();
+  ASSERT_TRUE(Apply({{0}, {0}, {0}, {0}}, 1).ok());
+  Rounds(4);
+  Start("b");
+  Rounds(8);
+  EXPECT_EQ(view().placement().epoch(), 1u);
+  EXPECT_THAT(view().placement().workers(), ElementsAre("a"));
+}
+
+TEST_F(ClusterPlacementTest, TellsTheEndOfAPlanThatAnotherHasFollowed) {
+  Start("a");
+  Start("b");
+  Rounds(5);
+  std::vector<absl::StatusOr<scheduler::Epoch>> ends;
+  const auto apply = [&](int32_t owner) {
+    return service_->Place(
+        {.workers = 2, .layers = 1, .experts = 4, .owners = {{owner}, {0}, {1}, {1}}},
+        [&](const auto& end) { ends.push_back(end); }, now_);
+  };
+  ASSERT_TRUE(apply(1).ok());
+  // All has happened by the time that the next one is opened, but that anybody was told.
+  while (view().released() < 2) {
+    Round();
+    if (apply(0).ok()) break;
+  }
+  Rounds(6);
+  ASSERT_EQ(ends.size(), 2u);
+  for (const auto& end : ends) EXPECT_TRUE(end.ok()) << end.status();
+}
+
 TEST_F(ClusterPlacementTest, PlacesAnewWhenAllOfAStoredClusterAreStarted) {
   Start("a");
   Start("b");
@@ -331,6 +379,18 @@ TEST_F(UnplacedTest, LeavesWorkersAloneWhoHaveAllExperts) {
   Stop("b");
   Rounds(25);
   EXPECT_EQ(view().epoch(), 0u);
+}
+
+TEST_F(UnplacedTest, OneThatNeedsExpertsJoinsOnlyOnceItHasSome) {
+  Start("a");
+  Start("b");
+  beats_["b"].mutable_worker()->set_placed(true);
+  Rounds(3);
+  EXPECT_EQ(StateOf("a"), v1::WORKER_STATE_READY);
+  EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_JOINING);
+  ASSERT_TRUE(Apply({{0}, {0}, {1}, {1}}).ok());
+  Rounds(4);
+  EXPECT_EQ(StateOf("b"), v1::WORKER_STATE_READY);
 }
 
 TEST_F(UnplacedTest, StaysReadyWhileTheFirstPlacementComesIntoForce) {
