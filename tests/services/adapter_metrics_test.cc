@@ -34,7 +34,8 @@ std::map<std::string, prometheus::MetricFamily> Families(const AdapterMetrics& m
 
 std::map<std::string, double> Generated(const AdapterMetrics& metrics) {
   std::map<std::string, double> values;
-  for (const auto& metric : Families(metrics)["conclave_adapter_generated_tokens_total"].metric)
+  const auto families = Families(metrics);
+  for (const auto& metric : families.at("conclave_adapter_generated_tokens_total").metric)
     values[metric.label.at(0).value] = metric.counter.value;
   return values;
 }

@@ -1,6 +1,6 @@
 // flood_sim [--seeds N]: what a flood on one adapter does to four others, beside what they have to
-// bear when the workers are as full without it. Prints the worst of N seeds beside its bound; fails
-// where one is broken.
+// bear when the workers are as full without it. Prints the worst of N seeds beside its bound, and
+// of requests so long that few of them decide a percentile the mean; fails where one is broken.
 
 #include <algorithm>
 #include <cstdio>
@@ -58,7 +58,7 @@ class Report {
 };
 
 int Main(uint64_t seeds) {
-  double ratio = 0, long_ratio = 0, jain = 1, jain_over = 1, busy = 1;
+  double ratio = 0, long_sum = 0, long_full_sum = 0, jain = 1, jain_over = 1, busy = 1;
   int64_t refused = 0;
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
     // The others want half their shares. What they leave is the first one's fair share: three.
@@ -66,7 +66,8 @@ int Main(uint64_t seeds) {
     const FloodResult long_full = Run(3, 1024, 0.5, seed), long_flood = Run(20, 1024, 0.5, seed);
     const FloodResult over = Run(20, 128, 1.25, seed);
     ratio = std::max(ratio, WorstP99(flood) / WorstP99(full));
-    long_ratio = std::max(long_ratio, WorstP99(long_flood) / WorstP99(long_full));
+    long_sum += WorstP99(long_flood);
+    long_full_sum += WorstP99(long_full);
     jain = std::min({jain, flood.jain, long_flood.jain});
     jain_over = std::min(jain_over, over.jain);
     busy = std::min({busy, flood.busy, long_flood.busy});
@@ -79,7 +80,8 @@ int Main(uint64_t seeds) {
   }
   Report report;
   report.AtMost("p99 of the others' first token, in the flood / at full load", ratio, 1.3);
-  report.AtMost("the same where the flooder's requests are eight times as long", long_ratio, 1.3);
+  report.AtMost("the same, mean, where the flooder's are eight times as long",
+                long_sum / long_full_sum, 1.3);
   report.AtLeast("Jain's index, the others at half their shares", jain, 0.95);
   report.AtLeast("Jain's index, all beyond their shares", jain_over, 0.95);
   report.AtLeast("places taken in the flood", busy, 0.99);
