@@ -87,12 +87,23 @@ void WriteExchangeMetrics(const worker::Engine& engine, const PeerTransport* tra
   writer.Counter("bytes_received_total", "Bytes of frames received.", frames.bytes_received);
   writer.Counter("bad_frames_total", "Frames that were none; their connection was closed.",
                  frames.bad_frames);
-  writer.Counter("fenced_total", "Frames of or for another process.", frames.fenced);
+  writer.Counter("fenced_total", "Frames of or for another process; their connection was closed.",
+                 frames.fenced);
   const PeerTransport::Counts counts = transport->counts();
   writer.Each<Loss>("connections_lost_total", "Connections that ended, by why.", "reason",
                     counts.losses);
   writer.Each<Verdict>("hellos_total", "What was said to workers that connected.", "verdict",
                        counts.heard);
+  writer.Each<Verdict>("hellos_answered_total", "What workers said to which this one connected.",
+                       "verdict", counts.received);
+  writer.Counter("hellos_unanswered_total", "Attempts to connect that nobody answered.",
+                 counts.unanswered);
+  writer.Counter("guests_gone_total",
+                 "Connections that ended, or were silent for too long, before a hello had come.",
+                 counts.guests_gone);
+  writer.Counter("guests_refused_total",
+                 "Connections closed unheard: too many at once, or not authorised.",
+                 counts.guests_refused);
   writer.Counter("rings_total", "Directions that shared memory carried.", counts.rings);
 }
 

@@ -286,6 +286,9 @@ absl::StatusOr<std::unique_ptr<PeerTransport>> WorkerNode::MakeTransport(
   if (credentials_.insecure()) {
     options.authorize = [](const std::string&, bool) { return absl::OkStatus(); };
   }
+  options.on_refusal = [](bool passing, const std::string& what) {
+    WriteLog(passing ? LogLevel::kInfo : LogLevel::kWarning, what);
+  };
   return PeerTransport::Listen(options);
 }
 

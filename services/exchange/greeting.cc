@@ -154,7 +154,7 @@ void Guest::Begin() { Wait(); }
 
 void Guest::Wait() {
   stream_.async_wait(Stream::wait_read, [self = shared_from_this()](error_code error) {
-    if (error) return self->End(Verdict::kNotAHello);
+    if (error) return self->End(self->Unfinished());
     self->Read();
   });
 }
@@ -163,7 +163,7 @@ void Guest::Read() {
   const ssize_t got =
       ReceiveWithFd(stream_.native_handle(), std::span(bytes_).subspan(heard_), fd_);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Wait();
-  if (got <= 0) return End(Verdict::kNotAHello);
+  if (got <= 0) return End(Unfinished());
   heard_ += static_cast<size_t>(got);
   if (heard_ < bytes_.size()) return Wait();
   Answer();
@@ -176,20 +176,25 @@ void Guest::Answer() {
   error_code error;
   // The empty buffer of a new socket takes it at once.
   asio::write(stream_, asio::buffer(reply), error);
-  if (error) verdict = Verdict::kNotAHello;
+  // Somebody who has said a good hello, perhaps long ago, and did not wait for the answer.
+  if (error && verdict == Verdict::kWelcome) return End(std::nullopt);
   End(verdict);
 }
 
-void Guest::End(Verdict verdict) {
+std::optional<Verdict> Guest::Unfinished() const {
+  if (BeginsAHello(std::span(bytes_).first(heard_))) return std::nullopt;
+  return Verdict::kNotAHello;
+}
+
+void Guest::End(std::optional<Verdict> verdict) {
   judge_ = nullptr;
   if (const Done done = std::exchange(done_, nullptr)) done(verdict, hello_, std::move(stream_));
 }
 
-void Guest::Cancel() {
-  done_ = nullptr;
-  judge_ = nullptr;
+void Guest::GiveUp() {
   error_code ignored;
   stream_.close(ignored);
+  End(Unfinished());
 }
 
 }  // namespace conclave::services

@@ -64,20 +64,23 @@ class Guest : public std::enable_shared_from_this<Guest> {
  public:
   // What was said, and the descriptor that came with it, if any; the callee takes what it wants.
   using Judge = std::function<Verdict(const Hello&, OwnFd&)>;
-  // With the verdict that was given; kWelcome brings the connection.
-  using Done = std::function<void(Verdict, const Hello&, Stream)>;
+  // With the verdict that was given; kWelcome brings the connection. No verdict: it hung up before
+  // it could be given one.
+  using Done = std::function<void(std::optional<Verdict>, const Hello&, Stream)>;
 
   Guest(Stream stream, Judge judge, Done done);
 
   void Begin();
-  // No Done after it.
-  void Cancel();
+  // Waits no longer: Done, if it was not yet.
+  void GiveUp();
 
  private:
   void Wait();
   void Read();
   void Answer();
-  void End(Verdict verdict);
+  // What one deserves who says no more: kNotAHello, unless it could have become a hello.
+  std::optional<Verdict> Unfinished() const;
+  void End(std::optional<Verdict> verdict);
 
   Stream stream_;
   Judge judge_;

@@ -95,6 +95,12 @@ HelloBytes EncodeHello(const Hello& hello) {
   return std::bit_cast<HelloBytes>(wire);
 }
 
+bool BeginsAHello(std::span<const std::byte> bytes) {
+  const auto magic = std::bit_cast<std::array<std::byte, sizeof kHelloMagic>>(kHelloMagic);
+  const size_t compared = std::min(bytes.size(), magic.size());
+  return std::equal(magic.begin(), magic.begin() + static_cast<ptrdiff_t>(compared), bytes.begin());
+}
+
 Verdict ParseHello(std::span<const std::byte, kHelloBytes> bytes, Hello& hello) {
   HelloWire wire;
   std::memcpy(&wire, bytes.data(), sizeof wire);

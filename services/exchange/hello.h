@@ -56,6 +56,8 @@ using ReplyBytes = std::array<std::byte, kReplyBytes>;
 
 // Texts longer than kMaxHelloText are a broken invariant.
 HelloBytes EncodeHello(const Hello& hello);
+// Whether what came so far may become a hello; nothing may.
+bool BeginsAHello(std::span<const std::byte> bytes);
 // kWelcome and the hello, or kNotAHello or kVersion.
 Verdict ParseHello(std::span<const std::byte, kHelloBytes> bytes, Hello& hello);
 

@@ -47,10 +47,14 @@ void PeerTransport::AcceptTcp() {
     }
     error_code ignored;
     socket.set_option(tcp::no_delay(true), ignored);
-    if (MayConnect(socket)) {
-      Receive(Stream(std::move(socket)), /*by_ring=*/false);
+    const tcp::endpoint from = socket.remote_endpoint(error);
+    if (error) {
+      Add([&] { ++counts_.guests_gone; });
+    } else if (MayConnect(from.address())) {
+      Receive(Stream(std::move(socket)), from.address().to_string(), /*by_ring=*/false);
     } else {
       Add([&] { ++counts_.guests_refused; });
+      refusals_.KeptOut(from.address().to_string());
     }
     AcceptTcp();
   });
@@ -62,25 +66,22 @@ void PeerTransport::AcceptUnix() {
     if (!error) {
       Stream stream(std::move(socket));
       if (SameUser(stream)) {
-        Receive(std::move(stream), /*by_ring=*/true);
+        Receive(std::move(stream), "this machine", /*by_ring=*/true);
       } else {
         Add([&] { ++counts_.guests_refused; });
+        refusals_.KeptOut("another user of this machine");
       }
     }
     AcceptUnix();
   });
 }
 
-bool PeerTransport::MayConnect(const tcp::socket& socket) const {
-  error_code error;
-  const tcp::endpoint from = socket.remote_endpoint(error);
-  if (error) return false;
-  const bool loopback = IsLoopback(from.address());
-  if (!options_.authorize) return loopback;
-  return options_.authorize(from.address().to_string(), loopback).ok();
+bool PeerTransport::MayConnect(const asio::ip::address& from) const {
+  const bool loopback = IsLoopback(from);
+  return options_.authorize ? options_.authorize(from.to_string(), loopback).ok() : loopback;
 }
 
-void PeerTransport::Receive(Stream stream, bool by_ring) {
+void PeerTransport::Receive(Stream stream, const std::string& from, bool by_ring) {
   if (guests_.size() >= static_cast<size_t>(options_.max_guests))
     return Add([&] { ++counts_.guests_refused; });
   error_code ignored;
@@ -97,9 +98,11 @@ void PeerTransport::Receive(Stream stream, bool by_ring) {
         *ring = std::make_shared<RingReceiver>(*std::move(memory));
         return Verdict::kWelcome;
       },
-      [this, ring, guest](Verdict verdict, const Hello& hello, Stream welcome) {
-        Add([&] { ++counts_.heard[At(verdict)]; });
+      [this, from, by_ring, ring, guest](std::optional<Verdict> verdict, const Hello& hello,
+                                         Stream welcome) {
         std::erase_if(guests_, [&](const auto& one) { return one.first == guest->lock(); });
+        if (!verdict.has_value()) return Add([&] { ++counts_.guests_gone; });
+        Greeted(hello, *verdict, from, by_ring);
         if (verdict != Verdict::kWelcome) return;
         const auto other = Find(hello.from_id, hello.from);
         Admit(*other, std::move(welcome), std::move(*ring));
@@ -107,6 +110,13 @@ void PeerTransport::Receive(Stream stream, bool by_ring) {
   *guest = made;
   guests_.emplace_back(made, 0);
   made->Begin();
+}
+
+void PeerTransport::Greeted(const Hello& hello, Verdict verdict, const std::string& from,
+                            bool by_ring) {
+  Add([&] { ++counts_.heard[At(verdict)]; });
+  const bool rings = by_ring || options_.carrier == Carrier::kSharedMemory;
+  refusals_.Judged(hello, verdict, self_, from, rings);
 }
 
 Verdict PeerTransport::Judge(const Hello& hello, bool by_ring) const {
@@ -185,13 +195,19 @@ void PeerTransport::DialTcp(Other& other) {
 
 void PeerTransport::Answered(Other& other, std::optional<Verdict> verdict, Stream stream,
                              std::shared_ptr<RingSender> ring) {
+  worker::Peer who;
   Add([&] {
-    if (verdict.has_value()) {
-      ++counts_.received[At(*verdict)];
-    } else {
-      ++counts_.unanswered;
-    }
+    who = other.who;
+    ++(verdict ? counts_.received[At(*verdict)] : counts_.unanswered);
   });
+  other.unanswered = verdict ? 0 : other.unanswered + 1;
+  if (other.unanswered == options_.unanswered_told)
+    refusals_.Unanswered(who, other.unanswered, options_.carrier == Carrier::kSharedMemory);
+  if (verdict.has_value()) {
+    Hello sent = HelloTo(who);
+    if (ring != nullptr) sent.ring = ring->shape();
+    refusals_.Answered(who, *verdict, sent);
+  }
   if (verdict != Verdict::kWelcome) return RetryLater(other);
   const auto on_lost = [this, &other](Loss loss) { TearDown(other, loss); };
   other.near = ring != nullptr;
@@ -274,12 +290,11 @@ void PeerTransport::Tick() {
       Answered(*other, std::nullopt, Stream(io_), nullptr);
     }
   }
+  std::vector<std::shared_ptr<Guest>> tardy;
   for (auto& [guest, ticks] : guests_) {
-    if (++ticks <= late) continue;
-    guest->Cancel();
-    Add([&] { ++counts_.heard[At(Verdict::kNotAHello)]; });
+    if (++ticks > late) tardy.push_back(guest);
   }
-  std::erase_if(guests_, [&](const auto& guest) { return guest.second > late; });
+  for (const auto& guest : tardy) guest->GiveUp();
   tick_.expires_after(options_.alive_every);
   tick_.async_wait([this](error_code error) {
     if (!error) Tick();

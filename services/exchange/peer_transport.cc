@@ -70,6 +70,22 @@ absl::StatusOr<Carrier> ParseCarrier(const std::string& text) {
       absl::StrFormat("\"%s\" carries no exchange: want auto, tcp or shm", text));
 }
 
+std::string_view NameOf(Carrier carrier) {
+  switch (carrier) {
+    case Carrier::kAuto:
+      return "auto";
+    case Carrier::kTcp:
+      return "tcp";
+    case Carrier::kSharedMemory:
+      return "shm";
+  }
+  return "unknown";
+}
+
+bool GoTogether(Carrier one, Carrier other) {
+  return one == other || one == Carrier::kAuto || other == Carrier::kAuto;
+}
+
 PeerTransport::PeerTransport(const Options& options)
     : options_(options),
       self_(HelloOf(options)),
@@ -78,6 +94,7 @@ PeerTransport::PeerTransport(const Options& options)
       unix_(io_),
       tick_(io_),
       accept_again_(io_),
+      refusals_(options.on_refusal, options.max_refusals_told),
       rings_(std::make_shared<const Rings>()) {}
 
 PeerTransport::~PeerTransport() { Stop(); }
@@ -252,7 +269,7 @@ worker::Transport::Stats PeerTransport::stats() const {
   for (const uint64_t count : counts.losses) stats.losses += count;
   stats.bad_frames = lost(Loss::kHeader) + lost(Loss::kBody) + lost(Loss::kSequence) +
                      lost(Loss::kRing) + heard(Verdict::kNotAHello);
-  stats.fenced = lost(Loss::kFenced) + heard(Verdict::kNotMe) + heard(Verdict::kUnknown);
+  stats.fenced = lost(Loss::kFenced);  // hellos are no frames
   const std::lock_guard lock(mutex_);
   stats.connects = connects_;
   return stats;

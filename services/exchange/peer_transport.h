@@ -26,6 +26,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -35,6 +36,7 @@
 #include "services/exchange/greeting.h"
 #include "services/exchange/hello.h"
 #include "services/exchange/link.h"
+#include "services/exchange/refusal_log.h"
 #include "services/exchange/ring_ends.h"
 #include "services/exchange/tcp_ends.h"
 #include "worker/experts/transport.h"
@@ -44,6 +46,10 @@ namespace conclave::services {
 enum class Carrier : uint8_t { kAuto, kTcp, kSharedMemory };
 // INVALID_ARGUMENT unless it is auto, tcp or shm.
 absl::StatusOr<Carrier> ParseCarrier(const std::string& text);
+// As the flag has it.
+std::string_view NameOf(Carrier carrier);
+// Whether rows can go between the two: by what both send and take, where they reach each other.
+bool GoTogether(Carrier one, Carrier other);
 
 class PeerTransport final : public worker::Transport {
  public:
@@ -56,9 +62,14 @@ class PeerTransport final : public worker::Transport {
     Address listen{.host = "127.0.0.1", .port = 0};
     // Whether who connects from this address may; null: whoever comes from this machine.
     std::function<absl::Status(const std::string& address, bool loopback)> authorize;
+    // Told in words who is refused, or refuses this process, and why, once for each until it is
+    // welcome; `passing`: it is likely to mend itself. On the transport's thread; null: nobody.
+    std::function<void(bool passing, const std::string& what)> on_refusal;
 
-    int32_t max_peers = 256;  // not forgotten
-    int32_t max_guests = 64;  // connections that have not yet said who they are
+    int32_t max_peers = 256;          // not forgotten
+    int32_t max_guests = 64;          // connections that have not yet said who they are
+    size_t max_refusals_told = 1024;  // of different peers and reasons; the rest is only counted
+    int32_t unanswered_told = 10;     // attempts that a peer leaves unanswered, before it is told
     TcpSendingEnd::Limits send;
     size_t receive_bytes = 64 << 20;  // of one peer's bodies that are not given back
     uint32_t ring_slots = 256;
@@ -100,8 +111,9 @@ class PeerTransport final : public worker::Transport {
     std::array<uint64_t, kVerdicts> heard{};     // of guests
     std::array<uint64_t, kVerdicts> received{};  // verdicts on ourselves
     uint64_t unanswered = 0;                     // attempts that nobody answered
-    uint64_t guests_refused = 0;                 // too many at once, or not authorised
-    uint64_t rings = 0;                          // directions that were made of shared memory
+    uint64_t guests_gone = 0;     // closed, or silent for too long, before a hello was heard whole
+    uint64_t guests_refused = 0;  // too many at once, or not authorised
+    uint64_t rings = 0;           // directions that were made of shared memory
   };
   Counts counts() const;
 
@@ -121,8 +133,9 @@ class PeerTransport final : public worker::Transport {
   // The transport's thread.
   void AcceptTcp();
   void AcceptUnix();
-  bool MayConnect(const boost::asio::ip::tcp::socket& socket) const;
-  void Receive(Stream stream, bool by_ring);
+  bool MayConnect(const boost::asio::ip::address& from) const;
+  void Receive(Stream stream, const std::string& from, bool by_ring);
+  void Greeted(const Hello& hello, Verdict verdict, const std::string& from, bool by_ring);
   Verdict Judge(const Hello& hello, bool by_ring) const;
   void Admit(Other& other, Stream stream, std::shared_ptr<RingReceiver> ring);
   void Reach(Other& other);
@@ -150,6 +163,7 @@ class PeerTransport final : public worker::Transport {
   boost::asio::steady_timer tick_;
   boost::asio::steady_timer accept_again_;
   std::vector<std::pair<std::shared_ptr<Guest>, int>> guests_;  // and the ticks they have waited
+  RefusalLog refusals_;
   worker::FrameSink* sink_ = nullptr;
   std::thread thread_;
 

@@ -26,6 +26,7 @@ struct PeerTransport::Other {
   // The transport's thread.
   std::shared_ptr<Dial> dial;
   int dial_ticks = 0;
+  int32_t unanswered = 0;  // attempts in a row
   std::shared_ptr<SendingEnd> out;
   std::shared_ptr<ReceivingEnd> in;
   std::shared_ptr<RingReceivingEnd> in_ring;  // `in`, if it is one

@@ -96,6 +96,26 @@ inline PeerTransport::Options TestOptions(const std::string& id, Carrier carrier
           .backoff_max = std::chrono::milliseconds(20)};
 }
 
+// What a transport tells of refusals.
+class Refusals {
+ public:
+  // Of which `options`' transport tells; this one outlives it.
+  void Hear(PeerTransport::Options& options) {
+    options.on_refusal = [this](bool, const std::string& what) {
+      const std::lock_guard lock(mutex_);
+      told_.push_back(what);
+    };
+  }
+  std::vector<std::string> told() const {
+    const std::lock_guard lock(mutex_);
+    return told_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::string> told_;
+};
+
 struct Side {
   explicit Side(const PeerTransport::Options& chosen, RecordingSink::OnHeard on_heard = nullptr)
       : options(chosen), sink(std::move(on_heard)) {

@@ -162,7 +162,10 @@ TEST_P(PeerTransportBy, HearsNobodyWhoWasForgotten) {
   ConnectBoth();
   a_.transport->Forget(b_of_a_);
   ASSERT_TRUE(WaitFor([&] { return a_.sink.downs() == 1 && b_.sink.downs() == 1; }, "both ends"));
-  ASSERT_TRUE(WaitFor([&] { return a_.transport->stats().fenced > 2; }, "it to be refused"));
+  const auto refused = [&] {
+    return a_.transport->counts().heard[static_cast<size_t>(Verdict::kUnknown)];
+  };
+  ASSERT_TRUE(WaitFor([&] { return refused() > 2; }, "it to be refused"));
   EXPECT_FALSE(IsUp(b_, a_of_b_));
   EXPECT_EQ(a_.transport->Connect(b_.AsPeer()), b_of_a_);
   ASSERT_TRUE(WaitFor([&] { return IsUp(a_, b_of_a_) && IsUp(b_, a_of_b_); }, "both to be up"));
@@ -174,7 +177,10 @@ TEST_P(PeerTransportBy, IsNotHeardAsAnotherProcessThanTheOneItIs) {
   const PeerIndex old = a_.transport->Connect(past);
   b_.transport->Connect(a_.AsPeer());
   if (GetParam() == Carrier::kTcp) {
-    ASSERT_TRUE(WaitFor([&] { return b_.transport->stats().fenced > 1; }, "it to be refused"));
+    const auto refused = [&] {
+      return b_.transport->counts().heard[static_cast<size_t>(Verdict::kNotMe)];
+    };
+    ASSERT_TRUE(WaitFor([&] { return refused() > 1; }, "it to be refused"));
   } else {
     ASSERT_TRUE(WaitFor([&] { return a_.transport->counts().unanswered > 1; }, "no answer"));
   }
@@ -198,6 +204,30 @@ TEST_P(PeerTransportBy, TakesNoPeersOfOtherBitsOrAnotherModel) {
   ASSERT_TRUE(WaitFor([&] { return heard(c, Verdict::kNumerics) > 0; }, "numerics to differ"));
   ASSERT_TRUE(WaitFor([&] { return heard(d, Verdict::kLimits) > 0; }, "limits to differ"));
   EXPECT_EQ(a_.sink.ups(), 0);
+}
+
+TEST_P(PeerTransportBy, FindsNoBadByteInWhatWaitedWhileItWasStopped) {
+  PeerTransport::Options options = TestOptions("c", GetParam());
+  options.hello_timeout = std::chrono::milliseconds(20);
+  auto impatient = std::make_unique<Side>(options);
+  RecordingSink sink;
+  const PeerTransport::Options listening = TestOptions("d", GetParam());
+  const auto stopped = *PeerTransport::Listen(listening);
+  stopped->Connect(impatient->AsPeer());
+  impatient->transport->Connect(
+      {.id = "d", .incarnation = listening.incarnation, .address = stopped->address()});
+  ASSERT_TRUE(WaitFor([&] { return impatient->transport->counts().unanswered == 3; }, "3 hellos"));
+  impatient.reset();
+  stopped->Start(&sink);
+  // Whom it can still answer it greets, and loses.
+  const auto over = [&] {
+    const PeerTransport::Counts counts = stopped->counts();
+    return counts.guests_gone + counts.heard[static_cast<size_t>(Verdict::kWelcome)];
+  };
+  EXPECT_TRUE(WaitFor([&] { return over() >= 3; }, "them to be heard"));
+  EXPECT_EQ(stopped->counts().heard[static_cast<size_t>(Verdict::kNotAHello)], 0u);
+  EXPECT_EQ(stopped->stats().bad_frames, 0u);
+  stopped->Stop();
 }
 
 TEST_P(PeerTransportBy, DisconnectsWhoIsSilentButNotWhoHasNothingToSay) {

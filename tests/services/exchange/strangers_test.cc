@@ -89,12 +89,25 @@ TEST_F(Strangers, WhoDoNotGreetAreToldSoAndCounted) {
   EXPECT_EQ(a_.transport->stats().bad_frames, 1u);
 }
 
-TEST_F(Strangers, WhoHangUpInTheMiddleAreForgotten) {
+TEST_F(Strangers, WhoHangUpInTheMiddleOfAHelloSentNoBadByte) {
+  const HelloBytes hello = EncodeHello(HelloOfB());
   for (const size_t bytes : {0u, 1u, 319u}) {
+    Stranger stranger(a_);
+    stranger.Write(std::vector<std::byte>(hello.begin(), hello.begin() + bytes));
+  }
+  EXPECT_TRUE(WaitFor([&] { return a_.transport->counts().guests_gone == 3; }, "all three"));
+  EXPECT_EQ(Heard(Verdict::kNotAHello), 0u);
+  EXPECT_EQ(a_.transport->stats().bad_frames, 0u);
+}
+
+TEST_F(Strangers, WhoHangUpInTheMiddleOfSomethingElseSentNoHello) {
+  for (const size_t bytes : {1u, 319u}) {
     Stranger stranger(a_);
     stranger.Write(std::vector<std::byte>(bytes, std::byte{0}));
   }
-  EXPECT_TRUE(WaitFor([&] { return Heard(Verdict::kNotAHello) == 3; }, "them to be counted"));
+  EXPECT_TRUE(WaitFor([&] { return Heard(Verdict::kNotAHello) == 2; }, "both"));
+  EXPECT_EQ(a_.transport->stats().bad_frames, 2u);
+  EXPECT_EQ(a_.transport->counts().guests_gone, 0u);
 }
 
 TEST_F(Strangers, WhoSayNothingAreNotWaitedForLong) {
@@ -103,9 +116,19 @@ TEST_F(Strangers, WhoSayNothingAreNotWaitedForLong) {
   const Side c(options);
   Stranger stranger(c);
   stranger.AwaitEnd();
-  EXPECT_TRUE(WaitFor(
-      [&] { return c.transport->counts().heard[static_cast<size_t>(Verdict::kNotAHello)] == 1; },
-      "it to be counted"));
+  EXPECT_TRUE(WaitFor([&] { return c.transport->counts().guests_gone == 1; }, "it to be counted"));
+  EXPECT_EQ(c.transport->stats().bad_frames, 0u);
+}
+
+TEST_F(Strangers, WhoSayNoHelloAndWaitSentNoHello) {
+  PeerTransport::Options options = TestOptions("c", Carrier::kTcp);
+  options.hello_timeout = std::chrono::milliseconds(50);
+  const Side c(options);
+  Stranger stranger(c);
+  stranger.Write(std::string("GET / HTTP/1.1\r\n\r\n"));
+  stranger.AwaitEnd();
+  EXPECT_TRUE(WaitFor([&] { return c.transport->stats().bad_frames == 1; }, "it to be counted"));
+  EXPECT_EQ(c.transport->counts().guests_gone, 0u);
 }
 
 TEST_F(Strangers, AreNotLetInTogetherInAnyNumber) {
@@ -134,7 +157,7 @@ TEST_F(Strangers, AreToldWhatIsWrong) {
   EXPECT_EQ(verdict([](Hello& hello) { ++hello.limits.rows; }), Verdict::kLimits);
   EXPECT_EQ(verdict([](Hello& hello) { --hello.limits.rows; }), Verdict::kWelcome);
   EXPECT_EQ(verdict([](Hello& hello) { hello.ring = {8, 4096}; }), Verdict::kCarrier);
-  EXPECT_EQ(a_.transport->stats().fenced, 5u);
+  EXPECT_EQ(a_.transport->stats().fenced, 0u) << "hellos are no frames";
 }
 
 // Greets as b does, is taken for it, and then sends one header.
@@ -177,6 +200,7 @@ TEST_F(Impostors, WithFramesOfAnotherProcessAreFenced) {
   FrameHeader header = GoodHeader();
   --header.from;
   Send(header, Loss::kFenced);
+  EXPECT_EQ(a_.transport->stats().fenced, 1u);
 }
 
 TEST_F(Impostors, WithFramesForAnotherProcessAreFenced) {
