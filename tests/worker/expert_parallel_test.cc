@@ -118,7 +118,9 @@ TEST_F(Workers, GiveTheSameWhileHomesThatAreAheadWaitForTheOthers) {
 }
 
 TEST_F(Workers, GoOnWithReplicasWhenAPeerIsLost) {
-  WorkerGroup group({.workers = 3}, directory_);
+  Engine::Options engine;
+  engine.experts.exchange.late = testing::kNeverLate;  // or w2 might not be asked often enough
+  WorkerGroup group({.workers = 3, .engine = engine}, directory_);
   Placement placement = Contiguous(3);
   // Whatever w2 owns, w1 owns too.
   for (std::vector<int32_t>& owners : placement.owners) {
@@ -221,7 +223,7 @@ Placement OnTheOtherTwo(Placement placement) {
 
 TEST_F(Workers, PassOverAPeerThatWasLate) {
   Engine::Options engine;
-  engine.experts.exchange.late = std::chrono::milliseconds(20);
+  engine.experts.exchange.late = std::chrono::milliseconds(300);  // not w1, on a busy machine
   engine.experts.exchange.lateness = {.avoid_min = std::chrono::hours(1),
                                       .avoid_max = std::chrono::hours(1)};
   WorkerGroup group({.workers = 3, .engine = engine}, directory_);
@@ -249,19 +251,17 @@ TEST_F(Workers, AskAPeerAgainThatWasLateOnce) {
                                       .avoid_max = std::chrono::milliseconds(1)};
   WorkerGroup group({.workers = 3, .engine = engine}, directory_);
   group.Place(OnTheOtherTwo(Contiguous(3)));
-  std::atomic<bool> slow{true};
+  std::atomic<int> answers{0};
   group.network().SetJudge([&](const std::string& from, const std::string&, const FrameHeader& h) {
-    return slow && from == "w2" && h.kind == FrameKind::kResults ? InProcessNetwork::Fate::kHold
-                                                                 : InProcessNetwork::Fate::kDeliver;
+    return from == "w2" && h.kind == FrameKind::kResults && ++answers == 1
+               ? InProcessNetwork::Fate::kHold
+               : InProcessNetwork::Fate::kDeliver;
   });
   SubmitAll(group, 1);
-  ASSERT_TRUE(conclave::testing::WaitFor(
-      [&] { return group.engine(0).expert_stats().exchange.avoided > 0; }, "w2 to be avoided"));
-  slow = false;
-  const uint64_t served = group.engine(2).expert_stats().server.rows;
   group.AwaitAll();
   EXPECT_TRUE(group.AllAnswers() == expected_);
-  EXPECT_GT(group.engine(2).expert_stats().server.rows, served);
+  EXPECT_GE(group.engine(0).expert_stats().exchange.avoided, 1u);
+  EXPECT_GT(answers, 1);
 }
 
 TEST_F(Workers, GiveTheSameWhicheverReplicaIsNear) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -18,6 +19,9 @@
 #include "worker/model/model.h"
 
 namespace conclave::worker::testing {
+
+// So that who is asked depends on the placement alone, however busy the machine is.
+inline constexpr std::chrono::microseconds kNeverLate = std::chrono::hours(1);
 
 // A collector that says how many of its sequences have ended, to another thread.
 class CountingCollector final : public Link {
