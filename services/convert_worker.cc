@@ -144,6 +144,7 @@ void ToProto(const worker::SequenceEvent& event, const worker::Model& model,
     proto.mutable_end()->set_reason(ToProto(event.end->reason));
   } else {
     SetError(event.end->status, *proto.mutable_end());
+    proto.mutable_end()->set_lacks_expert(event.end->lacks_expert);
   }
 }
 
@@ -197,6 +198,7 @@ v1::WorkerLoad ToProto(const worker::Engine::Stats& stats) {
   load.set_kv_blocks_used(static_cast<uint32_t>(stats.planner.blocks_used));
   load.set_kv_blocks(static_cast<uint32_t>(stats.planner.blocks));
   load.set_draining(stats.draining);
+  load.set_lacks(stats.lacks);
   return load;
 }
 

@@ -34,14 +34,10 @@ bool Engine::Impl::Step(Micros now) {
     if (const absl::Status status = RunLayers(plan); status.ok()) {
       RunHead(plan);
       Commit(plan);
-      stuck_since_.reset();
-    } else if (!MayRedo(status)) {
-      FailBatch(plan, status);  // only this batch's sequences end
-    } else if (IsStuck(status, now)) {
-      FailBatch(plan, stuck_);
-      stuck_since_.reset();  // the next ones may wait as long
+    } else if (MayRedo(status)) {
+      Wait(plan, status, now);
     } else {
-      Abandon(plan);
+      FailBatch(plan, status);  // only this batch's sequences end
     }
     At("step.publish");
   }
@@ -54,8 +50,11 @@ void Engine::Impl::EndDropped(const StepPlan& plan) {
   for (const scheduler::DroppedSequence& dropped : plan.dropped) {
     if (dropped.reason == scheduler::DropReason::kDeadline) {
       ++step_stats_.ended_deadline;
-      End(dropped.id, stuck_since_ ? stuck_ : absl::DeadlineExceededError("the deadline passed"),
-          FinishReason::kStop);
+      if (stuck_.ok()) {
+        End(dropped.id, absl::DeadlineExceededError("the deadline passed"), FinishReason::kStop);
+      } else {
+        EndStuck(dropped.id);
+      }
     } else {
       ++step_stats_.ended_cancelled;
       End(dropped.id, absl::CancelledError("cancelled"), FinishReason::kStop);
@@ -436,6 +435,8 @@ void Engine::Impl::AddToken(LiveSequence& sequence, scheduler::TokenId token) {
 }
 
 void Engine::Impl::Commit(const StepPlan& plan) {
+  stuck_ = absl::OkStatus();
+  for (LiveSequence* const sequence : planned_) sequence->stuck_since.reset();
   commit_ends_.clear();
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     if (plan.sequences[s].samples) commit_ends_.push_back(ends_[s] || !failed_[s].ok());
@@ -473,32 +474,6 @@ void Engine::Impl::FailBatch(const StepPlan& plan, const absl::Status& status) {
     if (p.samples) commit_ends_.push_back(0);
   }
   planner_->Commit(plan, commit_ends_);  // nobody is left in it
-}
-
-// Whether a step that the exchange could not complete is worth another try.
-bool Engine::Impl::MayRedo(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsAborted(status);
-}
-
-// Whether steps have been redone for as long as they may be.
-bool Engine::Impl::IsStuck(const absl::Status& status, Micros now) {
-  if (!stuck_since_) stuck_since_ = now;
-  stuck_ = absl::UnavailableError(status.message());
-  return now - *stuck_since_ >= options_.expert_wait;
-}
-
-// The step brought nothing: what it began to tell is forgotten, its sequences are planned again
-// after whoever was missed had a moment to come.
-void Engine::Impl::Abandon(const StepPlan& plan) {
-  planner_->Abandon(plan);
-  event_index_.clear();
-  std::erase_if(events_, [](const auto& event) { return !event.second.end.has_value(); });
-  for (size_t i = 0; i < events_.size(); ++i) event_index_.emplace(events_[i].first, i);
-  std::fill(step_expert_tokens_.begin(), step_expert_tokens_.end(), 0);
-  step_stats_.adapter_routes = step_stats_.tuned_routes = 0;
-  planned_.clear();
-  ++step_stats_.steps_redone;
-  host_->AwaitChange(std::chrono::milliseconds(2));
 }
 
 }  // namespace conclave::worker

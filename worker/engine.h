@@ -46,7 +46,8 @@ struct RoutingRecord {
 
 struct SequenceEnd {
   scheduler::FinishReason reason = scheduler::FinishReason::kStop;
-  absl::Status status;  // not ok: the sequence failed and reason does not count
+  absl::Status status;        // not ok: the sequence failed and reason does not count
+  bool lacks_expert = false;  // it failed for want of an expert
 };
 
 // What one step brought one sequence.
@@ -86,8 +87,8 @@ class Engine {
     bool start_thread = true;   // false: a test calls Step itself
     // Among other workers. Sizes of passes and rows are set from the planner's.
     ExpertHost::Options experts;
-    // A step that lacks an expert is done again, for so long; then its sequences end with
-    // UNAVAILABLE. Those whose deadline is earlier end with UNAVAILABLE at it.
+    // A step that lacks an expert is done again; a sequence that has waited for it for so long, or
+    // until its deadline, ends with UNAVAILABLE.
     scheduler::Micros expert_wait = std::chrono::seconds(30);
     // Called at named points of a step ("step.begin", "step.layers", "step.publish"); for
     // failpoints. May be empty.
@@ -169,6 +170,7 @@ class Engine {
     int32_t kv_block_size = 0;
     int64_t kv_bytes = 0;
     bool draining = false;
+    std::string lacks;  // the expert for want of which the last step is done again; empty: none
     std::vector<uint64_t>
         expert_tokens;  // [moe_layers * slots] rows routed to each expert since the start
   };

@@ -45,6 +45,8 @@ struct LiveSequence {
   int32_t routing_told = 0;          // next position without reported routing
   int32_t computed = 0;              // positions computed, or found, at least once
   int32_t cached_prompt_tokens = 0;  // of them, those of the prompt that were found
+  // Steps with it have been redone since.
+  std::optional<scheduler::Micros> stuck_since;
   // Of its full blocks, for others to find them by and to find those of others; engine thread takes
   // them over to the planner. The last one, or the root, is kept to go on from.
   std::vector<scheduler::BlockKey> keys;
@@ -125,7 +127,7 @@ class Engine::Impl {
   void ThreadMain();
 
   // One step, in calling order: adapters.cc, arrivals.cc, decode_step.cc (which adapters.cc helps
-  // with experts); from Publish on step_results.cc.
+  // with experts), stuck_step.cc for one that lacks an expert; from Publish on step_results.cc.
   void FollowAdapters(const scheduler::Placement& adopted);
   void TakeArrivalsAndCancels(scheduler::Micros now);
   void Enqueue(LiveSequence sequence);
@@ -155,7 +157,8 @@ class Engine::Impl {
   void Commit(const scheduler::StepPlan& plan);
   void FailBatch(const scheduler::StepPlan& plan, const absl::Status& status);
   static bool MayRedo(const absl::Status& status);
-  bool IsStuck(const absl::Status& status, scheduler::Micros now);
+  void Wait(const scheduler::StepPlan& plan, const absl::Status& status, scheduler::Micros now);
+  void EndStuck(scheduler::SequenceId id);
   void Abandon(const scheduler::StepPlan& plan);
   void Publish(double seconds);
   void AddStats(double seconds) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -183,8 +186,7 @@ class Engine::Impl {
   std::unique_ptr<ExpertTable> experts_;
   std::unique_ptr<ExpertHost> host_;
   uint64_t step_ = 0;
-  std::optional<scheduler::Micros> stuck_since_;  // steps have been redone since
-  absl::Status stuck_;                            // why
+  absl::Status stuck_;  // why steps are redone; OK: they are not
   std::unordered_map<scheduler::SequenceId, LiveSequence> live_;
   Orphans orphans_;
   std::vector<LiveSequence*> planned_;   // of the plan being computed, in plan order

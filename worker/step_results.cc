@@ -63,6 +63,7 @@ void Engine::Impl::Publish(double seconds) {
       orphans_.Remove(id);
       live_.erase(id);
     }
+    if (live_.empty()) stuck_ = absl::OkStatus();  // nobody is left who waits
     orphan_names_ = orphans_.Names();
     AddStats(seconds);
     if (ids_.size() < sequences || stats_.planner.paused > paused) on_room = on_room_;
@@ -79,6 +80,7 @@ void Engine::Impl::Publish(double seconds) {
 
 void Engine::Impl::AddStats(double seconds) {
   stats_.planner = planner_->stats();
+  stats_.lacks = std::string(stuck_.message());
   if (!planned_.empty()) {
     ++stats_.steps;
     stats_.step_seconds.Add(seconds);

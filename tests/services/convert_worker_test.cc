@@ -135,6 +135,19 @@ TEST(ConvertWorker, TellsAnErrorByCodeAndMessage) {
   EXPECT_EQ(proto.end().reason(), v1::End::ERROR);
   EXPECT_EQ(proto.end().code(), 4);
   EXPECT_EQ(proto.end().message(), "late");
+  EXPECT_FALSE(proto.end().lacks_expert());
+}
+
+TEST(ConvertWorker, TellsThatAnExpertIsLacking) {
+  worker::SequenceEvent event{.id = 1};
+  event.end = worker::SequenceEnd{.status = absl::UnavailableError("lost"), .lacks_expert = true};
+  v1::SequenceEvent proto;
+  ToProto(event, TinyModel(), proto);
+  EXPECT_EQ(proto.end().code(), 14);
+  EXPECT_TRUE(proto.end().lacks_expert());
+  worker::Engine::Stats stats;
+  stats.lacks = "no live owner for expert 3";
+  EXPECT_EQ(ToProto(stats).lacks(), stats.lacks);
 }
 
 TEST(ConvertWorker, CountsWhatAnEventHolds) {

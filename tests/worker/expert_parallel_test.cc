@@ -165,6 +165,7 @@ TEST_F(Workers, EndWithUnavailableWhenTheDeadlineComesBeforeAnOwner) {
   const Answers answers = group.AllAnswers();
   ASSERT_TRUE(answers.at(1).end.has_value());
   EXPECT_TRUE(absl::IsUnavailable(answers.at(1).end->status)) << answers.at(1).end->status;
+  EXPECT_TRUE(answers.at(1).end->lacks_expert);
   EXPECT_THAT(std::string(answers.at(1).end->status.message()),
               ::testing::HasSubstr("no live owner for expert"));
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "scheduler/check.h"
+#include "scheduler/placement.h"
 #include "tests/worker/testing/collector.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
 #include "worker/engine.h"
@@ -21,6 +22,7 @@ using scheduler::Micros;
 using scheduler::TokenId;
 using testing::Collector;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 TEST(Orphans, AreForgottenWhenTheirTimeIsOver) {
@@ -51,7 +53,8 @@ class EngineOrphans : public ::testing::Test {
     auto model = Model::Load(dir.path());
     CONCLAVE_CHECK(model.ok());
     const Engine::Options options = {.orphans = {.keep = std::chrono::seconds(5)},
-                                     .start_thread = false};
+                                     .start_thread = false,
+                                     .experts = {.id = "here"}};
     CpuDeviceOptions device_options = CpuDeviceOptionsFor((*model)->spec, options);
     device_options.threads = 1;
     auto device = MakeCpuDevice(device_options);
@@ -72,6 +75,17 @@ class EngineOrphans : public ::testing::Test {
   void RunAll(Micros now = kNow) {
     while (engine_->Step(now)) {
     }
+  }
+  void PlaceAllExperts(const std::string& worker, scheduler::Epoch epoch) {
+    const ModelSpec& spec = engine_->model().spec;
+    const FrameLimits limits = FrameLimitsFor(spec, 1);
+    scheduler::Placement placement =
+        scheduler::Contiguous({worker}, static_cast<int32_t>(limits.layers), spec.gate.slots);
+    placement.epoch = epoch;
+    placement.plan = epoch;
+    const auto shared = std::make_shared<const scheduler::Placement>(placement);
+    ASSERT_TRUE(engine_->Prepare(shared).ok());
+    ASSERT_TRUE(engine_->Commit(placement.plan, epoch).ok());
   }
   Collector::Answer Whole() {
     const auto link = std::make_shared<Collector>();
@@ -128,6 +142,24 @@ TEST_F(EngineOrphans, GoOnForWhoTakesThemOver) {
     EXPECT_EQ(engine_->stats().planner.blocks_used, 0);
   }
   EXPECT_EQ(engine_->stats().orphans_taken_over, 3u);
+}
+
+TEST_F(EngineOrphans, AreToldOnceWhereTheirHeirsWaitForAnExpert) {
+  const Collector::Answer whole = Whole();
+  LeaveAnOrphan("name");
+  PlaceAllExperts("elsewhere", 1);
+  const auto link = std::make_shared<Collector>();
+  ASSERT_TRUE(engine_->Submit(link, Heir("name", 5)).ok());
+  Steps(3);
+  EXPECT_THAT(engine_->stats().lacks, HasSubstr("no live owner for expert"));
+  PlaceAllExperts("here", 2);
+  RunAll();
+  EXPECT_EQ(engine_->stats().steps_redone, 3u);
+  EXPECT_EQ(engine_->stats().lacks, "");
+  EXPECT_EQ(link->replayed[2],
+            std::vector<TokenId>(whole.tokens.begin(), whole.tokens.begin() + 5));
+  EXPECT_EQ(link->answers[2].tokens,
+            std::vector<TokenId>(whole.tokens.begin() + 5, whole.tokens.end()));
 }
 
 TEST_F(EngineOrphans, AreNotSteppedAndEndWhenTheirTimeIsOver) {
