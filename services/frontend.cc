@@ -323,6 +323,11 @@ void Frontend::WantsHome(LiveRequest& request) {
   Refresh();
 }
 
+bool Frontend::OthersGoOn(const WorkerLink& link) {
+  std::lock_guard lock(mutex_);
+  return homes_.AnyGoesOn(link);
+}
+
 void Frontend::Forget(LiveRequest& request) {
   request.Cancel();
   {
@@ -369,9 +374,11 @@ void Frontend::Run() {
 void Frontend::Tick(Micros now) {
   LiveRequests requests;
   Homes::Links links, gone, late;
+  std::string all_lack;
   {
     std::lock_guard lock(mutex_);
     requests = requests_.all();
+    all_lack = homes_.AllLack();
     late = homes_.LateLinks();
     gone = homes_.TakeGone();
     links = homes_.links();
@@ -383,7 +390,7 @@ void Frontend::Tick(Micros now) {
     Refresh();
   }
   std::erase_if(retired_, [](const auto& link) { return link.use_count() == 1; });
-  for (const auto& request : requests) request->Tick(now);
+  for (const auto& request : requests) request->Tick(now, all_lack);
   if (!late.empty()) LeaveLate(requests, late, now);
 }
 

@@ -115,6 +115,7 @@ class Frontend : private LiveRequest::Owner {
   void LeftHome(LiveRequest& request) override;
   void WantsHome(LiveRequest& request) override;
   void PauseChanged(LiveRequest& request) override;
+  bool OthersGoOn(const WorkerLink& link) override;
 
   // What of an admitted request is known beside its prompt.
   struct Decided {

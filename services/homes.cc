@@ -138,6 +138,24 @@ bool Homes::AnyReady() const {
   return std::any_of(views_.begin(), views_.end(), [](const auto& view) { return view.ready; });
 }
 
+bool Homes::AnyGoesOn(const WorkerLink& except) const {
+  return std::any_of(views_.begin(), views_.end(), [&](const router::WorkerView& view) {
+    const std::shared_ptr<WorkerLink> link = view.ready ? LinkOf(view.key) : nullptr;
+    return link != nullptr && link.get() != &except && link->load().lacks().empty();
+  });
+}
+
+std::string Homes::AllLack() const {
+  std::string lacks;
+  for (const router::WorkerView& view : views_) {
+    const std::shared_ptr<WorkerLink> link = view.ready ? LinkOf(view.key) : nullptr;
+    if (link == nullptr) continue;
+    lacks = link->load().lacks();
+    if (lacks.empty()) break;
+  }
+  return lacks;
+}
+
 bool Homes::OthersServe(const Home& home) const {
   return std::any_of(views_.begin(), views_.end(), [&](const router::WorkerView& view) {
     return view.ready && !view.suspect && view.key != home.key;

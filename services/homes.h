@@ -72,6 +72,11 @@ class Homes {
   // Of views(): somebody takes new requests, or at least those already admitted.
   bool AnyReady() const;
 
+  // Somebody who is ready, other than this link's worker, waits for no expert.
+  bool AnyGoesOn(const WorkerLink& except) const;
+  // An expert that one who is ready waits for, if all of them wait for one; else empty.
+  std::string AllLack() const;
+
   std::shared_ptr<WorkerLink> LinkOf(uint64_t key) const;  // null: it went since the last Refresh
   // The worker that keeps the sequence of a router that is gone.
   std::optional<uint64_t> KeeperOf(const std::string& request_id) const;

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "services/pushback.h"
 
 namespace conclave::services {
 
@@ -141,7 +140,7 @@ void LiveRequest::End(const absl::Status& status) {
   Do(after);
 }
 
-void LiveRequest::Tick(Micros now) {
+void LiveRequest::Tick(Micros now, const std::string& all_lack) {
   After after;
   {
     std::lock_guard lock(mutex_);
@@ -158,39 +157,14 @@ void LiveRequest::Tick(Micros now) {
       } else {
         Finish(status, after);
       }
-    } else if (!end_ && deadline_ && now >= *deadline_) {
-      Finish(absl::DeadlineExceededError("the request's deadline passed"), after);
-    } else if (!end_ && !sequence_ && lost_at_ && !deadline_ &&
-               now - *lost_at_ > options_.homeless) {
-      const auto seconds =
-          std::chrono::duration_cast<std::chrono::seconds>(options_.homeless).count();
-      Finish(absl::UnavailableError(absl::StrFormat(
-                 "the request's worker was lost, and none went on with it in %d s", seconds)),
-             after);
     } else if (!end_) {
-      after.wants_home = std::exchange(asks_at_tick_, false);
+      const absl::Status over = OutOfTime(now, all_lack);
+      if (over.ok()) {
+        after.wants_home = std::exchange(asks_at_tick_, false);
+      } else {
+        Finish(over, after);
+      }
     }
-  }
-  Do(after);
-}
-
-std::optional<Micros> LiveRequest::PaceUnless(const Links& late) const {
-  std::lock_guard lock(mutex_);
-  if (!sequence_ || std::find(late.begin(), late.end(), link_) != late.end()) return std::nullopt;
-  return pace_;
-}
-
-void LiveRequest::LeaveLate(const Links& late, Micros usual, Micros now) {
-  After after;
-  {
-    std::lock_guard lock(mutex_);
-    const Micros longest = heard_ ? std::max(options_.late_home, options_.late_home_factor * usual)
-                                  : options_.late_home_first;
-    if (end_ || !sequence_ || paused_ || now - heard_at_ < longest) return;
-    if (std::find(late.begin(), late.end(), link_) == late.end()) return;
-    CloseSequence(after);
-    if (!lost_at_) lost_at_ = now;
-    after.wants_home = true;
   }
   Do(after);
 }
@@ -239,11 +213,12 @@ std::optional<LiveRequest::Output> LiveRequest::TakeLocked(After& after) {
 }
 
 void LiveRequest::OnEvent(uint64_t attempt, const v1::SequenceEvent& event) {
+  const bool others = event.end().lacks_expert() && OthersGoOn();
   After after;
   {
     std::lock_guard lock(mutex_);
     if (end_ || !sequence_ || attempt != attempt_) return;
-    Absorb(event, after);
+    Absorb(event, others, after);
   }
   Do(after);
 }
@@ -263,7 +238,7 @@ void LiveRequest::OnLost(uint64_t attempt, const absl::Status& status) {
   Do(after);
 }
 
-void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
+void LiveRequest::Absorb(const v1::SequenceEvent& event, bool others, After& after) {
   NotePace(Now());
   Observe(event);
   absl::StatusOr<router::SequenceEvent> converted = ToSequenceEvent(event, vocab_size_);
@@ -276,20 +251,11 @@ void LiveRequest::Absorb(const v1::SequenceEvent& event, After& after) {
     after.left_home = true;
   }
   if (!told.ok() || transcript_->finished()) return Finish(told, after);
-  if (const absl::Status error = EndError(event); !error.ok()) return Fail(error, after);
+  const absl::Status error = EndError(event);
+  if (event.end().lacks_expert() && !error.ok()) return LackExpert(error, others, after);
+  if (!error.ok()) return Fail(error, after);
   MaybePause(after);
   after.output = !pending_.empty();
-}
-
-// What comes first has the prompt behind it, what comes late for a client that reads slowly
-// nothing.
-void LiveRequest::NotePace(Micros now) {
-  if (heard_ && !paused_) {
-    const Micros gap = now - heard_at_;
-    pace_ = pace_ ? *pace_ + (gap - *pace_) / 8 : gap;
-  }
-  heard_ = true;
-  heard_at_ = now;
 }
 
 absl::Status LiveRequest::Tell(router::SequenceEvent event) {
@@ -327,32 +293,7 @@ void LiveRequest::NoteProgress(const v1::SequenceEvent& event) {
   if (!news || !lost_at_) return;
   metrics_->resume_seconds.Observe(Now() - *lost_at_);
   lost_at_.reset();
-  losses_ = 0;
-}
-
-void LiveRequest::Fail(const absl::Status& status, After& after) {
-  // A worker cancels by itself only what it cannot finish before it ends.
-  if (absl::IsCancelled(status)) return Lose(absl::UnavailableError(status.message()), after);
-  if (absl::IsUnavailable(status)) {
-    // A refusal costs nothing but the way to another home.
-    if (transcript_->started() || lost_at_) return Lose(status, after);
-    if (++losses_ >= options_.attempts) return Finish(status, after);
-    after.wants_home = true;
-    return;
-  }
-  if (!absl::IsResourceExhausted(status)) return Finish(status, after);
-  // Other routers fill the worker's queue too, past what this one counts.
-  if (!transcript_->started() && !lost_at_) {
-    return Finish(WithPushback(status, options_.worker_full_pushback), after);
-  }
-  if (!lost_at_) lost_at_ = Now();
-  asks_at_tick_ = true;
-}
-
-void LiveRequest::Lose(const absl::Status& status, After& after) {
-  if (++losses_ >= options_.attempts) return Finish(status, after);
-  if (!lost_at_) lost_at_ = Now();
-  after.wants_home = true;
+  losses_ = bereft_ = 0;
 }
 
 void LiveRequest::Finish(absl::Status status, After& after) {

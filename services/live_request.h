@@ -50,6 +50,12 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
     Micros late_home = std::chrono::milliseconds(100);
     int32_t late_home_factor = 4;
     Micros late_home_first = std::chrono::seconds(1);  // for the first news, behind its prompt
+    // One that waits for an expert or a home ends before its deadline, so that its client, whose
+    // clock says the same, hears why: by this share of what it was given, but no more than that.
+    double last_words_share = 0.05;
+    Micros last_words_max = std::chrono::milliseconds(200);
+    // Homes in a row that lack an expert for it, if it has no deadline.
+    int32_t bereft_homes = 2;
   };
 
   // The client's end of the request.
@@ -73,6 +79,8 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
     virtual void WantsHome(LiveRequest& request) = 0;
     // paused() has changed.
     virtual void PauseChanged(LiveRequest& request) = 0;
+    // Whether a worker other than this one takes sequences and says of no expert that it lacks it.
+    virtual bool OthersGoOn(const WorkerLink& link) = 0;
   };
 
   struct Output {
@@ -134,8 +142,9 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   void LeaveLate(const Links& late, Micros usual, Micros now);
 
   // Ends it when its deadline is past, no home was found for too long or its client reads nothing;
-  // asks again for a home after a refusal.
-  void Tick(Micros now);
+  // asks again for a home after a refusal. all_lack: the expert that every worker waits for; empty:
+  // one does not.
+  void Tick(Micros now, const std::string& all_lack);
 
   // For the reader: what is there now. A call says also that what the last one gave is on its way
   // no more.
@@ -161,13 +170,23 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   void SentLocked();
   void OnEvent(uint64_t attempt, const v1::SequenceEvent& event);  // without the lock
   void OnLost(uint64_t attempt, const absl::Status& status);       // likewise
+  bool OthersGoOn() const;                                         // likewise; than its home
+  // Why it cannot go on waiting; OK: it can.
+  absl::Status OutOfTime(Micros now, const std::string& all_lack) const;
+  // What it waits for beside its tokens, an expert or a home; OK: nothing.
+  absl::Status Stuck(Micros now, const std::string& all_lack) const;
+  Micros LastWords() const;  // how long before its deadline it ends if it is stuck
   void NotePace(Micros now);
-  void Absorb(const v1::SequenceEvent& event, After& after);
+  // others: whether another home may have the expert for want of which it ended.
+  void Absorb(const v1::SequenceEvent& event, bool others, After& after);
   void NoteProgress(const v1::SequenceEvent& event);
   // What the client does not have of it, to what waits for it.
   absl::Status Tell(router::SequenceEvent event);
   void Fail(const absl::Status& status, After& after);  // of the home: another, or the end
   void Lose(const absl::Status& status, After& after);
+  void NoteLoss(const absl::Status& why);
+  // Its home waited for an expert as long as it may.
+  void LackExpert(const absl::Status& status, bool others, After& after);
   void Finish(absl::Status status, After& after);
   void CloseSequence(After& after);
   void Observe(const v1::SequenceEvent& event);
@@ -201,8 +220,10 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   size_t skip_ = 0;                // of the tokens to come, those that the client has
   Progress told_;                  // its tokens are the transcript's
   int32_t losses_ = 0;             // in a row, without news between
+  int32_t bereft_ = 0;             // homes in a row that lacked an expert, likewise
   std::optional<Micros> lost_at_;  // its home; until there are news from another
-  bool asks_at_tick_ = false;      // for a home: the last one refused it
+  std::string lost_why_;
+  bool asks_at_tick_ = false;  // for a home: the last one refused it
 
   router::Delta pending_;
   std::optional<absl::Status> end_;  // no more will come

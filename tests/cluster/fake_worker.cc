@@ -48,6 +48,7 @@ class FakeWorker::Service : public v1::Worker::CallbackService {
   bool draining_ = false;
   bool takes_leftovers_ = false;
   std::vector<std::string> late_;
+  std::string lacks_;
   bool full_ = false;
   bool stopping_ = false;
 };
@@ -248,6 +249,7 @@ v1::WorkerLoad FakeWorker::Service::Load() const {
   load.set_running(static_cast<uint32_t>(sequences_.size()));
   load.set_draining(draining_);
   load.mutable_late()->Assign(late_.begin(), late_.end());
+  load.set_lacks(lacks_);
   return load;
 }
 
@@ -359,6 +361,25 @@ void FakeWorker::FindLate(std::vector<std::string> ids) {
   std::lock_guard lock(service_->mutex_);
   service_->late_ = std::move(ids);
   service_->TellLoad();
+}
+
+void FakeWorker::Lack(std::string expert) {
+  std::lock_guard lock(service_->mutex_);
+  service_->lacks_ = std::move(expert);
+  service_->TellLoad();
+}
+
+void FakeWorker::EndForWantOf(const std::string& expert) {
+  std::lock_guard lock(service_->mutex_);
+  for (const Service::Sequence& sequence : std::exchange(service_->sequences_, {})) {
+    v1::SequenceEvent* const event = sequence.link->pending().add_events();
+    event->set_sequence(sequence.submit.sequence());
+    event->mutable_end()->set_reason(v1::End::ERROR);
+    event->mutable_end()->set_code(static_cast<int>(absl::StatusCode::kUnavailable));
+    event->mutable_end()->set_message("no live owner for expert " + expert);
+    event->mutable_end()->set_lacks_expert(true);
+    sequence.link->MaybeWrite();
+  }
 }
 
 void FakeWorker::SetFull(bool full) {

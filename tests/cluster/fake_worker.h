@@ -75,6 +75,10 @@ class FakeWorker {
   void Grant(uint64_t more);
   // Says of other workers that they are late.
   void FindLate(std::vector<std::string> ids);
+  // Says that its sequences wait for this expert; empty: for none.
+  void Lack(std::string expert);
+  // Ends all it has for want of that expert.
+  void EndForWantOf(const std::string& expert);
   // Drops every link at once, as a crash does, and takes no new ones; Revive listens at the same
   // address again.
   void Crash();

@@ -13,6 +13,7 @@
 namespace conclave::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 using namespace std::chrono_literals;
@@ -191,10 +192,13 @@ TEST(RouterResume, WaitsNoLongerThanItsBound) {
 TEST(RouterResume, WaitsUntilItsDeadlineIfItHasOne) {
   FakeWorker worker({.manual = true});
   TestRouter router({&worker}, {.request = {.homeless = 1ms}});
-  Client client(router, Hello(9), 1s);
+  Client client(router, Hello(9), 2s);
   ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.live == 1; }));
   worker.Crash();
-  EXPECT_EQ(client.Join().status.error_code(), grpc::DEADLINE_EXCEEDED);
+  const Stream& stream = client.Join();
+  EXPECT_EQ(stream.status.error_code(), grpc::UNAVAILABLE);
+  EXPECT_THAT(stream.status.error_message(),
+              AllOf(HasSubstr("the worker was lost"), HasSubstr("before its deadline")));
 }
 
 // It may be the request that they die of.
