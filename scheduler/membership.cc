@@ -16,7 +16,7 @@ Membership::Membership(const Options& options, const Stored& stored, Micros now)
   CONCLAVE_CHECK(options.max_workers >= 1);
   for (const Worker& worker : stored.workers) {
     Known& known = workers_[worker.id] = {worker, now};
-    known.worker.heard = false;
+    known.worker.heard = known.worker.broken = false;
   }
 }
 
@@ -30,9 +30,12 @@ Membership::Heard Membership::Heartbeat(const Beat& beat, Micros now) {
   const WorkerState state = beat.draining ? WorkerState::kDraining : WorkerState::kReady;
   const bool changed = joins || known.worker.incarnation != beat.incarnation ||
                        known.worker.address != beat.address || known.worker.state != state;
-  known.worker = {beat.id, beat.incarnation, beat.address, state, /*heard=*/true};
+  known.worker = {.id = beat.id,
+                  .incarnation = beat.incarnation,
+                  .address = beat.address,
+                  .state = state,
+                  .heard = true};
   known.heard = joins ? now : std::max(known.heard, now);
-  known.broken = false;
   if (changed) ++version_;
   return Heard::kAccepted;
 }
@@ -40,7 +43,7 @@ Membership::Heard Membership::Heartbeat(const Beat& beat, Micros now) {
 void Membership::ReportBroken(const std::string& id, uint64_t incarnation) {
   const auto found = workers_.find(id);
   if (found == workers_.end() || found->second.worker.incarnation != incarnation) return;
-  found->second.broken = true;
+  found->second.worker.broken = true;
 }
 
 void Membership::Excuse(Micros deaf, Micros now) {
@@ -49,7 +52,7 @@ void Membership::Excuse(Micros deaf, Micros now) {
 }
 
 Micros Membership::DeadAfter(const Known& known) const {
-  return known.broken ? options_.broken_after : options_.dead_after;
+  return known.worker.broken ? options_.broken_after : options_.dead_after;
 }
 
 bool Membership::Tick(Micros now) {

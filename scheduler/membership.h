@@ -41,7 +41,9 @@ class Membership {
     uint64_t incarnation = 0;  // of the process; grows with every start
     std::string address;
     WorkerState state = WorkerState::kReady;
-    bool heard = false;  // by this scheduler; else known from Stored alone, where it is not kept
+    // Not kept in Stored:
+    bool heard = false;   // by this scheduler; else known from Stored alone
+    bool broken = false;  // its peers' connections to it, since it was last heard
   };
 
   // What survives a restart of the scheduler. Times do not: they are counted from the restart, so
@@ -91,7 +93,6 @@ class Membership {
   struct Known {
     Worker worker;
     Micros heard{};
-    bool broken = false;  // its peers' connections to it, since it was heard
   };
   Micros DeadAfter(const Known& known) const;
   Micros ChangeDue(const Known& known) const;

@@ -37,6 +37,12 @@ const std::string* LostOf(const Placement& placement, std::span<const Member> me
   return nullptr;
 }
 
+std::string DiedOf(const std::set<std::string>& workers) {
+  std::string names;
+  for (const std::string& worker : workers) names += (names.empty() ? "" : ", ") + worker;
+  return (workers.size() == 1 ? "worker " : "workers ") + names + " died";
+}
+
 // One of `able`, ascending, does not own in `current` an expert that is `wanted` of it. Both have
 // the same versions of adapters.
 bool IsShort(const Placement& current, const Placement& wanted,
@@ -132,6 +138,7 @@ bool PlacementChange::UpdateFences(std::span<const Member> members) {
     if (!member.alive && !(fenced && fence->second.dead)) {
       fences_[member.id] = {.epoch = first_ ? epoch() : epoch() + 1};
       bereaved_ |= !first_ && stored_.current;
+      if (bereaved_) died_.insert(member.id);
       changed = true;
     } else if (member.alive && fenced) {
       fence->second.dead = false;
@@ -148,7 +155,7 @@ bool PlacementChange::UpdateFences(std::span<const Member> members) {
 bool PlacementChange::StepPrepared(std::span<const Member> members, Micros now) {
   const Placement& next = *stored_.next;
   if (bereaved_) {
-    Abort({.why = "a worker died"});
+    Abort({.why = DiedOf(died_)});
     return true;
   }
   if (const std::string* const lost = LostOf(next, members)) {
@@ -194,7 +201,9 @@ void PlacementChange::CommitNext(Micros now) {
 bool PlacementChange::StepEmergency(std::span<const Member> members, Micros now) {
   if (!Gathered(members, now) || !stored_.current) return false;
   if (!bereaved_ && LostOf(*stored_.current, members) == nullptr) return false;
-  if (stored_.next) Abort({.why = "a worker died"});
+  if (stored_.next) {
+    Abort({.why = bereaved_ ? DiedOf(died_) : DiedOf({*LostOf(*stored_.current, members)})});
+  }
   Placement recovered = *Recovered(*stored_.current, AliveOf(members));
   recovered.plan = ++stored_.last_plan;
   recovered.epoch = epoch() + 1;
@@ -275,6 +284,7 @@ void PlacementChange::Commit(Placement placement, Purpose purpose, Micros now) {
   since_ = now;
   if (purpose != Purpose::kAdapters) quiet_since_ = now;
   bereaved_ = false;
+  died_.clear();
   gathering_ = false;
 }
 

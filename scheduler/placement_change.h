@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -158,6 +159,7 @@ class PlacementChange {
   };
   std::map<std::string, Fence> fences_;  // by worker
   bool bereaved_ = false;                // somebody died since the last commit
+  std::set<std::string> died_;           // who
   bool first_ = true;                    // no Step yet
   // Nobody was alive, and nothing was committed since: some of those that are away may come back.
   bool gathering_ = true;

@@ -1,5 +1,6 @@
 #include "services/cluster_service.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -54,6 +55,7 @@ ClusterService::ClusterService(const Options& options, std::unique_ptr<StateStor
       failpoints_(failpoints),
       store_(std::move(store)),
       membership_(options.membership, state.membership, now),
+      membership_log_(options.membership, membership_.Workers()),
       placement_(options.placement, state.placement, now),
       adapters_(options.adapters, state.adapters, now),
       routers_(options.routers) {
@@ -187,6 +189,8 @@ void ClusterService::Step(Micros now) {
   {
     const std::lock_guard lock(mutex_);
     membership_.Tick(now);
+    for (const MembershipLog::Line& line : membership_log_.Note(membership_.Workers()))
+      WriteLog(line.bad ? LogLevel::kWarning : LogLevel::kInfo, line.text);
     routers_.Tick(now);
     const std::vector<Membership::Worker> workers = membership_.Workers();
     bool changed = placement_.Step(workers, Model(), now);
@@ -207,7 +211,11 @@ void ClusterService::Step(Micros now) {
   }
   ++stats_.saves;
   view_ = draft->view;
-  LogInfo("view %d: epoch %d, %d workers", view_->version(), view_->epoch(), view_->workers_size());
+  const auto dead = std::count_if(
+      view_->workers().begin(), view_->workers().end(),
+      [](const v1::WorkerInfo& worker) { return worker.state() == v1::WORKER_STATE_DEAD; });
+  LogInfo("view %d: epoch %d, %d workers, %d of them dead", view_->version(), view_->epoch(),
+          view_->workers_size(), dead);
   for (const std::shared_ptr<ViewStream>& watcher : watchers_) watcher->Tell(view_);
   Answer();
 }
@@ -277,6 +285,11 @@ v1::WorkerInfo ClusterService::Describe(const Membership::Worker& worker) const 
   info.set_address(worker.address);
   info.set_state(placement_.StateOf(worker, ToProto(worker.state)));
   info.set_fenced(placement_.Fenced(worker.id));
+  if (worker.state == WorkerState::kDead) {  // what it had is gone with it
+    info.clear_load();
+    info.clear_experts();
+    info.clear_epoch();
+  }
   return info;
 }
 

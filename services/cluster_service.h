@@ -25,6 +25,7 @@
 #include "services/adapter_driver.h"
 #include "services/authorize.h"
 #include "services/failpoint.h"
+#include "services/membership_log.h"
 #include "services/placement_driver.h"
 #include "services/state_store.h"
 #include "services/view_stream.h"
@@ -115,6 +116,7 @@ class ClusterService : public v1::Cluster::CallbackService {
     int32_t watchers = 0;
     uint64_t heartbeats = 0;
     uint64_t heartbeats_refused = 0;
+    MembershipLog::Counts changes;
     uint64_t saves = 0;
     uint64_t saves_failed = 0;
     scheduler::PlacementChange::Phase phase = scheduler::PlacementChange::Phase::kNone;
@@ -168,6 +170,7 @@ class ClusterService : public v1::Cluster::CallbackService {
 
   mutable std::mutex mutex_;  // guards what follows
   scheduler::Membership membership_;
+  MembershipLog membership_log_;
   PlacementDriver placement_;
   AdapterDriver adapters_;
   scheduler::RouterRoster routers_;

@@ -209,6 +209,7 @@ absl::StatusOr<std::string> ClusterService::Operate(
 ClusterService::Stats ClusterService::stats() const {
   const std::lock_guard lock(mutex_);
   Stats stats = stats_;
+  stats.changes = membership_log_.counts();
   stats.epoch = view_->epoch();
   stats.version = view_->version();
   stats.watchers = static_cast<int32_t>(watchers_.size());

@@ -414,7 +414,7 @@ bool Frontend::WatchSilence() {
 
 void Frontend::Retire(Homes::Links links) {
   for (auto& link : links) {
-    LogInfo("worker at %s is no longer in the cluster", link->address());
+    LogInfo("%s is no longer in the cluster", link->name());
     link->Shutdown();
     retired_.push_back(std::move(link));
   }

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_format.h"
 #include "services/address.h"
+#include "services/exchange/peer_transport.h"
 #include "services/identity.h"
 #include "worker/status.h"
 
@@ -16,6 +17,12 @@ constexpr size_t kMaxBeatBytes = 1 << 20;  // room for all peers lost, or an ada
 constexpr int kMaxInUse = 1024;            // versions of adapters
 constexpr size_t kMaxDigestBytes = 128;
 
+// By the words of --exchange; who says none may take anything.
+bool Reach(const std::string& one, const std::string& other) {
+  const auto carrier = ParseCarrier(one), others = ParseCarrier(other);
+  return !carrier.ok() || !others.ok() || GoTogether(*carrier, *others);
+}
+
 // Why the two cannot be of one cluster; empty if they can.
 std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) {
   const v1::ModelInfo &ours = joins.model(), &theirs = member.model();
@@ -28,12 +35,16 @@ std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) 
         "worker %s computes as %s, worker %s as %s; see --numerics and --returns", joins.id(),
         ours.numerics(), member.id(), theirs.numerics());
   }
+  if (joins.exchange_address().empty() || member.exchange_address().empty()) return "";
   // What one may send the other must take.
   const bool both_say = joins.step_tokens() > 0 && member.step_tokens() > 0;
-  const bool exchange = !joins.exchange_address().empty() && !member.exchange_address().empty();
-  if (exchange && both_say && joins.step_tokens() != member.step_tokens()) {
+  if (both_say && joins.step_tokens() != member.step_tokens()) {
     return absl::StrFormat("worker %s steps up to %d tokens, worker %s up to %d; see --step-tokens",
                            joins.id(), joins.step_tokens(), member.id(), member.step_tokens());
+  }
+  if (!Reach(joins.exchange(), member.exchange())) {
+    return absl::StrFormat("worker %s exchanges rows by %s, worker %s by %s; see --exchange",
+                           joins.id(), joins.exchange(), member.id(), member.exchange());
   }
   return "";
 }
@@ -83,6 +94,7 @@ absl::Status ValidateBeat(const v1::HeartbeatRequest& beat) {
   }
   if (!info.exchange_address().empty())
     CONCLAVE_RETURN_IF_ERROR(Address::Parse(info.exchange_address()).status());
+  if (!info.exchange().empty()) CONCLAVE_RETURN_IF_ERROR(ParseCarrier(info.exchange()).status());
   if (info.incarnation() == 0)
     return absl::InvalidArgumentError("worker.incarnation: must not be 0");
   return absl::OkStatus();

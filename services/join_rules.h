@@ -1,6 +1,6 @@
 #pragma once
 // Which workers can be of one cluster: what a beat must look like, and that all compute one model
-// in one numerics, in steps of one size. Pure functions; any thread.
+// in one numerics, in steps of one size, and can exchange rows. Pure functions; any thread.
 
 #include <map>
 #include <string>

@@ -63,6 +63,10 @@ void WriteMetrics(const ClusterService::Stats& stats, MetricsWriter& writer) {
   by_outcome("failed", adapters.failed);
   counter("conclave_adapter_bytes_freed_total", "Bytes of versions that nobody uses any more.",
           adapters.bytes_freed);
+  counter("conclave_worker_deaths_total", "Workers given up that were not draining.",
+          stats.changes.deaths);
+  counter("conclave_worker_restarts_total", "Workers heard as another process than before.",
+          stats.changes.restarts);
   counter("conclave_heartbeats_total", "Heartbeats heard.", stats.heartbeats);
   counter("conclave_heartbeats_refused_total", "Heartbeats refused.", stats.heartbeats_refused);
   counter("conclave_state_saves_total", "Times the state was written.", stats.saves);

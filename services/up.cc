@@ -345,10 +345,10 @@ void Up::NoticeEnd(Process& process) {
   if (!process.restart) {
     const auto left = std::count_if(workers_.begin(), workers_.end(),
                                     [](const auto& worker) { return worker->child != nullptr; });
-    Say(absl::StrFormat("%s ended with %s and is not restarted without --restart; %s", process.name,
-                        end,
-                        left > 0 ? absl::StrFormat("%d workers are left", left)
-                                 : "no worker is left, so requests are refused as UNAVAILABLE"));
+    Say(absl::StrFormat(
+        "%s ended with %s and is not restarted without --restart; %s", process.name, end,
+        left > 0 ? absl::StrFormat("%d %s left", left, left == 1 ? "worker is" : "workers are")
+                 : "no worker is left, so requests are refused as UNAVAILABLE"));
     return;
   }
   const bool was_stable = Clock::now() - process.started >= options_.stable_after;

@@ -34,6 +34,10 @@ class WorkerLink::Impl {
   void SetPaused(uint64_t sequence, bool paused);
 
   const std::string& address() const { return options_.address; }
+  std::string name() const {
+    std::lock_guard lock(mutex_);
+    return Name();
+  }
   std::optional<v1::WorkerHello> hello() const {
     std::lock_guard lock(mutex_);
     return hello_;
@@ -125,6 +129,9 @@ class WorkerLink::Impl {
     v1::ToWorker out_;
   };
 
+  std::string Name() const {  // under mutex_
+    return (id_.empty() ? "a worker" : "worker " + id_) + " at " + options_.address;
+  }
   void OnMessage(const v1::FromWorker& message);
   void OnWritten();
   void OnBroken();
@@ -152,6 +159,7 @@ class WorkerLink::Impl {
   bool yielded_ = false;       // the worker drains and gets nothing more
   bool said_waiting_ = false;  // it was told that there is more
   Micros heard_{0};
+  std::string id_;  // as last said
   std::optional<v1::WorkerHello> hello_;
   v1::WorkerLoad load_;
   std::unordered_set<std::string> orphans_;
@@ -295,6 +303,7 @@ void WorkerLink::Impl::OnMessage(const v1::FromWorker& message) {
     heard_ = now_;
     if (message.has_hello()) {
       hello_ = message.hello();
+      id_ = hello_->worker_id();
       load_.Clear();
       orphans_.clear();
       granted_.reset();
@@ -319,8 +328,8 @@ void WorkerLink::Impl::OnMessage(const v1::FromWorker& message) {
   bool refused = false;
   for (const v1::SequenceEvent& event : message.events()) refused = Deliver(event) || refused;
   if (message.has_hello()) {
-    LogInfo("worker %s at %s is linked: model %s, numerics %s", message.hello().worker_id(),
-            options_.address, message.hello().model().name(), message.hello().model().numerics());
+    LogInfo("%s is linked: model %s, numerics %s", name(), message.hello().model().name(),
+            message.hello().model().numerics());
   }
   if (changed || refused) on_change_();
 }
@@ -374,7 +383,7 @@ void WorkerLink::Impl::OnStreamDone(const absl::Status& status) {
     backoff_ = std::min(backoff_ * 2, options_.backoff_max);
   }
   if (was_up && !shut) {
-    LogWarning("the link to the worker at %s ended: %s", options_.address,
+    LogWarning("the link to %s ended: %s", name(),
                status.ok() ? "it has closed it" : status.ToString());
     // First the view, so that a sink that asks for another home is not sent here.
     on_change_();
@@ -394,6 +403,7 @@ WorkerLink::WorkerLink(const Options& options, const Credentials& credentials,
 WorkerLink::~WorkerLink() { impl_->Shutdown(); }
 
 const std::string& WorkerLink::address() const { return impl_->address(); }
+std::string WorkerLink::name() const { return impl_->name(); }
 void WorkerLink::Shutdown() { impl_->Shutdown(); }
 void WorkerLink::Tick(Micros now) { impl_->Tick(now); }
 std::optional<v1::WorkerHello> WorkerLink::hello() const { return impl_->hello(); }

@@ -61,6 +61,8 @@ class WorkerLink {
   void Shutdown();
 
   const std::string& address() const;
+  // For the log: its id, once it has said it, and its address.
+  std::string name() const;
 
   // Opens the stream when it is closed and its time has come. To be called again and again.
   void Tick(Micros now);

@@ -401,6 +401,7 @@ v1::WorkerInfo WorkerNode::Describe() const {
   info.set_metrics_address(metrics_address());
   info.set_exchange_address(exchange_address_);
   info.set_placed(options_.placed);
+  if (transport_ != nullptr) info.set_exchange(options_.exchange);
   info.set_step_tokens(static_cast<uint32_t>(engine_->options().planner.step_tokens));
   *info.mutable_model() = ToProto(*engine_);
   *info.mutable_load() = ToProto(engine_->stats());

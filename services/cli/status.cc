@@ -81,7 +81,9 @@ Json ToJson(const v1::StatusResponse& status) {
   Json routers = Json::array(), workers = Json::array();
   for (const v1::RouterStatus& router : status.routers()) routers.push_back(ToJson(router));
   for (const v1::WorkerInfo& worker : status.workers()) workers.push_back(ToJson(worker));
-  Json json = {{"epoch", status.epoch()},       {"router", ToJson(status.router())},
+  // A scheduler that is asked itself names no router as the one.
+  Json router = status.has_router() ? ToJson(status.router()) : Json(nullptr);
+  Json json = {{"epoch", status.epoch()},       {"router", std::move(router)},
                {"routers", std::move(routers)}, {"scheduler", nullptr},
                {"workers", std::move(workers)}, {"adapters", AdaptersToJson(status.adapters())}};
   if (status.has_scheduler()) {
@@ -97,12 +99,26 @@ std::string ToLine(const v1::RouterStatus& router) {
                          router.pid(), NameOf(router.state()), router.live_requests());
 }
 
+std::string ToLine(const v1::WorkerInfo& worker) {
+  std::string line = absl::StrFormat("worker     %s  %s  pid %d  %s", worker.id(), worker.address(),
+                                     worker.pid(), NameOf(worker.state()));
+  if (worker.state() != v1::WORKER_STATE_DEAD) {
+    const v1::WorkerLoad& load = worker.load();
+    absl::StrAppendFormat(&line,
+                          ", sequences %d + %d waiting, kv blocks %d/%d, %d experts of epoch %d%s",
+                          load.running(), load.waiting(), load.kv_blocks_used(), load.kv_blocks(),
+                          worker.experts(), worker.epoch(), Marks(worker.model().policies()));
+  }
+  return line + "\n";
+}
+
 // The router that was asked is the first.
 std::string ToTable(const v1::StatusResponse& status) {
   std::string text = absl::StrFormat("epoch      %d\n", status.epoch());
-  text += ToLine(status.router());
+  if (status.has_router()) text += ToLine(status.router());
   for (const v1::RouterStatus& router : status.routers()) {
-    if (router.address() != status.router().address()) text += ToLine(router);
+    if (!status.has_router() || router.address() != status.router().address())
+      text += ToLine(router);
   }
   if (status.has_scheduler()) {
     absl::StrAppendFormat(&text, "scheduler  %s  pid %d\n", status.scheduler().address(),
@@ -110,16 +126,7 @@ std::string ToTable(const v1::StatusResponse& status) {
   } else {
     text += "scheduler  out of reach\n";
   }
-  for (const v1::WorkerInfo& worker : status.workers()) {
-    const v1::WorkerLoad& load = worker.load();
-    absl::StrAppendFormat(&text,
-                          "worker     %s  %s  pid %d  %s, sequences %d + %d waiting, kv blocks "
-                          "%d/%d, %d experts of epoch "
-                          "%d%s\n",
-                          worker.id(), worker.address(), worker.pid(), NameOf(worker.state()),
-                          load.running(), load.waiting(), load.kv_blocks_used(), load.kv_blocks(),
-                          worker.experts(), worker.epoch(), Marks(worker.model().policies()));
-  }
+  for (const v1::WorkerInfo& worker : status.workers()) text += ToLine(worker);
   if (status.workers().empty()) text += "worker     none\n";
   for (const v1::Adapter& adapter : status.adapters()) text += AdapterLine(adapter);
   return text;

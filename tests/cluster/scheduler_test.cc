@@ -90,6 +90,9 @@ TEST(Scheduler, NoticesADeadWorker) {
   const auto view = watch.WaitForState("worker-1", v1::WORKER_STATE_DEAD);
   ASSERT_TRUE(view.has_value());
   EXPECT_NE(view->workers(0).state(), v1::WORKER_STATE_DEAD);
+  const v1::StatusResponse status = AskStatus(cluster.scheduler_address());
+  EXPECT_GT(status.workers(0).load().kv_blocks(), 0u);
+  EXPECT_FALSE(status.workers(1).has_load()) << "nothing is left of it";
 }
 
 TEST(Scheduler, HearsOfADrainingWorkerAtOnce) {
@@ -159,6 +162,26 @@ TEST(Scheduler, RefusesAWorkerThatReturnsSumsWhereTheOthersReturnRows) {
   EXPECT_EQ((*node)->heartbeat()->Step().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.message()), HasSubstr("+sums, worker worker-0 as"));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("see --numerics and --returns"));
+}
+
+TEST(Scheduler, RefusesAWorkerOfAnotherCarrierWhichWouldNeverConnect) {
+  FakeCluster cluster(Quick(0));
+  const auto start = [&](const std::string& id, const std::string& exchange, absl::Status& end) {
+    WorkerNode::Options options = OtherWorker(cluster);
+    options.id = id;
+    options.exchange = exchange;
+    auto node = WorkerNode::Start(options, [&](const absl::Status& status) { end = status; });
+    EXPECT_TRUE(node.ok()) << node.status();
+    return *std::move(node);
+  };
+  absl::Status first, second;
+  const auto by_shm = start("one", "shm", first);
+  EXPECT_TRUE(by_shm->heartbeat()->Step().ok());
+  const auto by_tcp = start("two", "tcp", second);
+  EXPECT_FALSE(by_tcp->heartbeat()->Step().ok());
+  EXPECT_TRUE(first.ok());
+  EXPECT_EQ(second, absl::FailedPreconditionError(
+                        "worker two exchanges rows by tcp, worker one by shm; see --exchange"));
 }
 
 // A worker of the least numerics, before one of the best comes.

@@ -219,8 +219,17 @@ TEST_F(PlacementChangeTest, ADeathEndsAnOpenPlan) {
   EXPECT_TRUE(Step());
   EXPECT_FALSE(change_.next().has_value());
   EXPECT_FALSE(change_.outcome()->committed);
+  EXPECT_EQ(change_.outcome()->why, "worker b died");
   EXPECT_EQ(change_.current()->plan, 3u);
   EXPECT_EQ(change_.current()->owners, (Owners{{0}, {0}, {1}})) << "of the old one";
+}
+
+TEST_F(PlacementChangeTest, AllWhoDiedAreNamed) {
+  Settle();
+  Propose({{2}, {1}, {0}});
+  members_["c"].alive = members_["a"].alive = false;
+  Step();
+  EXPECT_EQ(change_.outcome()->why, "workers a, c died");
 }
 
 TEST_F(PlacementChangeTest, ADeathAfterTheCommitGoesForward) {

@@ -141,6 +141,49 @@ TEST_F(ClusterServiceTest, RefusesAnotherSizeOfStepsByNameWhereRowsAreExchanged)
   EXPECT_TRUE(Hear(other).ok());
 }
 
+TEST_F(ClusterServiceTest, RefusesAnotherCarrierOfRowsByNameWhereTheTwoNeverConnect) {
+  const auto by = [](const std::string& id, const std::string& carrier) {
+    v1::WorkerInfo info = Info(id);
+    info.set_exchange_address("127.0.0.1:6000");
+    info.set_exchange(carrier);
+    return info;
+  };
+  ASSERT_TRUE(Hear(by("a", "tcp")).ok());
+  EXPECT_EQ(Hear(by("b", "shm")),
+            absl::FailedPreconditionError(
+                "worker b exchanges rows by shm, worker a by tcp; see --exchange"));
+  EXPECT_TRUE(Hear(by("b", "auto")).ok()) << "it sends and takes both";
+  EXPECT_TRUE(Hear(by("c", "tcp")).ok());
+  v1::WorkerInfo alone = by("c", "shm");
+  alone.clear_exchange_address();
+  EXPECT_TRUE(Hear(alone).ok()) << "it exchanges nothing";
+  EXPECT_TRUE(Hear(by("c", "")).ok()) << "it does not say";
+  EXPECT_EQ(Hear(by("c", "pigeon")).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ClusterServiceTest, CountsDeathsAndRestarts) {
+  ASSERT_TRUE(Hear(Info("a")).ok());
+  ASSERT_TRUE(Hear(Info("a", 2)).ok());
+  EXPECT_EQ(service_->stats().changes.restarts, 1u);
+  EXPECT_EQ(service_->stats().changes.deaths, 0u);
+  Pass(std::chrono::seconds(2));
+  EXPECT_EQ(service_->stats().changes.deaths, 1u);
+  Restart();
+  Pass(std::chrono::seconds(3));
+  EXPECT_EQ(service_->stats().changes.deaths, 0u) << "the last scheduler counted it";
+}
+
+TEST_F(ClusterServiceTest, TellsNothingThatADeadWorkerHad) {
+  v1::WorkerInfo info = Info("a");
+  info.set_experts(8);
+  ASSERT_TRUE(Hear(info).ok());
+  EXPECT_EQ(service_->view()->workers(0).experts(), 8u);
+  Pass(std::chrono::seconds(2));
+  EXPECT_EQ(service_->view()->workers(0).experts(), 0u);
+  ASSERT_TRUE(Hear(info).ok());
+  EXPECT_EQ(service_->view()->workers(0).experts(), 8u);
+}
+
 TEST_F(ClusterServiceTest, AsksAnotherModelToWaitWhileTheWorkerItContradictsIsSilent) {
   ASSERT_TRUE(Hear(Info("a")).ok());
   Pass(std::chrono::milliseconds(500));

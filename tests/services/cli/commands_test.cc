@@ -464,6 +464,29 @@ TEST_F(Commands, StatusTellsOfEveryProcess) {
   EXPECT_THAT(out_.str(), HasSubstr("worker     w0  127.0.0.1:7  pid 12  ready"));
 }
 
+TEST_F(Commands, StatusShowsNoLoadOfADeadWorker) {
+  v1::WorkerInfo& worker = *router_.status.add_workers();
+  worker.set_id("w0");
+  worker.set_pid(12);
+  worker.set_address("127.0.0.1:7");
+  worker.set_state(v1::WORKER_STATE_DEAD);
+  EXPECT_EQ(Call({"status"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("worker     w0  127.0.0.1:7  pid 12  dead\n"));
+}
+
+TEST_F(Commands, StatusOfASchedulerHasNoRouterOfItsOwn) {
+  router_.status.mutable_scheduler()->set_pid(13);
+  v1::RouterStatus& router = *router_.status.add_routers();
+  router.set_pid(14);
+  router.set_address("127.0.0.1:6");
+  router.set_state(v1::ROUTER_STATE_SERVING);
+  EXPECT_EQ(Call({"status", "--json"}), kDone);
+  EXPECT_TRUE(Document()["router"].is_null());
+  EXPECT_EQ(Document()["routers"].size(), 1U);
+  EXPECT_EQ(Call({"status"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("epoch      0\nrouter     127.0.0.1:6  pid 14  serving"));
+}
+
 TEST_F(Commands, ModelsListsThem) {
   EXPECT_EQ(Call({"models", "--json"}), kDone);
   const json model = Document()["models"][0];

@@ -222,6 +222,14 @@ TEST_F(UpTest, LeavesADeadWorkerDeadAndSaysSo) {
   EXPECT_EQ(Journal("conclave-worker start").size(), 1U);
 }
 
+TEST_F(UpTest, SaysHowManyWorkersADeadOneLeaves) {
+  options_.workers = 2;
+  EXPECT_TRUE(Run([&] {
+                Kill("conclave-worker");
+                err_.WaitFor("is not restarted without --restart; 1 worker is left");
+              }).ok());
+}
+
 TEST_F(UpTest, StartsADeadWorkerAgainIfTold) {
   options_.restart_workers = true;
   EXPECT_TRUE(Run([&] {
