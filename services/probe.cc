@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
+#include <set>
 #include <string>
 
 #include "conclave/v1/cluster.grpc.pb.h"
@@ -14,6 +16,18 @@ namespace {
 
 constexpr std::chrono::milliseconds kProbeDeadline(1000);
 
+std::chrono::system_clock::time_point Deadline() {
+  return std::chrono::system_clock::now() + kProbeDeadline;
+}
+
+std::optional<v1::StatusResponse> StatusOf(v1::Cluster::Stub& router) {
+  grpc::ClientContext context;
+  context.set_deadline(Deadline());
+  v1::StatusResponse response;
+  if (!router.Status(&context, {}, &response).ok()) return std::nullopt;
+  return response;
+}
+
 }  // namespace
 
 // The standard health check of the whole server. Its two messages are too small to need their
@@ -21,7 +35,7 @@ constexpr std::chrono::milliseconds kProbeDeadline(1000);
 bool IsServing(const std::shared_ptr<grpc::Channel>& router) {
   grpc::GenericStub stub(router);
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kProbeDeadline);
+  context.set_deadline(Deadline());
   grpc::CompletionQueue queue;
   const grpc::Slice nothing;
   const auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check",
@@ -39,16 +53,45 @@ bool IsServing(const std::shared_ptr<grpc::Channel>& router) {
 }
 
 bool SeesAll(const std::shared_ptr<grpc::Channel>& router, int32_t workers, int32_t routers) {
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kProbeDeadline);
-  v1::StatusResponse response;
-  if (!v1::Cluster::NewStub(router)->Status(&context, {}, &response).ok()) return false;
+  const auto response = StatusOf(*v1::Cluster::NewStub(router));
+  if (!response) return false;
   const auto in_state = [](const auto& all, auto state) {
     return std::count_if(all.begin(), all.end(),
                          [&](const auto& one) { return one.state() == state; });
   };
-  return in_state(response.workers(), v1::WORKER_STATE_READY) >= workers &&
-         in_state(response.routers(), v1::ROUTER_STATE_SERVING) >= routers;
+  return in_state(response->workers(), v1::WORKER_STATE_READY) >= workers &&
+         in_state(response->routers(), v1::ROUTER_STATE_SERVING) >= routers;
+}
+
+bool OwnersServe(const std::shared_ptr<grpc::Channel>& router) {
+  const auto stub = v1::Cluster::NewStub(router);
+  grpc::ClientContext context;
+  context.set_deadline(Deadline());
+  v1::ResidencyResponse residency;
+  if (!stub->Residency(&context, {}, &residency).ok()) return false;
+  if (residency.epoch() == 0) return true;  // every worker has all
+  const auto status = StatusOf(*stub);
+  if (!status) return false;
+  std::set<std::string> serving;
+  for (const v1::WorkerInfo& worker : status->workers()) {
+    if (worker.state() == v1::WORKER_STATE_READY && worker.epoch() == residency.epoch())
+      serving.insert(worker.id());
+  }
+  const auto serves = [&](uint32_t owner) {
+    return owner < static_cast<uint32_t>(residency.workers_size()) &&
+           serving.contains(residency.workers(static_cast<int>(owner)));
+  };
+  for (const v1::ResidentLayer& layer : residency.layers()) {
+    auto owner = layer.owners().begin();
+    for (int expert = 0; owner != layer.owners().end(); ++expert) {
+      const auto left = layer.owners().end() - owner;
+      const auto copies = expert < layer.copies_size() ? int64_t{layer.copies(expert)} : 1;
+      const auto next = owner + std::min<int64_t>(copies, left);
+      if (std::none_of(owner, next, serves)) return false;
+      owner = next;
+    }
+  }
+  return true;
 }
 
 }  // namespace conclave::services

@@ -25,8 +25,9 @@ inline void StartProcessLog(const std::string& process) {
   CaptureGrpcLog();
 }
 
-// Prints where the node listens, waits for the shutdown and drains. 1 if the node has not started
-// or has not drained within the bound, the reason being in the log.
+// Made with a shutdown whose phase is starting. Prints where the node listens, waits for the
+// shutdown and drains. 1 if the node has not started or has not drained within the bound, the
+// reason being in the log.
 template <typename Node>
 int ServeUntilShutdown(absl::StatusOr<std::unique_ptr<Node>> node, Shutdown& shutdown,
                        std::chrono::milliseconds drain_bound) {
@@ -35,6 +36,7 @@ int ServeUntilShutdown(absl::StatusOr<std::unique_ptr<Node>> node, Shutdown& shu
     return 1;
   };
   if (!node.ok()) return fail(node.status());
+  shutdown.Started();
   std::printf("listening grpc=%s metrics=%s\n", (*node)->address().c_str(),
               (*node)->metrics_address().c_str());
   std::fflush(stdout);

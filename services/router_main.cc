@@ -21,7 +21,7 @@ int main(int argc, char** argv) {
   StartProcessLog("router");
   // gRPC's many threads touch a little memory each, for short: arenas of their own would keep it.
   mallopt(M_ARENA_MAX, std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
-  Shutdown shutdown;
+  Shutdown shutdown(Shutdown::Phase::kStarting);
   return ServeUntilShutdown(RouterNode::Start(options), shutdown,
                             std::chrono::milliseconds(drain_ms));
 }

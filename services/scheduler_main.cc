@@ -12,6 +12,6 @@ int main(int argc, char** argv) {
   if (const std::optional<int> exit_code = flags.ParseOrExit(argc, argv)) return *exit_code;
 
   StartProcessLog("scheduler");
-  Shutdown shutdown;
+  Shutdown shutdown(Shutdown::Phase::kStarting);
   return ServeUntilShutdown(SchedulerNode::Start(options), shutdown, std::chrono::seconds(5));
 }

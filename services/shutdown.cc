@@ -17,7 +17,7 @@ namespace {
 // readable for all waiters.
 std::atomic<int> g_read_fd{-1};
 std::atomic<int> g_write_fd{-1};
-std::atomic<int> g_signals{0};
+std::atomic<int> g_signals{0};  // the first of them drains; starting, one is counted already
 
 void OnSignal(int signal) {
   if (g_signals.fetch_add(1) > 0) _exit(128 + signal);
@@ -37,13 +37,13 @@ void SetHandler(void (*handler)(int)) {
 
 }  // namespace
 
-Shutdown::Shutdown() {
+Shutdown::Shutdown(Phase phase) {
   CONCLAVE_CHECK(g_read_fd.load() == -1);
   int fds[2];
   CONCLAVE_CHECK(pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0);
   g_read_fd = fds[0];
   g_write_fd = fds[1];
-  g_signals = 0;
+  g_signals = phase == Phase::kStarting ? 1 : 0;
   SetHandler(OnSignal);
 }
 
@@ -52,6 +52,8 @@ Shutdown::~Shutdown() {
   close(g_read_fd.exchange(-1));
   close(g_write_fd.exchange(-1));
 }
+
+void Shutdown::Started() { g_signals = 0; }
 
 void Shutdown::Wait() {
   while (!WaitFor(std::chrono::hours(1))) {

@@ -45,6 +45,12 @@ std::string AnyPortOf(const std::string& address) {
   return address.substr(0, address.rfind(':') + 1) + "0";
 }
 
+// Of a process that was still starting: one that has no handler yet ends by the signal itself.
+bool IsEndByTerm(int wait_status) {
+  return WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) == SIGTERM
+                                  : WEXITSTATUS(wait_status) == 128 + SIGTERM;
+}
+
 milliseconds Left(std::chrono::steady_clock::time_point until) {
   const auto left = std::chrono::ceil<milliseconds>(until - std::chrono::steady_clock::now());
   return std::clamp(left, milliseconds(0), milliseconds(60'000));
@@ -59,7 +65,8 @@ struct Up::Process {
   std::unique_ptr<Child> child;  // null: not running
   std::string grpc;              // where it listens, once it has said so
   std::string metrics;
-  int stopped_by = 0;  // as was last said of it
+  bool listens = false;  // has said so since it was last started
+  int stopped_by = 0;    // as was last said of it
   Clock::time_point started;
   milliseconds backoff{0};                 // of the last restart
   std::optional<Clock::time_point> again;  // when it is to be restarted
@@ -88,6 +95,7 @@ Up::~Up() = default;
 absl::Status Up::Run(Shutdown& shutdown) {
   shutdown_ = &shutdown;
   CONCLAVE_ASSIGN_OR_RETURN(state_, StateDirectory::Open(options_.state));
+  ready_by_ = Clock::now() + options_.ready_wait;
   absl::Status status = StartAll();
   if (status.ok()) status = WaitUntilReady();
   if (status.ok()) status = AddAdapters();
@@ -96,9 +104,10 @@ absl::Status Up::Run(Shutdown& shutdown) {
     SayReady();
     Supervise();
   }
-  const absl::Status drained = Drain();
+  if (ready_) return Drain();
+  EndAll();
   // Asked to stop before it was ready: that is no failure.
-  return status.ok() || absl::IsCancelled(status) ? drained : status;
+  return absl::IsCancelled(status) ? absl::OkStatus() : status;
 }
 
 // A cluster of one router is known by its address alone.
@@ -131,20 +140,19 @@ absl::Status Up::StartAll() {
 }
 
 absl::Status Up::AwaitListening(Process& process) {
-  const Clock::time_point deadline = Clock::now() + options_.ready_wait;
   while (process.grpc.empty()) {
-    CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
-    Pump(Left(deadline));
+    CONCLAVE_RETURN_IF_ERROR(StillStarting());
+    Pump(Left(ready_by_));
   }
   return absl::OkStatus();
 }
 
 absl::Status Up::WaitUntilReady() {
-  const Clock::time_point deadline = Clock::now() + options_.ready_wait;
   for (const std::unique_ptr<Process>& router : routers_) {
     const std::shared_ptr<grpc::Channel> channel = MakeChannel(router->grpc, Credentials());
-    while (!IsServing(channel) || !SeesAll(channel, options_.workers, options_.routers)) {
-      CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
+    while (!IsServing(channel) || !SeesAll(channel, options_.workers, options_.routers) ||
+           !OwnersServe(channel)) {
+      CONCLAVE_RETURN_IF_ERROR(StillStarting());
       Pump(kProbePause);
     }
   }
@@ -154,9 +162,8 @@ absl::Status Up::WaitUntilReady() {
 absl::Status Up::AddAdapters() {
   for (const v1::AddAdapterRequest& adapter : options_.adapters) {
     AddAdapterCall call(MakeChannel(routers_.front()->grpc, Credentials()), adapter);
-    const Clock::time_point deadline = Clock::now() + options_.ready_wait;
     while (!call.done()) {
-      CONCLAVE_RETURN_IF_ERROR(StillStarting(deadline));
+      CONCLAVE_RETURN_IF_ERROR(StillStarting());
       Pump(kProbePause);
     }
     CONCLAVE_RETURN_IF_ERROR(call.status());
@@ -165,7 +172,7 @@ absl::Status Up::AddAdapters() {
 }
 
 // Until it is ready the cluster is all or nothing: who dies now would die again.
-absl::Status Up::StillStarting(Clock::time_point deadline) const {
+absl::Status Up::StillStarting() const {
   if (stopping()) return absl::CancelledError("stopped before it was ready");
   for (const Process* const process : All()) {
     if (process->started != Clock::time_point() && process->child == nullptr) {
@@ -173,9 +180,10 @@ absl::Status Up::StillStarting(Clock::time_point deadline) const {
           "%s ended before the cluster was ready; its own words are above", process->name));
     }
   }
-  if (Clock::now() < deadline) return absl::OkStatus();
+  if (Clock::now() < ready_by_) return absl::OkStatus();
   return absl::DeadlineExceededError(
-      absl::StrFormat("the cluster was not ready after %d s", options_.ready_wait.count() / 1000));
+      absl::StrFormat("the cluster was not ready after %g s",
+                      std::chrono::duration<double>(options_.ready_wait).count()));
 }
 
 void Up::Supervise() {
@@ -194,12 +202,26 @@ absl::Status Up::Drain() {
   draining_ = true;
   absl::Status first;
   for (const std::unique_ptr<Process>& router : routers_) AskToEnd(*router);
-  for (const std::unique_ptr<Process>& router : routers_) first.Update(AwaitEnd(*router));
+  const auto await = [this](Process& process) {
+    return AwaitEnd(process, Clock::now() + options_.drain_wait);
+  };
+  for (const std::unique_ptr<Process>& router : routers_) first.Update(await(*router));
   for (const std::unique_ptr<Process>& worker : workers_) AskToEnd(*worker);
-  for (const std::unique_ptr<Process>& worker : workers_) first.Update(AwaitEnd(*worker));
+  for (const std::unique_ptr<Process>& worker : workers_) first.Update(await(*worker));
   AskToEnd(*scheduler_);
-  first.Update(AwaitEnd(*scheduler_));
+  first.Update(await(*scheduler_));
   return first;
+}
+
+// Nobody was told that there is a cluster, so nothing can be lost: no order, and one bound for all.
+void Up::EndAll() {
+  draining_ = true;
+  for (Process* const process : All()) AskToEnd(*process);
+  const Clock::time_point deadline = Clock::now() + options_.give_up_wait;
+  for (Process* const process : All()) {
+    const absl::Status ended = AwaitEnd(*process, deadline);
+    if (!ended.ok()) Say(std::string(ended.message()));
+  }
 }
 
 void Up::AskToEnd(Process& process) {
@@ -209,27 +231,23 @@ void Up::AskToEnd(Process& process) {
   process.child->Signal(SIGCONT);  // stopped, it would not hear the other
 }
 
-absl::Status Up::AwaitEnd(Process& process) {
+absl::Status Up::AwaitEnd(Process& process, Clock::time_point deadline) {
   if (process.child == nullptr) return absl::OkStatus();
-  const Clock::time_point deadline = Clock::now() + options_.drain_wait;
   while (!process.child->Reap() && Clock::now() < deadline) Pump(Left(deadline));
   const std::optional<int> end = process.child->Reap();
   Forward(process);
   process.child.reset();
-  // A process that was still starting has no handler yet and ends by the signal itself.
-  if (end && (*end == 0 || (WIFSIGNALED(*end) && WTERMSIG(*end) == SIGTERM))) {
-    return absl::OkStatus();
-  }
+  if (end && (*end == 0 || (!process.listens && IsEndByTerm(*end)))) return absl::OkStatus();
   return absl::UnavailableError(
       end ? absl::StrFormat("%s ended with %s", process.name, DescribeEnd(*end))
-          : absl::StrFormat("%s did not end in %d s and was killed", process.name,
-                            options_.drain_wait.count() / 1000));
+          : absl::StrFormat("%s did not end in time and was killed", process.name));
 }
 
 absl::Status Up::Launch(Process& process) {
   process.again.reset();
   process.started = Clock::now();
   process.stopped_by = 0;
+  process.listens = false;
   CONCLAVE_ASSIGN_OR_RETURN(
       process.child, Child::Start(options_.binaries + "/" + process.program, ArgumentsOf(process)));
   return absl::OkStatus();
@@ -308,6 +326,7 @@ void Up::Forward(Process& process) {
   for (const std::string& line : process.child->out().Take()) {
     if (const auto grpc = ValueOf("grpc", line)) {
       process.grpc = *grpc;
+      process.listens = true;
       process.metrics = ValueOf("metrics", line).value_or("-");
       Say(absl::StrFormat("%s has pid %d, grpc=%s metrics=%s", process.name, process.child->pid(),
                           process.grpc, process.metrics));

@@ -37,6 +37,7 @@ class Up {
     std::vector<std::string> scheduler_flags, worker_flags, router_flags;  // passed on
     std::chrono::milliseconds ready_wait{60'000};   // until everything answers
     std::chrono::milliseconds drain_wait{130'000};  // of a process; it is killed after that
+    std::chrono::milliseconds give_up_wait{5'000};  // of all that was started, if never ready
     std::chrono::milliseconds min_backoff{100};     // before a restart, doubling with each to
     std::chrono::milliseconds max_backoff{5'000};
     std::chrono::milliseconds stable_after{10'000};  // alive so long, the next backoff is the least
@@ -63,7 +64,8 @@ class Up {
   void Supervise();
   absl::Status Drain();
   void AskToEnd(Process& process);
-  absl::Status AwaitEnd(Process& process);
+  absl::Status AwaitEnd(Process& process, Clock::time_point deadline);
+  void EndAll();
 
   absl::Status Launch(Process& process);
   std::vector<std::string> ArgumentsOf(const Process& process) const;
@@ -79,7 +81,7 @@ class Up {
   void RestartWhatIsDue();
   // Pumps until `process` has said where it listens.
   absl::Status AwaitListening(Process& process);
-  absl::Status StillStarting(Clock::time_point deadline) const;
+  absl::Status StillStarting() const;
   bool stopping() const;
   void Say(const std::string& message);
 
@@ -87,6 +89,7 @@ class Up {
   std::ostream& out_;
   std::ostream& err_;
   Shutdown* shutdown_ = nullptr;
+  Clock::time_point ready_by_;
   bool ready_ = false;
   bool draining_ = false;
   std::unique_ptr<StateDirectory> state_;

@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
   if (const std::optional<int> exit_code = flags.ParseOrExit(argc, argv)) return *exit_code;
 
   StartProcessLog("worker");
-  Shutdown shutdown;
+  Shutdown shutdown(Shutdown::Phase::kStarting);
   std::atomic<bool> refused{false};  // by the scheduler: another worker has this one's place
   auto node = WorkerNode::Start(options, [&](const absl::Status&) {
     refused = true;

@@ -13,11 +13,14 @@
 
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/channel.h"
+#include "services/child.h"
 #include "tests/cluster/test_link.h"
 #include "tests/cluster/test_process.h"
 #include "tests/cluster/test_watch.h"
 #include "tests/services/testing/scrape.h"
+#include "tests/testing/wait_for.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
+#include "tests/worker/testing/without_experts.h"
 
 namespace conclave::services::testing {
 namespace {
@@ -226,6 +229,32 @@ TEST_F(Processes, EndAtOnceWhenTheyCannotBegin) {
   Process bad_state("conclave-scheduler", {"--state", state_.path()});
   EXPECT_EQ(ExitCode(bad_state.WaitForEnd()), 1);
   EXPECT_THAT(bad_state.Log(), HasSubstr("scheduler.db"));
+}
+
+// Whoever waits for another's experts has nothing to drain.
+TEST_F(Processes, EndAtTheFirstSignalWhileTheyStillStart) {
+  worker::testing::WriteTinyDeepSeekV2(model_.path(), 1,
+                                       {.edit = worker::testing::WithoutExperts()});
+  Process scheduler("conclave-scheduler", {"--state", state_.File("scheduler")});
+  for (const int signal : {SIGTERM, SIGINT}) {
+    auto worker = Child::Start(
+        std::string(CONCLAVE_BIN_DIR) + "/conclave-worker",
+        WorkerArguments({"--fetch-experts", "--fetch-wait-ms", "3600000", "--scheduler",
+                         scheduler.grpc(), "--state", state_.File("worker")}));
+    ASSERT_TRUE(worker.ok()) << worker.status();
+    std::string log;
+    const auto waits = [&] {
+      for (const std::string& line : (*worker)->err().Take()) log += line + "\n";
+      return log.find("lacks experts: waiting for a worker that has them") != log.npos;
+    };
+    ASSERT_TRUE(conclave::testing::WaitFor(waits, "the worker to wait")) << log;
+    (*worker)->Signal(signal);
+    ASSERT_TRUE(conclave::testing::WaitFor([&] { return (*worker)->Reap().has_value(); },
+                                           "the worker to end"));
+    EXPECT_EQ(ExitCode(*(*worker)->Reap()), 128 + signal);
+  }
+  EXPECT_GT(std::stoull(worker::testing::ReadFileOrDie(state_.File("worker") + "/incarnation")),
+            0u);
 }
 
 TEST_F(Processes, RefuseByNameWhatTheyCannotServe) {

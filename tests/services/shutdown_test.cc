@@ -31,5 +31,22 @@ TEST(ShutdownDeathTest, EndsTheProcessAtTheSecondSignal) {
       ::testing::ExitedWithCode(128 + SIGTERM), "");
 }
 
+TEST(ShutdownDeathTest, EndsTheProcessAtTheFirstSignalWhileItStarts) {
+  EXPECT_EXIT(
+      {
+        Shutdown shutdown(Shutdown::Phase::kStarting);
+        raise(SIGINT);
+      },
+      ::testing::ExitedWithCode(128 + SIGINT), "");
+}
+
+TEST(Shutdown, WaitsForASignalOnceTheProcessHasStarted) {
+  Shutdown shutdown(Shutdown::Phase::kStarting);
+  shutdown.Started();
+  EXPECT_FALSE(shutdown.WaitFor(std::chrono::milliseconds(0)));
+  raise(SIGTERM);
+  shutdown.Wait();
+}
+
 }  // namespace
 }  // namespace conclave::services

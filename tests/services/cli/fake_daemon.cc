@@ -1,7 +1,9 @@
 // Stands in for any of the three processes, by the name it is started under: for tests of the
 // supervisor. It listens, is healthy, knows of one ready worker and of three routers, and writes
 // down in --journal when it starts and when it is told to end. --misbehave: die (at once), mute
-// (never say where it listens), stay (ignore SIGTERM).
+// (never say where it listens), stay (ignore SIGTERM), wait
+// (end at SIGTERM as a process does that still starts), absent (be of a placement whose one owner
+// is not there).
 
 #include <signal.h>
 #include <unistd.h>
@@ -43,11 +45,21 @@ int main(int argc, char** argv) {
     std::cerr << "these are my last words\n";
     return 3;
   }
+  if (misbehave == "wait") {
+    Write(journal, name + " start");
+    shutdown.Wait();
+    return 128 + SIGTERM;
+  }
   grpc::EnableDefaultHealthCheckService(true);
   conclave::testing::FakeRouter server(listen);
   server.status.add_workers()->set_state(conclave::v1::WORKER_STATE_READY);
   for (int i = 0; i < 3; ++i)
     server.status.add_routers()->set_state(conclave::v1::ROUTER_STATE_SERVING);
+  if (misbehave == "absent") {
+    server.residency.set_epoch(3);
+    server.residency.add_workers("gone");
+    server.residency.add_layers()->add_owners(0);
+  }
   Write(journal, name + " start " + std::to_string(getpid()) + " " + server.address() +
                      " scheduler=" + scheduler + " state=" + state + " metrics=" + metrics);
   if (misbehave != "mute") {

@@ -112,6 +112,17 @@ class FakeRouter::Cluster : public v1::Cluster::Service {
                              v1::AdapterOperation* response) override {
     return fake_.operate(nullptr, request, *response);
   }
+  grpc::Status Residency(grpc::ServerContext*, const v1::ResidencyRequest*,
+                         v1::ResidencyResponse* response) override {
+    *response = fake_.residency;
+    return grpc::Status::OK;
+  }
+  grpc::Status Apply(grpc::ServerContext*, const v1::ApplyRequest* request,
+                     v1::ApplyResponse* response) override {
+    response->set_plan(request->workers());
+    response->set_epoch(fake_.status.epoch() + 1);
+    return grpc::Status::OK;
+  }
 
  private:
   FakeRouter& fake_;

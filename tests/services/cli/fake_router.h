@@ -73,6 +73,7 @@ class FakeRouter {
                                              const v1::RemoveAdapterRequest* removes,
                                              v1::AdapterOperation& response)>;
   Operate operate;
+  v1::ResidencyResponse residency;
 
  private:
   class Inference;

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <memory>
@@ -17,6 +18,7 @@
 #include "services/child.h"
 #include "services/cli/command.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
+#include "tests/worker/testing/without_experts.h"
 
 namespace conclave::services::cli {
 namespace {
@@ -132,6 +134,35 @@ TEST_F(WholeCluster, MarksWhatDependsOnThePlacement) {
     EXPECT_EQ(worker["policies"], marked);
     EXPECT_EQ(worker["numerics"], model["numerics"]);
   }
+}
+
+TEST_F(WholeCluster, IsReadyOnceWhatIsLeftOfItAnswers) {
+  Start({"--workers", "3"});
+  up_->Signal(SIGTERM);
+  WaitFor(up_->exit_fd());
+  ASSERT_EQ(DescribeEnd(*up_->Reap()), "exit code 0") << Log();
+  Start();
+  for (const json& layer : Call({"residency"})["layers"]) {
+    for (const json& owners : layer["experts"]) EXPECT_EQ(owners, json({"worker-0"}));
+  }
+  EXPECT_EQ(Call({"generate", "--prompt", "once"})["token_ids"].size(), 7U);
+}
+
+TEST_F(WholeCluster, EndsInTimeThatNobodyHasTheExpertsOf) {
+  worker::testing::WriteTinyDeepSeekV2(model_.path(), 1,
+                                       {.edit = worker::testing::WithoutExperts()});
+  const auto began = std::chrono::steady_clock::now();
+  auto up = Child::Start(std::string(CONCLAVE_BIN_DIR) + "/conclave",
+                         {"up", "--model", model_.path(), "--workers", "2", "--ready-timeout", "5",
+                          "--worker-flag=--fetch-experts"});
+  ASSERT_TRUE(up.ok()) << up.status();
+  up_ = *std::move(up);
+  WaitFor(up_->exit_fd());
+  EXPECT_EQ(DescribeEnd(*up_->Reap()), "exit code 1");
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(30));
+  const std::string log = Log();
+  EXPECT_THAT(log, HasSubstr("lacks experts: waiting for a worker that has them"));
+  EXPECT_THAT(log, HasSubstr("the cluster was not ready after 5 s"));
 }
 
 // As a terminal does it: the signal goes to the whole process group of the command.
