@@ -27,6 +27,9 @@
 
 namespace conclave::services {
 
+// "rows" or "sums"; INVALID_ARGUMENT: neither.
+absl::StatusOr<worker::Returns> ParseReturns(const std::string& text);
+
 class WorkerNode {
  public:
   struct Options {
@@ -59,6 +62,8 @@ class WorkerNode {
     std::vector<std::string> failpoints;
   };
   static void AddFlags(Flags& flags, Options& options);
+  // What is wrong with options by themselves, by the flag's name; before anything is started.
+  static absl::Status Check(const Options& options);
 
   // Loads the model and serves it. Fails with what went wrong, by name.
   static absl::StatusOr<std::unique_ptr<WorkerNode>> Start(const Options& options,

@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "services/adapter_call.h"
 #include "services/cli/command.h"
+#include "services/cli/up_checks.h"
 #include "services/convert_placement.h"
 #include "services/shutdown.h"
 #include "services/up.h"
@@ -174,9 +175,15 @@ absl::Status Settle(const Flags& flags, Options* options) {
   CONCLAVE_RETURN_IF_ERROR(SettlePlacement(flags, &up));
   CONCLAVE_RETURN_IF_ERROR(SettleAdapters(options->adapters, &up));
   ShareThreads(flags, &up);
-  PassOn(flags, kWorkerFlags, options->worker_values, &up.worker_flags);
-  PassOn(flags, kRouterFlags, options->router_values, &up.router_flags);
-  if (options->insecure) up.router_flags.push_back("--insecure");
+  ProcessFlags own;
+  PassOn(flags, kWorkerFlags, options->worker_values, &own.worker);
+  PassOn(flags, kRouterFlags, options->router_values, &own.router);
+  if (options->insecure) own.router.push_back("--insecure");
+  up.worker_flags.insert(up.worker_flags.end(), own.worker.begin(), own.worker.end());
+  up.router_flags.insert(up.router_flags.end(), own.router.begin(), own.router.end());
+  CONCLAVE_RETURN_IF_ERROR(
+      CheckProcessFlags(own, {up.worker_flags, up.router_flags, up.scheduler_flags}));
+  CONCLAVE_RETURN_IF_ERROR(CheckListens(up.grpc, up.metrics, up.router_flags));
   using Seconds = std::chrono::duration<double>;
   using std::chrono::milliseconds;
   up.ready_wait = std::chrono::ceil<milliseconds>(Seconds(options->ready_timeout));
@@ -197,8 +204,8 @@ int RunUp(const Arguments& arguments, Io& io) {
       "(a second one ends it at once).\nPrints `ready grpc=HOST:PORT http=HOST:PORT "
       "metrics=HOST:PORT` once requests are answered,\nwith several routers followed by "
       "`routers=HOST:PORT,...`, all of them. Scheduler and routers\nare started "
-      "again when they die, on the same ports; a worker only with --restart: without it "
-      "the cluster stays up\nand refuses requests as UNAVAILABLE.");
+      "again when they die, on the same ports; a worker only with --restart: without it the "
+      "workers that are left\nserve on, and without any requests are refused as UNAVAILABLE.");
   Bind(flags, options);
   if (const auto code = Parse(kName, flags, arguments, io)) return *code;
   if (const absl::Status status = Settle(flags, &options); !status.ok()) {

@@ -287,6 +287,9 @@ struct CpuDeviceOptions {
 // unknown one.
 absl::StatusOr<std::unique_ptr<Device>> MakeCpuDevice(const CpuDeviceOptions& options);
 
+// How that would fail for this level; empty: the best there is.
+absl::Status CheckCpuLevel(const std::string& level);
+
 // Levels this CPU can run, best first.
 std::vector<std::string> CpuLevels();
 

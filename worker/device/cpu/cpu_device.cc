@@ -115,6 +115,8 @@ std::vector<std::string> CpuLevels() {
   return names;
 }
 
+absl::Status CheckCpuLevel(const std::string& level) { return FindLevel(level).status(); }
+
 absl::StatusOr<std::unique_ptr<Device>> MakeCpuDevice(const CpuDeviceOptions& options) {
   const absl::StatusOr<const Level*> level = FindLevel(options.level);
   if (!level.ok()) return level.status();
