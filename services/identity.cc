@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "absl/strings/str_format.h"
+#include "worker/model/json.h"
 #include "worker/status.h"
 
 namespace conclave::services {
@@ -55,9 +56,10 @@ absl::Status WriteDurably(const std::string& path, const std::string& text) {
 absl::Status ValidateId(const std::string& id) {
   if (!id.empty() && id.size() <= kMaxIdBytes && std::all_of(id.begin(), id.end(), IsIdByte))
     return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("worker id \"%s\": want 1 to %d of A-Z a-z 0-9 . _ -",
-                      id.substr(0, kMaxIdBytes), kMaxIdBytes));
+  const bool cut = id.size() > kMaxIdBytes;
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "worker id \"%s%s\" has %d bytes: want 1 to %d of A-Z a-z 0-9 . _ -",
+      worker::Printable(id.substr(0, kMaxIdBytes)), cut ? "..." : "", id.size(), kMaxIdBytes));
 }
 
 std::string DefaultId() {

@@ -10,6 +10,7 @@
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/json.h"
+#include "services/cli/policies.h"
 #include "services/cli/sampling_flags.h"
 #include "services/cli/text_printer.h"
 #include "worker/status.h"
@@ -58,9 +59,11 @@ absl::StatusOr<std::string> Answer(Client& client, const v1::ChatRequest& reques
   const auto reader = client.inference().Chat(call.context(), request);
   TextPrinter printer(io);
   std::string text;
+  google::protobuf::RepeatedField<int> policies;
   bool complete = false;
   for (v1::GenerateResponse part; reader->Read(&part); part.Clear()) {
     text += part.text();
+    policies.MergeFrom(part.policies());
     complete = complete || part.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
     if (!quiet) printer.Add(part.text());
   }
@@ -69,6 +72,8 @@ absl::StatusOr<std::string> Answer(Client& client, const v1::ChatRequest& reques
   if (!complete) {
     return absl::DataLossError("the stream ended without a finish reason: it is incomplete");
   }
+  if (const std::string remark = Remark(policies); !quiet && !remark.empty())
+    io.err << "conclave " << kName << ": policies: " << remark << "\n";
   return text;
 }
 

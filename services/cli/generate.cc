@@ -204,7 +204,11 @@ absl::Status Generate(Client& client, const v1::GenerateRequest& request, bool j
   if (!std::all_of(all.begin(), all.end(), [](const auto& one) { return one.complete(); })) {
     return absl::DataLossError("the stream ended without a finish reason: it is incomplete");
   }
-  if (json) PrintJson(all, request, io);
+  if (json) {
+    PrintJson(all, request, io);
+  } else if (const std::string policies = Remark(all[0].all.policies()); !policies.empty()) {
+    io.err << "conclave " << kName << ": policies: " << policies << "\n";
+  }
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
+#include "services/cli/input.h"
 #include "services/cli/json.h"
 #include "services/cli/terminal.h"
 #include "services/convert_placement.h"
@@ -83,6 +84,12 @@ absl::Status ShowResidency(Client& client, int32_t layer, bool json, Io& io) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<Plan> ReadPlanOrStdin(const std::string& path) {
+  if (path != "-") return ReadPlan(path);
+  CONCLAVE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, PlanLimits().bytes));
+  return ParsePlan(text, "stdin");
+}
+
 absl::Status Apply(Client& client, const Plan& plan, bool json, Io& io) {
   v1::ApplyResponse response;
   Client::Call call(client);
@@ -116,14 +123,17 @@ int RunApply(const Arguments& arguments, Io& io) {
   const std::string name = "apply";
   Client::Options options = {.timeout = 120};
   std::vector<std::string> files;
-  Flags flags("conclave " + name,
-              "Sets a placement of experts while requests run, and waits until all workers serve "
-              "by it.\nWorker i of the plan is the i-th of those that are alive, by name.");
+  Flags flags(
+      "conclave " + name,
+      "Sets a placement of experts while requests run, and waits until all workers serve "
+      "by it.\nPLAN.json is {\"workers\":N,\"layers\":L,\"experts\":E,\"placement\":[[[worker,...] "
+      "per expert] per layer]};\nother keys are remarks. - is stdin. Worker i of the plan is "
+      "the i-th of those that are alive, by name.");
   flags.AddPositional(&files, 1, "PLAN.json");
   Client::AddFlags(flags, options);
   if (const auto code = Parse(name, flags, arguments, io)) return *code;
   if (files.empty()) return UsageError(name, absl::InvalidArgumentError("name a PLAN.json"), io);
-  const auto plan = ReadPlan(files[0]);
+  const auto plan = ReadPlanOrStdin(files[0]);
   if (!plan.ok()) return UsageError(name, plan.status(), io);
   const auto client = Client::Make(options);
   if (!client.ok()) return UsageError(name, client.status(), io);

@@ -1,5 +1,7 @@
 #include "services/cli/policies.h"
 
+#include <algorithm>
+
 #include "conclave/v1/inference.pb.h"
 
 namespace conclave::services::cli {
@@ -22,6 +24,14 @@ std::string Marks(const google::protobuf::RepeatedField<int>& policies) {
   std::string marks;
   for (const int policy : policies) marks += ", " + NameOf(policy);
   return marks;
+}
+
+std::string Remark(const google::protobuf::RepeatedField<int>& policies) {
+  if (policies.empty()) return "";
+  const bool sums =
+      std::find(policies.begin(), policies.end(), v1::POLICY_PARTIAL_SUMS) != policies.end();
+  return Marks(policies).substr(2) +
+         (sums ? " (results depend on the placement of experts too)" : "");
 }
 
 }  // namespace conclave::services::cli

@@ -13,5 +13,8 @@ namespace conclave::services::cli {
 Json NamesOf(const google::protobuf::RepeatedField<int>& policies);
 // For a line of text: ", partial_sums".
 std::string Marks(const google::protobuf::RepeatedField<int>& policies);
+// The same for people who may not know them: "partial_sums (results depend on the placement of
+// experts too)"; empty: nothing.
+std::string Remark(const google::protobuf::RepeatedField<int>& policies);
 
 }  // namespace conclave::services::cli

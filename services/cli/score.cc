@@ -115,6 +115,8 @@ void PrintTable(const Result& result, Io& io) {
   if (const auto value = result.bits_per_byte()) {
     io.out << absl::StrFormat("bits per byte  %.6g\n", *value);
   }
+  if (const std::string policies = Remark(result.policies); !policies.empty())
+    io.out << absl::StrFormat("policies       %s\n", policies);
 }
 
 absl::Status CheckWindow(const Flags& flags, const Options& options) {

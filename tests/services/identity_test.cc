@@ -21,6 +21,14 @@ TEST(Identity, TakesIdsThatAreSafeEverywhere) {
   EXPECT_TRUE(ValidateId(DefaultId()).ok());
 }
 
+TEST(Identity, SaysHowLongAnIdIsThatIsTooLong) {
+  EXPECT_EQ(ValidateId(std::string(300, 'a')).message(),
+            "worker id \"" + std::string(64, 'a') +
+                "...\" has 300 bytes: want 1 to 64 of A-Z a-z 0-9 . _ -");
+  EXPECT_EQ(ValidateId("a\nb").message(),
+            "worker id \"a\\nb\" has 3 bytes: want 1 to 64 of A-Z a-z 0-9 . _ -");
+}
+
 TEST(Identity, GrowsWithEveryStart) {
   TempDir directory;
   uint64_t last = 0;

@@ -186,7 +186,8 @@ TEST(ExpertStore, ConvertsForALoanWhatItDoesNotHold) {
 
 TEST(ModelWithoutExperts, IsRefusedUnlessSomebodyTellsOfThem) {
   EXPECT_THAT(testing::LoadError("olmoe-plain", testing::WithoutExperts()),
-              HasSubstr("\"model.layers.0.mlp.experts.0.gate_proj.weight\" is missing"));
+              HasSubstr("\"model.layers.0.mlp.experts.0.gate_proj.weight\" is missing; with "
+                        "--fetch-experts a worker gets experts from others"));
 }
 
 TEST(ModelWithoutExperts, LacksALayersExpertsIfOneTensorIsMissing) {

@@ -12,6 +12,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 
 namespace conclave::worker {
 namespace {
@@ -75,6 +76,8 @@ std::string Printable(std::string_view name) {
   constexpr size_t kLongest = 160;
   const bool cut = name.size() > kLongest;
   std::string text = absl::CHexEscape(std::string(name.substr(0, kLongest)));
+  // Quotes are no trouble in a message, and people look for them.
+  text = absl::StrReplaceAll(text, {{R"(\\)", R"(\\)"}, {R"(\")", "\""}, {R"(\')", "'"}});
   return cut ? text + "..." : text;
 }
 

@@ -77,8 +77,10 @@ absl::StatusOr<MappedFiles::Tensor> Binder::Find(const std::string& name,
                                                  const std::vector<int64_t>& shape) {
   const MappedFiles::Tensor tensor = files_.Find(name);
   if (tensor.entry == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: tensor \"%s\" is missing", files_.directory(), name));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: tensor \"%s\" is missing%s", files_.directory(), name,
+        experts_of_ ? "; with --fetch-experts a worker gets experts from others that have them"
+                    : ""));
   }
   if (tensor.entry->shape != shape) {
     return Error(tensor, absl::StrFormat("has shape %s, expected %s",

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <iostream>
+#include <sstream>
 #include <string>
 
 #include "tests/services/cli/commands_fixture.h"
@@ -47,6 +49,26 @@ TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
       {{"up", "--model", "/", "--placement", "/nonexistent"}, "/nonexistent"},
       {{"up", "--model", "/", "--routers", "0"}, "--routers: \"0\": out of range [1, 32]"},
       {{"up", "--model", "/", "--routers", "33"}, "--routers: \"33\": out of range [1, 32]"},
+      {{"up", "--model", "/", "--threads", "5000"},
+       "conclave up: --threads: \"5000\": out of range [0, 1024]"},
+      {{"up", "--model", "/", "--returns", "SUMS"}, "owners cannot return \"SUMS\""},
+      {{"up", "--model", "/", "--numerics", "sse"}, "--numerics: unknown CPU level \"sse\""},
+      {{"up", "--model", "/", "--max-running", "1000"}, "--max-running is 1000"},
+      {{"up", "--model", "/", "--stall-ms", "0"}, "conclave up: --stall-ms: \"0\": out of range"},
+      {{"up", "--model", "/", "--worker-flag=--exchange=pigeon"},
+       "--worker-flag: --exchange: \"pigeon\" carries no exchange"},
+      {{"up", "--model", "/", "--router-flag=--nonsense"},
+       "--router-flag: unknown flag --nonsense"},
+      {{"up", "--model", "/", "--scheduler-flag=--prepare-ms=0"}, "--scheduler-flag: --prepare-ms"},
+      {{"up", "--model", "/", "--router-flag=--tls-ca=ca.pem"}, "start them by hand"},
+      {{"up", "--model", "/", "--worker-flag=--help"}, "--help and --version start nothing"},
+      {{"up", "--model", "/", "--grpc", "localhost"},
+       "--grpc: \"localhost\" is not an address: want HOST:PORT"},
+      {{"up", "--model", "/", "--grpc", "10.0.0.1:0"},
+       "--grpc 10.0.0.1:0 can be reached from outside, and `conclave up` has no TLS"},
+      {{"up", "--model", "/", "--metrics", "0.0.0.0:0"}, "--metrics 0.0.0.0:0 can be reached"},
+      {{"up", "--model", "/", "--grpc", "0.0.0.0:0", "--insecure"},
+       "--router-flag=--advertise=HOST:0"},
       {{"apply"}, "name a PLAN.json"},
       {{"apply", "/nonexistent"}, "/nonexistent"},
       {{"residency", "--layer", "-1"}, "out of range"},
@@ -71,6 +93,24 @@ TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
   EXPECT_EQ(RunAlone({"generate", "--prompt", "x"}), kUsage);
   EXPECT_THAT(err_.str(), HasSubstr("--server is missing"));
   EXPECT_EQ(RunAlone({}), kUsage);
+}
+
+TEST_F(Commands, APlanComesFromStdinToo) {
+  const auto apply = [&](const std::string& plan) {
+    std::istringstream in(plan);
+    std::streambuf* const before = std::cin.rdbuf(in.rdbuf());
+    const int code = Call({"apply", "-"});
+    std::cin.rdbuf(before);
+    std::cin.clear();
+    return code;
+  };
+  EXPECT_EQ(apply(R"({"workers":1,"layers":1,"experts":1,"placement":[[[0]]],"seen":"in May"})"),
+            kDone);
+  EXPECT_EQ(out_.str(), "epoch 1\n");
+  EXPECT_EQ(apply(R"({"workers":1,"layers":1,"experts":1,"placement":[[["a"]]]})"), kUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("stdin: layer 0, expert 0 names worker \"a\", the plan has"));
+  EXPECT_EQ(RunAlone({"apply", "--help"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("other keys are remarks"));
 }
 
 TEST_F(Commands, TheServerComesFromTheEnvironmentToo) {

@@ -35,6 +35,33 @@ TEST_F(Commands, GeneratePrintsTheTextAndOneLineBreak) {
   EXPECT_EQ(err_.str(), "");
 }
 
+TEST_F(Commands, TextTellsOfWhatDependsOnThePlacementBesideIt) {
+  router_.generate = [](grpc::ServerContext&, const v1::GenerateRequest&,
+                        FakeRouter::GenerateWriter& writer) {
+    v1::GenerateResponse all;
+    all.set_text("text");
+    all.set_finish_reason(v1::FINISH_REASON_STOP);
+    all.add_policies(v1::POLICY_PARTIAL_SUMS);
+    writer.Write(all);
+    return grpc::Status::OK;
+  };
+  router_.score = [](grpc::ServerContext& context, const v1::ScoreRequest& request,
+                     FakeRouter::ScoreWriter& writer) {
+    v1::ScoreResponse marked;
+    marked.add_policies(v1::POLICY_PARTIAL_SUMS);
+    writer.Write(marked);
+    return FakeRouter::ScoreBytes(context, request, writer);
+  };
+  const std::string mark = "partial_sums (results depend on the placement of experts too)\n";
+  EXPECT_EQ(Call({"generate", "--prompt", "x"}), kDone);
+  EXPECT_EQ(out_.str(), "text\n");
+  EXPECT_EQ(err_.str(), "conclave generate: policies: " + mark);
+  EXPECT_EQ(Call({"generate", "--prompt", "x", "--json"}), kDone);
+  EXPECT_EQ(err_.str(), "");
+  EXPECT_EQ(Call({"score", "--text", "xyz"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("policies       " + mark));
+}
+
 TEST_F(Commands, GeneratePrintsTextBeforeTheStreamIsComplete) {
   router_.generate = [&](grpc::ServerContext&, const v1::GenerateRequest&,
                          FakeRouter::GenerateWriter& writer) {
