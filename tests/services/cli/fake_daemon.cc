@@ -1,9 +1,8 @@
 // Stands in for any of the three processes, by the name it is started under: for tests of the
-// supervisor. It listens, is healthy, knows of one ready worker and of three routers, and writes
+// supervisor. It listens, is healthy, knows of two ready workers and of three routers, and writes
 // down in --journal when it starts and when it is told to end. --misbehave: die (at once), mute
-// (never say where it listens), stay (ignore SIGTERM), wait
-// (end at SIGTERM as a process does that still starts), absent (be of a placement whose one owner
-// is not there).
+// (never say where it listens), stay (ignore SIGTERM), wait (end at SIGTERM as a process does that
+// still starts), absent (be of a placement whose one owner is not there).
 
 #include <signal.h>
 #include <unistd.h>
@@ -29,7 +28,8 @@ void Write(const std::string& journal, const std::string& line) {
 int main(int argc, char** argv) {
   using conclave::services::Flags;
   const std::string name = std::filesystem::path(argv[0]).filename();
-  std::string listen, metrics, model, state, scheduler, id, journal, misbehave;
+  std::string listen, metrics, model, state, scheduler, id, journal, misbehave, workers;
+  bool placed = false;
   Flags flags(name, "A fake.");
   flags.Add({"listen", &listen, "", ""});
   flags.Add({"metrics", &metrics, "", ""});
@@ -37,6 +37,8 @@ int main(int argc, char** argv) {
   flags.Add({"state", &state, "", ""});
   flags.Add({"scheduler", &scheduler, "", ""});
   flags.Add({"id", &id, "", ""});
+  flags.Add({"workers", &workers, "", ""});
+  flags.Add({"placed", &placed, "", ""});
   flags.Add({"journal", &journal, "", ""});
   flags.Add({"misbehave", &misbehave, "", ""});
   if (const auto code = flags.ParseOrExit(argc, argv)) return *code;
@@ -52,7 +54,8 @@ int main(int argc, char** argv) {
   }
   grpc::EnableDefaultHealthCheckService(true);
   conclave::testing::FakeRouter server(listen);
-  server.status.add_workers()->set_state(conclave::v1::WORKER_STATE_READY);
+  for (int i = 0; i < 2; ++i)
+    server.status.add_workers()->set_state(conclave::v1::WORKER_STATE_READY);
   for (int i = 0; i < 3; ++i)
     server.status.add_routers()->set_state(conclave::v1::ROUTER_STATE_SERVING);
   if (misbehave == "absent") {

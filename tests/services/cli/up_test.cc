@@ -34,7 +34,9 @@ class SharedText : public std::streambuf {
  public:
   void WaitFor(const std::string& part) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return text_.find(part) != std::string::npos; });
+    const bool came = changed_.wait_for(lock, std::chrono::seconds(30),
+                                        [&] { return text_.find(part) != std::string::npos; });
+    EXPECT_TRUE(came) << "\"" << part << "\" did not come, but:\n" << text_;
   }
   std::string text() {
     const std::lock_guard lock(mutex_);
