@@ -68,9 +68,10 @@ class Server : public ::testing::Test {
     Start();
   }
 
-  void Start() {
+  void Start() { Start(static_cast<int32_t>(limits_.rows)); }
+  void Start(int32_t max_rows) {
     server_ = std::make_unique<ExpertServer>(
-        ExpertServer::Options{.max_rows = static_cast<int32_t>(limits_.rows),
+        ExpertServer::Options{.max_rows = max_rows,
                               .max_routes = static_cast<int32_t>(limits_.routes),
                               .start_thread = false},
         limits_, model_->Experts(), *device_, &transport_,
@@ -200,6 +201,17 @@ TEST_F(Server, RefusesTermsThatWereChangedSinceTheirCheck) {
   EXPECT_FALSE(server_->Serve());
   EXPECT_TRUE(judged_.empty());
   EXPECT_EQ(transport_.sent.back().header.refusal, Refusal::kChanged);
+}
+
+TEST_F(Server, TakesAsManyRoutesInAPassAsItMayAndTheRestInTheNext) {
+  const size_t fit = limits_.routes / 3;
+  limits_.routes -= limits_.routes % 3;  // of a job; the last one that fits fills it
+  Start(/*max_rows=*/1 << 20);
+  for (size_t i = 0; i <= fit; ++i) server_->Submit(Job());
+  EXPECT_TRUE(server_->Serve());
+  EXPECT_EQ(transport_.sent.size(), fit);
+  EXPECT_TRUE(server_->Serve());
+  EXPECT_EQ(transport_.sent.size(), fit + 1);
 }
 
 // As when it asks itself for what a lost peer owed.

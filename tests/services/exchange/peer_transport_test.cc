@@ -99,6 +99,35 @@ TEST_P(PeerTransportBy, GivesRoomOnlyForWhatItsLimitsLeave) {
   for (uint64_t i = 0; i <= sent; ++i) ASSERT_EQ(heard[i].header.request, i);
 }
 
+TEST(PeerTransport, HasAsManyFramesUnderWayInARingAsItHasSlots) {
+  PeerTransport::Options options = TestOptions("a", Carrier::kSharedMemory);
+  options.ring_slots = 8;
+  Side a(options), b(TestOptions("b", Carrier::kSharedMemory));
+  const PeerIndex to = a.transport->Connect(b.AsPeer());
+  const PeerIndex back = b.transport->Connect(a.AsPeer());
+  ASSERT_TRUE(WaitFor([&] { return IsUp(a, to) && IsUp(b, back); }, "both to be up"));
+  b.sink.Keep(true);
+  uint64_t sent = 0;
+  while (sent < 100 && SendRows(*a.transport, to, sent)) ++sent;
+  EXPECT_EQ(sent, options.ring_slots);
+}
+
+TEST(PeerTransport, NeedsRoomInARingForOneOfTheLargestFrames) {
+  PeerTransport::Options options = TestOptions("a", Carrier::kSharedMemory);
+  const FrameHeader results = {.kind = FrameKind::kResults,
+                               .type = kTestLimits.type,
+                               .routes = kTestLimits.routes,
+                               .dim = kTestLimits.dim};
+  options.max_ring_bytes = worker::BodyBytes(results) + worker::kFrameAlignment;
+  EXPECT_TRUE(PeerTransport::Listen(options).ok());
+  --options.max_ring_bytes;
+  const absl::Status none = PeerTransport::Listen(options).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(none)) << none;
+  EXPECT_THAT(std::string(none.message()), ::testing::HasSubstr("use tcp or smaller steps"));
+  options.carrier = Carrier::kAuto;
+  EXPECT_TRUE(PeerTransport::Listen(options).ok()) << "there is TCP";
+}
+
 TEST_P(PeerTransportBy, CarriesTheLargestFramesOfSums) {
   PeerTransport::Options home = TestOptions("home", GetParam());
   home.limits.returns = worker::Returns::kSums;
