@@ -56,6 +56,9 @@ class Home : public ::testing::Test {
   // Whom a step asks that needs one expert for one row.
   PeerIndex AskedFor(scheduler::ExpertId expert) {
     exchange_.BeginStep(++step_, table_);
+    return AskedByALayerFor(expert);
+  }
+  PeerIndex AskedByALayerFor(scheduler::ExpertId expert) {
     const std::vector<scheduler::ExpertId> experts = {expert};
     const std::vector<float> row(kLimits.dim);
     std::vector<float> result(kLimits.dim);
@@ -101,6 +104,24 @@ TEST_F(Home, HearsBeforeEachStepHowFarPeersAre) {
   EXPECT_EQ(AskedFor(0), 7);
   EXPECT_EQ(AskedFor(0), 8);
   // The connection to w1 was made anew, by TCP.
+  transport_.distances = {{7, 1}, {8, 0}};
+  EXPECT_EQ(AskedFor(0), 8);
+}
+
+TEST_F(Home, AsksNobodyAgainWhoWasLostInAStepThoughItOwedNothing) {
+  transport_.distances = {{7, 0}, {8, 1}};
+  EXPECT_EQ(AskedFor(0), 7);
+  exchange_.OnDown(8);  // called dead, say: it may still be connected
+  for (int layer = 0; layer < 4; ++layer) EXPECT_EQ(AskedByALayerFor(0), 7);
+}
+
+TEST_F(Home, AsksAgainInTheNextStepWhomItsTableHas) {
+  transport_.distances = {{7, 0}, {8, 1}};
+  EXPECT_EQ(AskedFor(0), 7);
+  exchange_.OnDown(8);
+  EXPECT_EQ(AskedByALayerFor(0), 7);
+  exchange_.OnDown(8);
+  exchange_.ForgetLosses();
   transport_.distances = {{7, 1}, {8, 0}};
   EXPECT_EQ(AskedFor(0), 8);
 }

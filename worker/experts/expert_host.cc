@@ -184,6 +184,7 @@ std::shared_ptr<const Placement> ExpertHost::BeginStep(uint64_t step) {
   table.waits = options_.needs_placement;
   std::function<void()> told;
   std::shared_ptr<const Placement> adopted;
+  exchange_.ForgetLosses();
   {
     const std::lock_guard lock(mutex_);
     if (epochs_.AdoptAtStep()) {

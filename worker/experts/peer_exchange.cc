@@ -32,6 +32,11 @@ PeerExchange::PeerExchange(const Options& options, const FrameLimits& limits, Ex
   body_rows_.reserve(limits.rows);
 }
 
+void PeerExchange::ForgetLosses() {
+  const std::lock_guard lock(mutex_);
+  lost_.clear();
+}
+
 void PeerExchange::BeginStep(uint64_t step, const Table& table) {
   step_ = step;
   const bool another = table.placement != table_.placement;
@@ -73,6 +78,7 @@ absl::Status PeerExchange::Dispatch(int32_t layer, ConstRows x,
   unasked_.clear();
   missing_ = 0;
   redo_ = absl::OkStatus();
+  TakeLosses();
   CONCLAVE_RETURN_IF_ERROR(Choose());
   if (missing_ == 0) return absl::OkStatus();
   {
@@ -246,7 +252,6 @@ absl::Status PeerExchange::Combine(Rows outputs) {
   waiting_ = false;
   stats_.stale += inbox_.size();
   inbox_.clear();
-  lost_.clear();
   stats_.own_routes += local_routes_.size();
   return status;
 }
@@ -287,11 +292,19 @@ bool PeerExchange::TakeNews(Rows outputs) {
     const std::lock_guard lock(mutex_);
     news_.store(false, std::memory_order_relaxed);
     answers_.swap(inbox_);
-    losses_.swap(lost_);
   }
-  const bool any = !answers_.empty() || !losses_.empty();
+  const bool any = !answers_.empty();
   for (const Answer& answer : answers_) Take(answer, outputs);
   answers_.clear();  // their bodies go back
+  return TakeLosses() || any;
+}
+
+bool PeerExchange::TakeLosses() {
+  {
+    const std::lock_guard lock(mutex_);
+    losses_.swap(lost_);
+  }
+  const bool any = !losses_.empty();
   for (const PeerIndex peer : losses_) Lose(peer);
   losses_.clear();
   return any;

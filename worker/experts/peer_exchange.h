@@ -14,7 +14,8 @@
 // expert, or ABORTED if the placement it stepped by is not the others'. Nothing may be committed
 // then.
 //
-// Threads: Adopt, BeginStep, Dispatch, Combine, AwaitChange: the engine thread. The rest: any.
+// Threads: Adopt, ForgetLosses, BeginStep, Dispatch, Combine, AwaitChange: the engine thread. The
+// rest: any.
 
 #include <atomic>
 #include <chrono>
@@ -63,6 +64,9 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
     std::vector<PeerIndex> peers;
     bool waits = false;  // without a placement nothing is computed
   };
+  // What is known of peers from here on includes who was lost before. Before a step's table is
+  // made.
+  void ForgetLosses();
   // Before a step. Null placement: every expert is here.
   void BeginStep(uint64_t step, const Table& table);
 
@@ -143,6 +147,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   bool TakeNews(Rows outputs);
   void Take(const Answer& answer, Rows outputs);
   void TakeRows(const Question& question, const Answer& answer, Rows outputs);
+  bool TakeLosses();
   void Lose(PeerIndex peer);
   void Drop(size_t question);
   void NoteUnasked(int32_t piece);

@@ -8,11 +8,14 @@
 
 namespace conclave::worker {
 
+// Whether it owes anything or not, it is asked nothing more in this step.
 void PeerExchange::Lose(PeerIndex peer) {
+  const auto known = std::find(table_.peers.begin(), table_.peers.end(), peer);
+  if (known == table_.peers.end() || !rule_) return;
+  rule_->SetAlive(static_cast<int32_t>(known - table_.peers.begin()), false);
   uint64_t lost = 0;
   for (size_t i = questions_.size(); i-- > 0;) {
     if (questions_[i].peer != peer) continue;
-    rule_->SetAlive(questions_[i].worker, false);
     Drop(i);
     ++lost;
   }
