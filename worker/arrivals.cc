@@ -16,6 +16,12 @@ using scheduler::Micros;
 using scheduler::SequenceId;
 using scheduler::TokenId;
 
+// Before the step adopts what is committed: what is committed from here on makes for another step.
+void Engine::Impl::TakePlacementNews() {
+  absl::MutexLock lock(&mutex_);
+  placement_changed_ = false;
+}
+
 void Engine::Impl::TakeArrivalsAndCancels(Micros now) {
   std::vector<LiveSequence> arrivals;
   std::vector<SequenceId> cancels, closed;
@@ -28,7 +34,6 @@ void Engine::Impl::TakeArrivalsAndCancels(Micros now) {
     closed.swap(closed_);
     pauses.swap(pauses_);
     draining = draining_;
-    placement_changed_ = false;
     arrival_tokens_ = 0;
     for (const LiveSequence& sequence : arrivals)
       stats_.planner.waiting_tokens += std::ssize(sequence.tokens);

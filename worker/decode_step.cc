@@ -23,6 +23,7 @@ using scheduler::StepPlan;
 
 bool Engine::Impl::Step(Micros now) {
   const auto begin = std::chrono::steady_clock::now();
+  TakePlacementNews();
   if (const auto adopted = host_->BeginStep(++step_)) FollowAdapters(*adopted);
   TakeArrivalsAndCancels(now);
   const StepPlan plan = planner_->Plan(now);
@@ -435,8 +436,10 @@ void Engine::Impl::AddToken(LiveSequence& sequence, scheduler::TokenId token) {
 }
 
 void Engine::Impl::Commit(const StepPlan& plan) {
-  stuck_ = absl::OkStatus();
-  for (LiveSequence* const sequence : planned_) sequence->stuck_since.reset();
+  if (!std::exchange(stuck_, absl::OkStatus()).ok()) {
+    // Of those too that were not of this step: nobody waits while steps bring something.
+    for (auto& [id, sequence] : live_) sequence.stuck_since.reset();
+  }
   commit_ends_.clear();
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     if (plan.sequences[s].samples) commit_ends_.push_back(ends_[s] || !failed_[s].ok());

@@ -126,8 +126,10 @@ class Engine::Impl {
   }
   void ThreadMain();
 
-  // One step, in calling order: adapters.cc, arrivals.cc, decode_step.cc (which adapters.cc helps
-  // with experts), stuck_step.cc for one that lacks an expert; from Publish on step_results.cc.
+  // One step, in calling order: arrivals.cc and adapters.cc, decode_step.cc (which adapters.cc
+  // helps with experts), stuck_step.cc for one that lacks an expert; from Publish on
+  // step_results.cc.
+  void TakePlacementNews();
   void FollowAdapters(const scheduler::Placement& adopted);
   void TakeArrivalsAndCancels(scheduler::Micros now);
   void Enqueue(LiveSequence sequence);
