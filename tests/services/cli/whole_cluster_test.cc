@@ -142,7 +142,8 @@ TEST_F(WholeCluster, IsReadyOnceWhatIsLeftOfItAnswers) {
   WaitFor(up_->exit_fd());
   ASSERT_EQ(DescribeEnd(*up_->Reap()), "exit code 0") << Log();
   Start();
-  for (const json& layer : Call({"residency"})["layers"]) {
+  const json residency = Call({"residency"});
+  for (const json& layer : residency["layers"]) {
     for (const json& owners : layer["experts"]) EXPECT_EQ(owners, json({"worker-0"}));
   }
   EXPECT_EQ(Call({"generate", "--prompt", "once"})["token_ids"].size(), 7U);
