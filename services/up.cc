@@ -141,7 +141,7 @@ absl::Status Up::StartAll() {
 
 absl::Status Up::AwaitListening(Process& process) {
   while (process.grpc.empty()) {
-    CONCLAVE_RETURN_IF_ERROR(StillStarting());
+    CONCLAVE_RETURN_IF_ERROR(StillStarting(process.name + " does not listen yet"));
     Pump(Left(ready_by_));
   }
   return absl::OkStatus();
@@ -150,20 +150,27 @@ absl::Status Up::AwaitListening(Process& process) {
 absl::Status Up::WaitUntilReady() {
   for (const std::unique_ptr<Process>& router : routers_) {
     const std::shared_ptr<grpc::Channel> channel = MakeChannel(router->grpc, Credentials());
-    while (!IsServing(channel) || !SeesAll(channel, options_.workers, options_.routers) ||
-           !OwnersServe(channel)) {
-      CONCLAVE_RETURN_IF_ERROR(StillStarting());
+    for (std::string missing; !(missing = MissingOf(channel)).empty();) {
+      CONCLAVE_RETURN_IF_ERROR(StillStarting(router->name + ": " + missing));
       Pump(kProbePause);
     }
   }
   return absl::OkStatus();
 }
 
+std::string Up::MissingOf(const std::shared_ptr<grpc::Channel>& router) const {
+  if (!IsServing(router)) return "it takes no requests yet";
+  if (!SeesAll(router, options_.workers, options_.routers))
+    return "it does not see all workers and routers yet";
+  if (!OwnersServe(router)) return "an expert has no owner that serves";
+  return "";
+}
+
 absl::Status Up::AddAdapters() {
   for (const v1::AddAdapterRequest& adapter : options_.adapters) {
     AddAdapterCall call(MakeChannel(routers_.front()->grpc, Credentials()), adapter);
     while (!call.done()) {
-      CONCLAVE_RETURN_IF_ERROR(StillStarting());
+      CONCLAVE_RETURN_IF_ERROR(StillStarting("adapter " + adapter.name() + " is not served yet"));
       Pump(kProbePause);
     }
     CONCLAVE_RETURN_IF_ERROR(call.status());
@@ -172,7 +179,7 @@ absl::Status Up::AddAdapters() {
 }
 
 // Until it is ready the cluster is all or nothing: who dies now would die again.
-absl::Status Up::StillStarting() const {
+absl::Status Up::StillStarting(const std::string& missing) const {
   if (stopping()) return absl::CancelledError("stopped before it was ready");
   for (const Process* const process : All()) {
     if (process->started != Clock::time_point() && process->child == nullptr) {
@@ -182,8 +189,8 @@ absl::Status Up::StillStarting() const {
   }
   if (Clock::now() < ready_by_) return absl::OkStatus();
   return absl::DeadlineExceededError(
-      absl::StrFormat("the cluster was not ready after %g s",
-                      std::chrono::duration<double>(options_.ready_wait).count()));
+      absl::StrFormat("the cluster was not ready after %g s (--ready-timeout): %s",
+                      std::chrono::duration<double>(options_.ready_wait).count(), missing));
 }
 
 void Up::Supervise() {

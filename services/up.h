@@ -4,6 +4,8 @@
 // what must not stay dead, and ends them in the order that loses nothing: routers, workers,
 // scheduler. One thread, which must be the one that lives as long as the process.
 
+#include <grpcpp/channel.h>
+
 #include <chrono>
 #include <memory>
 #include <ostream>
@@ -81,7 +83,10 @@ class Up {
   void RestartWhatIsDue();
   // Pumps until `process` has said where it listens.
   absl::Status AwaitListening(Process& process);
-  absl::Status StillStarting() const;
+  // Why it is not ready yet; DEADLINE_EXCEEDED says so.
+  absl::Status StillStarting(const std::string& missing) const;
+  // What this router has not got yet of what makes it ready; empty: nothing.
+  std::string MissingOf(const std::shared_ptr<grpc::Channel>& router) const;
   bool stopping() const;
   void Say(const std::string& message);
 

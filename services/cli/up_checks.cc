@@ -48,8 +48,8 @@ template <typename Node>
 absl::Status CheckOf(const std::string& process, const std::vector<std::string>& own,
                      const std::vector<std::string>& all) {
   const absl::Status status = Check<Node>(all);
-  const bool of_up = status.message() == Check<Node>(own).message();
   if (status.ok()) return status;
+  const bool of_up = status.message() == Check<Node>(own).message();
   return absl::InvalidArgumentError(
       of_up ? std::string(status.message())
             : absl::StrFormat("--%s-flag: %s", process, std::string(status.message())));

@@ -14,9 +14,9 @@ struct ProcessFlags {
   std::vector<std::string> worker, router, scheduler;
 };
 
-// Whether a process would take `all`. INVALID_ARGUMENT by the flag's name if not, and by that of
-// the flag which passes it on verbatim unless it is one of `own`, which `up` has under the same
-// name.
+// Whether a process would read `all`, and a worker take it. INVALID_ARGUMENT by the flag's name if
+// not, and by that of the flag which passes it on verbatim unless it is one of `own`, which `up`
+// has under the same name.
 absl::Status CheckProcessFlags(const ProcessFlags& own, const ProcessFlags& all);
 
 // INVALID_ARGUMENT by the flag's name: no address, or one that others can connect to although
