@@ -146,7 +146,11 @@ std::vector<Admission::Start> Admission::Dispatch(std::vector<WorkerView> worker
 Answer Admission::Offer(uint64_t key, Round& round) {
   const Entry& entry = entries_.at(key);
   if (MustWait(key)) return Answer::kLaneWaits;
-  Demand demand{round.model, entry.need.all(), entry.preferred, entry.goes_on};
+  Demand demand{.model = round.model,
+                .tokens = entry.need.all(),
+                .preferred = entry.preferred,
+                .goes_on = entry.goes_on};
+  if (entry.requeued) demand.left = entry.worker;
   if (LeavesSomeToOthers(key)) demand.kept_percent = options_.kept_percent;
   if (const auto pick = round.Pick(key, demand, options_.home)) {
     SendHome(key, round.workers[*pick]);

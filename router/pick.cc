@@ -71,6 +71,8 @@ void NoteLate(std::span<WorkerView> workers) {
 Score ScoreOf(const WorkerView& worker, const Demand& demand, const HomeLimits& limits) {
   return {
       .late = worker.late,
+      .lacks = worker.lacks,
+      .left = worker.key == demand.left,
       .tight = worker.room && *worker.room < demand.tokens,
       .load = std::max(static_cast<double>(worker.requests) / limits.requests,
                        static_cast<double>(worker.tokens) / static_cast<double>(limits.tokens))};

@@ -24,8 +24,9 @@ struct Demand {
   std::string model;                  // must equal the worker's
   int64_t tokens = 0;                 // prompt + max_tokens
   std::optional<uint64_t> preferred;  // key of a worker that has computed much of it already
-  bool goes_on = false;               // it had a home before: it needs no credit
-  int32_t kept_percent = 0;  // of each worker's credits and limits: not for it, but for others
+  std::optional<uint64_t> left;  // key of the one that was its home and could not go on with it
+  bool goes_on = false;          // it had a home before: it needs no credit
+  int32_t kept_percent = 0;      // of each worker's credits and limits: not for it, but for others
 };
 
 // Filter: ready, of the model, with room, and a credit unless the request goes on.
@@ -36,10 +37,13 @@ bool CanTake(const WorkerView& worker, const Demand& demand, const HomeLimits& l
 // those of whom most complain are found first, and their own complaints count no more.
 void NoteLate(std::span<WorkerView> workers);
 
-// Score, lower is better: first whether it is late, then whether it said that it has no KV blocks
-// for all of the request, then the fuller of its two bounds, 0..1.
+// Score, lower is better: first whether it is late, then whether it lacks an expert, or was just
+// left, then whether it said that it has no KV blocks for all of the request, then the fuller of
+// its two bounds, 0..1.
 struct Score {
   bool late = false;
+  bool lacks = false;
+  bool left = false;
   bool tight = false;
   double load = 0;
   auto operator<=>(const Score&) const = default;

@@ -22,6 +22,7 @@ struct WorkerView {
   std::optional<int64_t> room;          // positions of KV blocks that no sequence holds
   std::vector<std::string> finds_late;  // ids of workers that it passes over for now
   bool late = false;                    // what the others say of it: NoteLate
+  bool lacks = false;                   // an expert that its sequences wait for
 };
 
 }  // namespace conclave::router

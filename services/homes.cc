@@ -105,6 +105,7 @@ void Homes::NoteLoads() {
       view.room = free * hello->kv_block_size();
     }
     view.finds_late = {load.late().begin(), load.late().end()};
+    view.lacks = !load.lacks().empty();
   }
   router::NoteLate(views_);
 }
@@ -140,7 +141,8 @@ bool Homes::AnyReady() const {
 
 bool Homes::AnyGoesOn(const WorkerLink& except) const {
   return std::any_of(views_.begin(), views_.end(), [&](const router::WorkerView& view) {
-    const std::shared_ptr<WorkerLink> link = view.ready ? LinkOf(view.key) : nullptr;
+    const bool trusted = view.ready && !view.suspect;
+    const std::shared_ptr<WorkerLink> link = trusted ? LinkOf(view.key) : nullptr;
     return link != nullptr && link.get() != &except && link->load().lacks().empty();
   });
 }

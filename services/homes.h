@@ -72,7 +72,8 @@ class Homes {
   // Of views(): somebody takes new requests, or at least those already admitted.
   bool AnyReady() const;
 
-  // Somebody who is ready, other than this link's worker, waits for no expert.
+  // Somebody who is ready and not suspect, other than this link's worker, waits for no expert. Who
+  // has no sequences waits for none.
   bool AnyGoesOn(const WorkerLink& except) const;
   // An expert that one who is ready waits for, if all of them wait for one; else empty.
   std::string AllLack() const;

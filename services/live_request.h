@@ -51,9 +51,13 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
     int32_t late_home_factor = 4;
     Micros late_home_first = std::chrono::seconds(1);  // for the first news, behind its prompt
     // One that waits for an expert or a home ends before its deadline, so that its client, whose
-    // clock says the same, hears why: by this share of what it was given, but no more than that.
+    // clock says the same, hears why: by this share of what it was given, within these bounds and
+    // half of what it was given.
     double last_words_share = 0.05;
+    Micros last_words_min = std::chrono::milliseconds(50);
     Micros last_words_max = std::chrono::milliseconds(200);
+    // A home is stuck only if nothing came from it for so long; else it was for a moment.
+    Micros stuck_after = std::chrono::milliseconds(100);
     // Homes in a row that lack an expert for it, if it has no deadline.
     int32_t bereft_homes = 2;
   };

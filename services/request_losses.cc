@@ -76,14 +76,17 @@ absl::Status LiveRequest::OutOfTime(Micros now, const std::string& all_lack) con
 }
 
 Micros LiveRequest::LastWords() const {
-  const auto share = std::chrono::duration<double, Micros::period>(
-      options_.last_words_share * static_cast<double>((*deadline_ - arrived_).count()));
-  return std::min(std::chrono::duration_cast<Micros>(share), options_.last_words_max);
+  const Micros given = *deadline_ - arrived_;
+  const std::chrono::duration<double, Micros::period> share(options_.last_words_share *
+                                                            static_cast<double>(given.count()));
+  const auto words = std::clamp(std::chrono::duration_cast<Micros>(share), options_.last_words_min,
+                                options_.last_words_max);
+  return std::min(words, given / 2);
 }
 
 absl::Status LiveRequest::Stuck(Micros now, const std::string& all_lack) const {
-  // A home that was stuck for a moment only has said something since.
-  const bool waits = !sequence_ || (!paused_ && now - heard_at_ >= LastWords());
+  const Micros silent = std::min(options_.stuck_after, LastWords());
+  const bool waits = !sequence_ || (!paused_ && now - heard_at_ >= silent);
   const std::string lacks = sequence_ ? link_->load().lacks() : all_lack;
   if (waits && !lacks.empty()) {
     return absl::UnavailableError(

@@ -191,8 +191,9 @@ TEST(RouterResume, WaitsNoLongerThanItsBound) {
 
 TEST(RouterResume, WaitsUntilItsDeadlineIfItHasOne) {
   FakeWorker worker({.manual = true});
-  TestRouter router({&worker}, {.request = {.homeless = 1ms}});
-  Client client(router, Hello(9), 2s);
+  TestRouter router({&worker},
+                    {.request = {.homeless = 1ms, .last_words_share = 0.5, .last_words_max = 60s}});
+  Client client(router, Hello(9), 3s);
   ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.live == 1; }));
   worker.Crash();
   const Stream& stream = client.Join();

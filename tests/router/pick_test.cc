@@ -60,6 +60,21 @@ TEST(Pick, GivesALateWorkerNothingWhileAnotherHasRoom) {
   EXPECT_EQ(PickHome(workers, {"m", 10}, kLimits, 7), 0u) << "all late are equal";
 }
 
+TEST(Pick, TakesOneThatLacksNoExpertHoweverLoaded) {
+  std::vector<WorkerView> workers = {Worker(1, 0, 0), Worker(2, 3, 90)};
+  workers[0].lacks = true;
+  EXPECT_EQ(PickHome(workers, {"m", 10}, kLimits, 7), 1u);
+  workers[1].lacks = true;
+  EXPECT_EQ(PickHome(workers, {"m", 10}, kLimits, 7), 0u) << "both wait, then the less loaded";
+}
+
+TEST(Pick, ReturnsToTheHomeThatWasLeftOnlyIfThereIsNoOther) {
+  const std::vector<WorkerView> workers = {Worker(1, 0, 0), Worker(2, 3, 90)};
+  const Demand demand = {.model = "m", .tokens = 10, .left = 1};
+  EXPECT_EQ(PickHome(workers, demand, kLimits, 7), 1u);
+  EXPECT_EQ(PickHome({workers.data(), 1}, demand, kLimits, 7), 0u);
+}
+
 TEST(Pick, GivesNothingNewToAWorkerThatHasGrantedNoMore) {
   std::vector<WorkerView> workers = {Worker(1, 0, 0), Worker(2, 3, 0)};
   workers[0].credit = 0;
