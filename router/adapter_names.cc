@@ -13,6 +13,10 @@ constexpr size_t kDigestShown = 16;
 
 std::string Quoted(const std::string& text) { return "'" + text + "'"; }
 
+bool IsOurWord(const std::string& name) {
+  return name == AdapterNames::kAuto || name == AdapterNames::kBase;
+}
+
 // "a, b and 3 more".
 std::string List(const std::vector<std::string>& names, size_t most) {
   std::string list;
@@ -31,6 +35,7 @@ std::optional<AdapterNames> AdapterNames::Create(const Options& options, std::st
   for (const auto& [name, target] : names.aliases_) {
     if (name.find_first_of("@:") != name.npos)
       problem = Quoted(name) + ": an alias has no '@' and no ':'";
+    if (IsOurWord(name)) problem = Quoted(name) + " means something else, it is no alias";
   }
   if (!problem) return names;
   *error = *problem;
@@ -62,7 +67,8 @@ std::optional<std::string> AdapterNames::Read(const std::vector<std::string>& li
 void AdapterNames::SetAdapters(const std::vector<AdapterView>& adapters) {
   versions_.clear();
   for (const AdapterView& adapter : adapters)
-    versions_[adapter.name].push_back({adapter.digest, adapter.parent, adapter.state});
+    versions_[adapter.name].push_back(
+        {adapter.digest, adapter.parent, adapter.state, adapter.replaced});
 }
 
 std::vector<AdapterView> AdapterNames::adapters() const {
@@ -74,6 +80,17 @@ std::vector<AdapterView> AdapterNames::adapters() const {
   return adapters;
 }
 
+std::vector<AdapterNames::Active> AdapterNames::active() const {
+  std::vector<Active> active;
+  for (const auto& [name, versions] : versions_) {
+    for (const Known& version : versions) {
+      if (version.state == State::kActive && !version.replaced.empty())
+        active.push_back({{name, version.digest}, version.replaced});
+    }
+  }
+  return active;
+}
+
 AdapterNames::Answer AdapterNames::Choose(const Asked& asked) const {
   const auto of_model = NamedByModel(asked);
   if (const auto* const refusal = std::get_if<Refusal>(&of_model)) return *refusal;
@@ -81,7 +98,7 @@ AdapterNames::Answer AdapterNames::Choose(const Asked& asked) const {
   if (model.empty() && asked.adapter.empty()) {
     const auto fallback = defaults_.find(asked.tenant);
     const bool open = asked.model.empty() && fallback != defaults_.end();
-    return open ? Resolve(fallback->second, asked) : Version();
+    return open ? Resolve(fallback->second, asked) : Answer(Version());
   }
   if (model.empty()) return Resolve(asked.adapter, asked);
   if (asked.adapter.empty()) return Resolve(model, asked);
@@ -91,12 +108,16 @@ AdapterNames::Answer AdapterNames::Choose(const Asked& asked) const {
 AdapterNames::Answer AdapterNames::ResolveBoth(const std::string& model, const Asked& asked) const {
   const auto [name_of_model, digest_of_model] = Split(model);
   const auto [name, digest] = Split(asked.adapter);
+  // What is open is open to what the other one says.
+  if (name_of_model == kAuto && !digest_of_model) return Resolve(asked.adapter, asked);
+  if (name == kAuto && !digest) return Resolve(model, asked);
   // Of one adapter the one counts that says which version.
   if (name == name_of_model && !digest_of_model) return Resolve(asked.adapter, asked);
   if (name == name_of_model && !digest) return Resolve(model, asked);
   Answer first = Resolve(model, asked);
   Answer second = Resolve(asked.adapter, asked);
   if (std::holds_alternative<Refusal>(first)) return first;
+  // Neither is open, as that is above.
   if (std::holds_alternative<Refusal>(second) ||
       std::get<Version>(first) == std::get<Version>(second)) {
     return second;
@@ -134,6 +155,10 @@ AdapterNames::Answer AdapterNames::Resolve(const std::string& text, const Asked&
   if (name.empty() || (digest && digest->empty())) {
     return Refusal{Why::kInvalid, "adapter " + Quoted(text) + ": want NAME or NAME@DIGEST"};
   }
+  if (IsOurWord(name)) {
+    if (digest) return Refusal{Why::kInvalid, Quoted(name) + " has no versions"};
+    return name == kBase ? Answer(Version()) : ResolveOpen(asked);
+  }
   const std::string begin = digest.value_or("");
   const auto fits = [&](const std::string& other) { return other.rfind(begin, 0) == 0; };
   if (asked.known && asked.known->name == name && fits(asked.known->digest)) return *asked.known;
@@ -155,6 +180,15 @@ AdapterNames::Answer AdapterNames::Resolve(const std::string& text, const Asked&
   return Refusal{Why::kInvalid, std::to_string(versions.size()) + " versions of adapter " +
                                     Quoted(name) + " begin with " + Quoted(*digest) +
                                     "; give more of the digest"};
+}
+
+// What there is to choose from may have changed since it began.
+AdapterNames::Answer AdapterNames::ResolveOpen(const Asked& asked) const {
+  if (asked.known && asked.known_open) return *asked.known;
+  if (!asked.goes_on) return Open();
+  return Refusal{Why::kInvalid,
+                 "resume_from needs the adapter that the first message reported, or 'base' where "
+                 "it reported none, instead of 'auto'"};
 }
 
 AdapterNames::Answer AdapterNames::ResolveVersion(const std::string& name,

@@ -3,7 +3,8 @@
 // BASE:ADAPTER, by an operator's alias, by a tenant's default. A name is an adapter's, or
 // NAME@DIGEST for the one version whose digest begins so; without one the version that takes new
 // requests is meant. What is decided here goes with the request wherever it goes on. What is not
-// known is refused; nothing but a request that names no adapter gets the base model.
+// known is refused; nothing but a request that names no adapter, or `base`, gets the base model.
+// `auto` leaves it to the router, which chooses among active().
 //
 // Names and versions are as the cluster says (SetAdapters); aliases and defaults are settings, of
 // adapters that need not be there yet. One thread at a time.
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -26,6 +28,7 @@ struct AdapterView {
   std::string digest;  // of the version
   std::string parent;  // the base model
   State state = State::kLoading;
+  std::vector<uint32_t> replaced{};  // as PlacedAdapter's; empty: not known
 };
 
 class AdapterNames {
@@ -46,7 +49,7 @@ class AdapterNames {
 
   // All there are, from now on.
   void SetAdapters(const std::vector<AdapterView>& adapters);
-  // By name, then as they were set.
+  // By name, then as they were set; without what they replace.
   std::vector<AdapterView> adapters() const;
   bool empty() const { return versions_.empty(); }
 
@@ -58,12 +61,20 @@ class AdapterNames {
     std::string ToString() const { return digest.empty() ? name : name + "@" + digest; }
   };
 
+  // Words that no adapter and no alias may have for a name.
+  static constexpr char kAuto[] = "auto";
+  static constexpr char kBase[] = "base";
+
+  // The version is the router's to choose.
+  struct Open {};
+
   struct Asked {
     std::string tenant;
     std::string model, adapter;      // as the client wrote them
     std::string base;                // what the model is called that is served
     bool goes_on = false;            // it began before: a version that drains may be meant
     std::optional<Version> known{};  // that it began with, if that is known
+    bool known_open = false;         // and that it was the router's choice
   };
 
   struct Refusal {
@@ -72,14 +83,22 @@ class AdapterNames {
     std::string message;
   };
 
-  std::variant<Version, Refusal> Choose(const Asked& asked) const;
+  using Answer = std::variant<Version, Open, Refusal>;
+  Answer Choose(const Asked& asked) const;
+
+  // What may be chosen where that is open, by name. Valid until the next SetAdapters.
+  struct Active {
+    Version version;
+    std::span<const uint32_t> replaced;  // not empty
+  };
+  std::vector<Active> active() const;
 
  private:
-  using Answer = std::variant<Version, Refusal>;
   using Settings = std::map<std::string, std::string>;
   struct Known {
     std::string digest, parent;
     AdapterView::State state = AdapterView::State::kLoading;
+    std::vector<uint32_t> replaced;
   };
 
   std::optional<std::string> Read(const std::vector<std::string>& lines, size_t most,
@@ -90,6 +109,7 @@ class AdapterNames {
   std::pair<std::string, std::optional<std::string>> Split(const std::string& text) const;
   Answer ResolveBoth(const std::string& model, const Asked& asked) const;
   Answer Resolve(const std::string& text, const Asked& asked) const;
+  Answer ResolveOpen(const Asked& asked) const;
   Answer ResolveVersion(const std::string& name, const std::vector<const Known*>& versions,
                         const Asked& asked) const;
   Refusal NotKnown(const std::string& text, const std::string& name) const;

@@ -42,16 +42,44 @@ std::optional<Admission::Refusal> Admission::Reserve(uint64_t key, const std::st
   const Account none{.adapter = adapter};
   if (auto refusal = RefusePlace(known == accounts_.end() ? none : known->second)) return refusal;
   if (holder) entries_.at(*holder).id.reset();
-  Account& account = accounts_[adapter];
-  account.adapter = adapter;
+  Account& account = AccountOf(adapter);
   Entry& entry = entries_[key];
   entry.id = id;
   entry.account = &account;
   ids_[id] = key;
-  ++account.has.requests;
-  ++has_.requests;
-  Count(account, State::kPreparing, 1);
+  CountPreparing(account, 1);
   return std::nullopt;
+}
+
+std::optional<Admission::Refusal> Admission::MoveTo(uint64_t key, const std::string& adapter) {
+  Entry& entry = entries_.at(key);
+  CONCLAVE_CHECK(entry.state == State::kPreparing);
+  Account& from = *entry.account;
+  if (from.adapter == adapter) return std::nullopt;
+  Account& to = AccountOf(adapter);
+  CountPreparing(from, -1);  // of what all have, it has its place already
+  std::optional<Refusal> refusal = RefusePlace(to);
+  CountPreparing(refusal ? from : to, 1);
+  if (!refusal) entry.account = &to;
+  ForgetIfIdle(refusal ? to : from);
+  return refusal;
+}
+
+Admission::Account& Admission::AccountOf(const std::string& adapter) {
+  Account& account = accounts_[adapter];
+  account.adapter = adapter;
+  return account;
+}
+
+void Admission::ForgetIfIdle(Account& account) {
+  if (account.has.requests == 0 && std::ssize(accounts_) > options_.known_adapters)
+    accounts_.erase(accounts_.find(account.adapter));
+}
+
+void Admission::CountPreparing(Account& account, int32_t change) {
+  account.has.requests += change;
+  has_.requests += change;
+  Count(account, State::kPreparing, change);
 }
 
 std::optional<Admission::Refusal> Admission::RefusePlace(const Account& account) const {
@@ -274,8 +302,8 @@ void Admission::Remove(uint64_t key, Micros now) {
   ReleaseId(key);
   entries_.erase(found);
   --has_.requests;
-  if (--account.has.requests == 0 && std::ssize(accounts_) > options_.known_adapters)
-    accounts_.erase(accounts_.find(account.adapter));
+  --account.has.requests;
+  ForgetIfIdle(account);
 }
 
 void Admission::ReleaseId(uint64_t key) {

@@ -88,6 +88,10 @@ class Admission {
                                  std::optional<uint64_t> from = std::nullopt,
                                  const std::string& adapter = "");
 
+  // It is of another adapter than it was reserved for; before Enqueue. Or there is no place in that
+  // one, and it stays where it was.
+  std::optional<Refusal> MoveTo(uint64_t key, const std::string& adapter);
+
   // Its tokens are known: it joins the end of its adapter's queue, or is refused and keeps only its
   // place. goes_on: as Demand's.
   std::optional<Refusal> Enqueue(uint64_t key, const Need& need, bool goes_on = false);
@@ -180,6 +184,10 @@ class Admission {
   std::optional<Refusal> RefusePlace(const Account& account) const;
   Refusal Refused(Reason reason, int64_t limit, const Account& account) const;
   Micros Pushback(const Departures& departures, size_t waiting) const;
+  Account& AccountOf(const std::string& adapter);  // made, if it is new
+  void ForgetIfIdle(Account& account);
+  // One request more, or less, is being prepared.
+  void CountPreparing(Account& account, int32_t change);
   void Count(Account& account, State state, int32_t change);
   void CountTokens(Account& account, int64_t change);
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "router/adapter_names.h"
+#include "router/auto_adapter.h"
 #include "router/chat/conversation.h"
 #include "scheduler/types.h"
 
@@ -34,7 +35,11 @@ struct Request {
   std::string tenant;   // on whose behalf
   std::string model;    // empty: whatever is served
   std::string adapter;  // as the client wrote it; empty: as model or the tenant's default say
-  AdapterNames::Version version;  // what they mean: decided once, when it is admitted
+  AdapterNames::Version version;  // what they mean: decided once, when it is admitted or, if it is
+                                  // open, behind a look at the prompt
+  bool open = false;              // they leave it to the router
+  std::optional<AutoRecord> choice;  // how that chose; nothing: it has not, or need not
+  bool undecided() const { return open && !choice; }
   Prompt prompt;
 
   std::optional<float> temperature;  // absent: the model's generation_config; 0: greedy
@@ -57,7 +62,8 @@ struct Request {
   std::optional<uint32_t> logprobs;  // how many alternatives; of the prompt as well
   bool prompt_logprobs = false;
   bool routing = false;
-  std::string cache_salt;  // any bytes; prompts share computed blocks within one salt only
+  bool reads_at_once = false;  // we read what is reported, not a client
+  std::string cache_salt;      // any bytes; prompts share computed blocks within one salt only
 
   // So many tokens of the output the client has: it is told what follows.
   uint32_t resume_from = 0;

@@ -40,6 +40,7 @@ void AdapterMetrics::SetAdapters(const std::vector<router::AdapterView>& adapter
 
 std::string AdapterMetrics::LabelOf(const std::string& adapter) const {
   if (adapter.empty()) return kBase;
+  if (adapter == router::AdapterNames::kAuto) return kAuto;
   return series_.count(adapter) > 0 ? adapter : kOther;
 }
 
@@ -73,6 +74,11 @@ void AdapterMetrics::Write(
   for (const auto& [label, series] : all) {
     writer.Counter("conclave_adapter_prompt_tokens_total", "Of requests that had a token.",
                    With(label), static_cast<double>(series->prompt_tokens.load()));
+  }
+  for (const auto& [label, series] : all) {
+    writer.Counter("conclave_adapter_auto_choices_total",
+                   "Requests for auto that it was chosen for; the base model's: none was.",
+                   With(label), static_cast<double>(series->auto_choices.load()));
   }
   for (const auto& [label, series] : all) {
     writer.Counter("conclave_adapter_generated_tokens_total", "That workers brought.", With(label),

@@ -24,12 +24,14 @@ class AdapterMetrics {
   // Not names of adapters: those have no parentheses.
   static constexpr char kBase[] = "(base)";
   static constexpr char kOther[] = "(other)";
+  static constexpr char kAuto[] = "(auto)";  // requests whose adapter is being chosen
 
   struct Series {
     Series();
     Histogram first_token_seconds;
     Histogram request_seconds;  // of complete ones
     std::atomic<uint64_t> prompt_tokens = 0, generated_tokens = 0;
+    std::atomic<uint64_t> auto_choices = 0;  // requests for which it was chosen
   };
 
   AdapterMetrics() : other_(std::make_shared<Series>()) {}

@@ -388,6 +388,7 @@ v1::Submit ToSubmit(const router::Request& request, const Assignment& assignment
   if (request.logprobs) to.set_logprobs(*request.logprobs);
   to.set_prompt_logprobs(request.prompt_logprobs);
   to.set_routing(request.routing);
+  to.set_reads_at_once(request.reads_at_once);
   to.set_cache_salt(request.cache_salt);
   if (timeout) to.set_timeout_us(static_cast<uint64_t>(timeout->count()));
   return to;
@@ -416,6 +417,17 @@ v1::ScoreResponse ToScoreResponse(const router::Delta& delta) {
   FromLogprobs(delta.prompt_logprobs, to.mutable_logprobs());
   if (delta.routing) FromRouting(*delta.routing, to.mutable_routing());
   to.set_done(delta.finish.has_value());
+  return to;
+}
+
+v1::AutoChoice ToProto(const router::AutoRecord& choice) {
+  v1::AutoChoice to;
+  to.set_best(choice.best);
+  to.set_share(choice.share);
+  to.set_margin(choice.margin);
+  to.set_least_margin(choice.least_margin);
+  to.set_tokens(choice.tokens);
+  to.set_probe_us(choice.probe_us);
   return to;
 }
 

@@ -79,6 +79,7 @@ v1::Submit ToSubmit(const router::Request& request, const Assignment& assignment
 
 v1::GenerateResponse ToGenerateResponse(const router::Delta& delta);
 v1::ScoreResponse ToScoreResponse(const router::Delta& delta);
+v1::AutoChoice ToProto(const router::AutoRecord& choice);
 v1::Model ToModel(const v1::ModelInfo& model, const std::string& name);
 
 }  // namespace conclave::services

@@ -1,5 +1,7 @@
 #include "services/convert_router.h"
 
+#include <unordered_map>
+
 #include "absl/strings/str_format.h"
 #include "services/address.h"
 #include "worker/status.h"
@@ -60,6 +62,9 @@ std::vector<router::AdapterView> AdaptersOf(const v1::ClusterView& view) {
   for (const v1::WorkerInfo& worker : view.workers()) {
     if (parent.empty()) parent = worker.model().name();
   }
+  std::unordered_map<std::string, const v1::PlacedAdapter*> placed;  // by digest
+  for (const v1::PlacedAdapter& adapter : view.placement().adapters())
+    placed[adapter.digest()] = &adapter;
   std::vector<router::AdapterView> adapters;
   for (const v1::Adapter& adapter : view.adapters()) {
     const bool active = adapter.state() == v1::ADAPTER_STATE_ACTIVE;
@@ -68,6 +73,10 @@ std::vector<router::AdapterView> AdaptersOf(const v1::ClusterView& view) {
                         .parent = parent,
                         .state = active ? router::AdapterView::State::kActive
                                         : router::AdapterView::State::kDraining});
+    if (const auto found = placed.find(adapter.digest()); found != placed.end()) {
+      const auto& replaced = found->second->replaced();
+      adapters.back().replaced = {replaced.begin(), replaced.end()};
+    }
   }
   return adapters;
 }

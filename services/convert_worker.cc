@@ -113,6 +113,7 @@ absl::StatusOr<worker::SequenceRequest> ToSequenceRequest(const v1::Submit& subm
   }
   request.prompt_logprobs = submit.prompt_logprobs();
   request.routing = submit.routing();
+  request.reads_at_once = submit.reads_at_once();
   request.cache_salt = submit.cache_salt();
   request.name = submit.request_id();
   if (submit.has_take_over()) {

@@ -31,21 +31,25 @@ Frontend::Frontend(const Options& options, std::shared_ptr<const router::Tokeniz
                    router::AdapterNames adapters)
     : options_(WithPlaces(options)),
       codec_(options.codec, std::move(tokenizer), std::move(templates)),
-      requests_(options.admission, options.request, std::move(adapters), this, &metrics_),
+      requests_(options.admission, options.request, std::move(adapters),
+                options.auto_adapter.least_margin, this, &metrics_),
       homes_(options.homes, credentials, [this] { Refresh(); }),
       random_(std::random_device{}()),
       thread_([this] { Run(); }) {}
 
 Frontend::~Frontend() {
-  LiveRequests live;
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
-    live = requests_.all();
   }
   stop_.notify_all();
   thread_.join();
-  codec_.Finish();
+  codec_.Finish();  // what that prepares may bring probes
+  LiveRequests live;
+  {
+    std::lock_guard lock(mutex_);
+    live = requests_.all();
+  }
   for (const auto& request : live) request->End(Draining());
   for (const auto& link : homes_.links()) link->Shutdown();
 }
@@ -174,38 +178,6 @@ absl::StatusOr<LiveRequests> Frontend::Start(router::Request request,
                       requests_.admission().Pushback());
 }
 
-void Frontend::Prepare(const LiveRequests& requests, const Tokens& tokens, const Decided& decided) {
-  const absl::Status status = PrepareAll(requests, tokens, decided);
-  if (!status.ok()) {
-    for (const auto& request : requests) request->End(status);
-    return;
-  }
-  Dispatch();
-  MaybeFailWaiting();
-}
-
-absl::Status Frontend::PrepareAll(const LiveRequests& requests, const Tokens& tokens,
-                                  const Decided& decided) {
-  if (!tokens.ok()) return tokens.status();
-  const v1::ModelInfo& model = decided.served->info;
-  const absl::StatusOr<int32_t> max_tokens =
-      JudgeTokens(requests[0]->request(), *tokens, options_.limits, model);
-  if (!max_tokens.ok()) return max_tokens.status();
-  const auto count = static_cast<int32_t>(tokens->size());
-  for (const auto& live : requests) {
-    const router::Request& request = live->request();
-    live->Prepare(Assign(request, *tokens, *max_tokens, *request.seed, model),
-                  router::Transcript(codec_.tokenizer(), decided.stops, count,
-                                     static_cast<int32_t>(request.min_tokens)),
-                  model, decided.received);
-  }
-  std::lock_guard lock(mutex_);
-  std::optional<uint64_t> home = decided.home;
-  if (!home && requests[0]->request().resume_from > 0)
-    home = homes_.KeeperOf(requests[0]->request().id);
-  return requests_.Enqueue(requests, {.prompt = count, .output = *max_tokens}, home);
-}
-
 void Frontend::Tokenize(router::Prompt prompt, const TextCodec::Done& done) {
   const router::Tokenizer* const tokenizer = codec_.tokenizer();
   if (tokenizer == nullptr) return done(NoTokenizer());
@@ -330,11 +302,13 @@ bool Frontend::OthersGoOn(const WorkerLink& link) {
 
 void Frontend::Forget(LiveRequest& request) {
   request.Cancel();
+  std::shared_ptr<LiveRequest> probe;
   {
     std::lock_guard lock(mutex_);
-    requests_.Forget(request.key());
+    probe = requests_.Forget(request.key());
     if (requests_.empty()) idle_.notify_all();
   }
+  if (probe != nullptr) probe->Cancel();
   Dispatch();
 }
 

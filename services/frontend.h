@@ -27,6 +27,7 @@
 #include "router/request.h"
 #include "router/request_limits.h"
 #include "services/credentials.h"
+#include "services/gate_probe.h"
 #include "services/homes.h"
 #include "services/live_request.h"
 #include "services/metrics.h"
@@ -46,6 +47,13 @@ class Frontend : private LiveRequest::Owner {
     LiveRequest::Options request;
     Homes::Options homes;
     TextCodec::Options codec;
+    // How the adapter of a request for `auto` is chosen.
+    struct Auto {
+      int32_t tokens = 256;  // of the prompt that the base model reads for it, at most
+      // That the best adapter must have (AutoChoice::margin), else the base model answers.
+      double least_margin = 0.02;
+    };
+    Auto auto_adapter;
     // How often deadlines, stalled readers and lost links are looked at.
     std::chrono::milliseconds tick{20};
   };
@@ -124,10 +132,23 @@ class Frontend : private LiveRequest::Owner {
     std::optional<uint64_t> home;              // that has computed much of it
     std::shared_ptr<const ServedModel> served;
   };
-  // Queues the completions of an admitted request, or ends them.
+  // From here to Decide: frontend_prepare.cc.
+  // Queues the completions of an admitted request, behind the choice of its adapter if that is
+  // open, or ends them.
   void Prepare(const LiveRequests& requests, const Tokens& tokens, const Decided& decided);
-  absl::Status PrepareAll(const LiveRequests& requests, const Tokens& tokens,
-                          const Decided& decided);
+  absl::StatusOr<router::Admission::Need> PrepareAll(const LiveRequests& requests,
+                                                     const Tokens& tokens, const Decided& decided);
+  void Enqueue(const LiveRequests& requests, const router::Admission::Need& need,
+               const Decided& decided);
+
+  // Of a request whose adapter is open: asks the base's gate about its prompt, then decides and
+  // queues its completions, or ends them.
+  void Probe(const LiveRequests& requests, const std::vector<scheduler::TokenId>& tokens,
+             const router::Admission::Need& need, const Decided& decided);
+  absl::Status BeginProbe(const LiveRequest& undecided, std::vector<scheduler::TokenId> tokens,
+                          const ServedModel& served, const std::shared_ptr<GateProbe>& reader);
+  absl::Status Decide(const LiveRequests& requests, const GateProbe::Shares& shares,
+                      router::AutoRecord probe, Micros begun);
 
   // Sends home whoever has room; one thread at a time, so that order is kept.
   void Dispatch();
@@ -144,6 +165,7 @@ class Frontend : private LiveRequest::Owner {
 
   const Options options_;
   RouterMetrics metrics_;
+  RouterMetrics probe_metrics_;  // of our own scores, which are no client's requests; not told
   TextCodec codec_;
 
   mutable std::mutex mutex_;

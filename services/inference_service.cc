@@ -30,6 +30,13 @@ std::optional<Micros> DeadlineOf(const grpc::CallbackServerContext& context) {
   return Now() + std::chrono::duration_cast<Micros>(context.deadline() - Clock::now());
 }
 
+// What the first message says of the adapter.
+template <typename Message>
+void SetAdapter(const router::Request& request, Message& message) {
+  message.set_adapter(request.version.ToString());
+  if (request.choice) *message.mutable_auto_choice() = ToProto(*request.choice);
+}
+
 grpc::ByteBuffer GenerateMessage(const Completions::Part& part) {
   v1::GenerateResponse message = ToGenerateResponse(part.output.delta);
   message.set_index(part.index);
@@ -37,7 +44,7 @@ grpc::ByteBuffer GenerateMessage(const Completions::Part& part) {
     const router::Request& request = part.completion.request();
     message.set_request_id(request.id);
     message.set_seed(*request.seed);
-    message.set_adapter(request.version.ToString());
+    SetAdapter(request, message);
     *message.mutable_policies() = part.completion.policies();
   }
   return SerializeMessage(message);
@@ -48,7 +55,7 @@ grpc::ByteBuffer ScoreMessage(const Completions::Part& part) {
   if (part.output.first) {
     const auto& prompt = part.completion.prompt();
     message.set_request_id(part.completion.request().id);
-    message.set_adapter(part.completion.request().version.ToString());
+    SetAdapter(part.completion.request(), message);
     message.mutable_token_ids()->Assign(prompt.begin(), prompt.end());
     *message.mutable_policies() = part.completion.policies();
   }

@@ -68,6 +68,15 @@ void LiveRequest::Prepare(Assignment assignment, router::Transcript transcript,
   Do(after);
 }
 
+void LiveRequest::Decide(const router::AdapterNames::Version& version,
+                         const router::AutoRecord& choice) {
+  std::lock_guard lock(mutex_);
+  request_.version = version;
+  request_.choice = choice;
+  adapter_metrics_ = metrics_->adapters.Of(version.name);
+  ++adapter_metrics_->auto_choices;
+}
+
 std::vector<scheduler::TokenId> LiveRequest::FirstTokens(size_t count) const {
   std::lock_guard lock(mutex_);
   if (!transcript_) return {};
@@ -284,7 +293,8 @@ absl::Status LiveRequest::Tell(router::SequenceEvent event) {
 }
 
 void LiveRequest::NoteProgress(const v1::SequenceEvent& event) {
-  const bool news = event.replayed_size() + event.tokens_size() + event.prompt_logprobs_size() > 0;
+  const bool news = event.has_routing() ||
+                    event.replayed_size() + event.tokens_size() + event.prompt_logprobs_size() > 0;
   told_.prompt_logprobs += event.prompt_logprobs_size();
   const v1::Routing& routing = event.routing();
   if (const uint64_t width = uint64_t{routing.layers()} * routing.top_k(); width > 0) {

@@ -18,6 +18,7 @@
 
 #include "absl/status/status.h"
 #include "conclave/v1/worker.pb.h"
+#include "router/auto_adapter.h"
 #include "router/delta.h"
 #include "router/request.h"
 #include "router/transcript.h"
@@ -101,14 +102,19 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
               Owner* owner, RouterMetrics* metrics);
 
   uint64_t key() const { return key_; }
+  // Its version may change by Decide, which happens before there is any output.
   const router::Request& request() const { return request_; }
   const std::optional<Micros>& deadline() const { return deadline_; }
   const std::vector<scheduler::TokenId>& prompt() const { return assignment_.prompt; }
   // Of the model that it was prepared for; whoever goes on with it has the same.
   const google::protobuf::RepeatedField<int>& policies() const { return policies_; }
 
-  // All is decided; called once, before Begin. `received` of its tokens, request().resume_from many
-  // or none: they are not computed again, and it may be that nothing else is.
+  // Its version was open, and is this one now. Called before Begin, with the lock of the owner
+  // held, under which all others look at the version that may look before there is output.
+  void Decide(const router::AdapterNames::Version& version, const router::AutoRecord& choice);
+  // All but that is decided; called once, before Begin. `received` of its tokens,
+  // request().resume_from many or none: they are not computed again, and it may be that nothing
+  // else is.
   void Prepare(Assignment assignment, router::Transcript transcript, const v1::ModelInfo& model,
                std::vector<scheduler::TokenId> received);
   // The first `count` tokens of its output; fewer if there are not so many yet. May be called with
@@ -199,15 +205,15 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
 
   const Options options_;
   const uint64_t key_;
-  const router::Request request_;
+  router::Request request_;  // changed by Decide alone
   const std::optional<Micros> deadline_;
   const Micros arrived_;
   const std::shared_ptr<Reader> reader_;
   Owner* const owner_;
   RouterMetrics* const metrics_;
-  const std::shared_ptr<AdapterMetrics::Series> adapter_metrics_;
 
   mutable std::mutex mutex_;
+  std::shared_ptr<AdapterMetrics::Series> adapter_metrics_;
   Assignment assignment_;
   std::optional<router::Transcript> transcript_;
   uint32_t vocab_size_ = 0;

@@ -1,9 +1,11 @@
 #include "services/request_table.h"
 
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "router/completion_seed.h"
+#include "services/gate_probe.h"
 #include "services/refusals.h"
 
 namespace conclave::services {
@@ -14,12 +16,18 @@ std::string CompletionId(const std::string& id, uint32_t index) {
   return index == 0 ? id : absl::StrFormat("%s#%d", id, index);
 }
 
+// Whose turn it takes while its adapter is not decided: that of all such requests.
+std::string AccountOf(const router::Request& request) {
+  return request.undecided() ? router::AdapterNames::kAuto : request.version.name;
+}
+
 }  // namespace
 
 RequestTable::RequestTable(const router::Admission::Options& admission,
                            const LiveRequest::Options& request, router::AdapterNames adapters,
-                           LiveRequest::Owner* owner, RouterMetrics* metrics)
+                           double least_margin, LiveRequest::Owner* owner, RouterMetrics* metrics)
     : options_(request),
+      least_margin_(least_margin),
       owner_(owner),
       metrics_(metrics),
       adapters_(std::move(adapters)),
@@ -50,7 +58,7 @@ absl::StatusOr<LiveRequests> RequestTable::Admit(router::Request request,
     const auto from =
         found.requests.empty() ? std::nullopt : std::optional(found.requests[i]->key());
     if (const auto refusal =
-            admission_.Reserve(key, CompletionId(request.id, i), from, request.version.name)) {
+            admission_.Reserve(key, CompletionId(request.id, i), from, AccountOf(request))) {
       for (const auto& live : admitted) Forget(live->key());
       return Refuse(*refusal);
     }
@@ -66,14 +74,50 @@ absl::StatusOr<LiveRequests> RequestTable::Admit(router::Request request,
 }
 
 absl::Status RequestTable::ChooseAdapter(router::Request& request, const std::string& base) const {
-  std::optional<router::AdapterNames::Version> known;
+  std::optional<ServedAdapters::Begun> known;
   if (const auto key = admission_.KeyOf(request.id); key && !request.body.empty()) {
     const router::Request& other = live_.at(*key)->request();
-    if (request.body == other.body) known = other.version;
+    if (request.body == other.body && !other.undecided())
+      known = ServedAdapters::Begun{other.version, other.choice};
   }
   absl::Status chosen = adapters_.Choose(request, base, std::move(known));
   if (!chosen.ok()) metrics_->Reject(RejectionOf(chosen));
+  if (request.undecided() && !adapters_.any_active()) {
+    request.choice = router::AutoRecord{.least_margin = least_margin_};
+    metrics_->adapters.Of("")->auto_choices += request.completions;
+  }
   return chosen;
+}
+
+absl::StatusOr<std::shared_ptr<LiveRequest>> RequestTable::AdmitProbe(
+    const LiveRequest& undecided, const std::shared_ptr<LiveRequest::Reader>& reader,
+    RouterMetrics* metrics) {
+  if (!has(undecided.key())) return absl::CancelledError("the client is gone");
+  const uint64_t key = ++last_key_;
+  if (const auto refusal = admission_.Reserve(key, absl::StrFormat("#%d", key), std::nullopt,
+                                              router::AdapterNames::kAuto)) {
+    return Refuse(*refusal);
+  }
+  LiveRequest::Options options = options_;
+  options.pending_bytes_pause = std::numeric_limits<int64_t>::max();  // it is read at once
+  live_[key] = std::make_shared<LiveRequest>(options, key, GateProbe::ScoreFor(undecided.request()),
+                                             undecided.deadline(), Now(), reader, owner_, metrics);
+  probes_[undecided.key()] = key;
+  return live_[key];
+}
+
+absl::Status RequestTable::Decide(const LiveRequests& requests, const router::GateShares& gate,
+                                  const router::AutoRecord& probe) {
+  ServedAdapters::Choice choice = adapters_.ChooseBy(gate, least_margin_);
+  choice.record.tokens = probe.tokens;
+  choice.record.probe_us = probe.probe_us;
+  for (const auto& live : requests) {
+    if (!has(live->key())) continue;  // its client left
+    if (const auto refusal = admission_.MoveTo(live->key(), choice.version.name))
+      return Refuse(*refusal);
+    live->Decide(choice.version, choice.record);
+  }
+  return absl::OkStatus();
 }
 
 RequestTable::Predecessor RequestTable::FindPredecessor(const router::Request& request) const {
@@ -85,6 +129,7 @@ RequestTable::Predecessor RequestTable::FindPredecessor(const router::Request& r
     const router::Request& other = live->request();
     const bool same = !request.body.empty() && request.body == other.body &&
                       request.version == other.version &&
+                      request.undecided() == other.undecided() &&
                       (i > 0 || !request.seed || request.seed == other.seed);
     if (!same) return {};
     before.requests.push_back(live);
@@ -113,9 +158,13 @@ absl::Status RequestTable::Enqueue(const LiveRequests& requests,
   return absl::OkStatus();
 }
 
-void RequestTable::Forget(uint64_t key) {
+std::shared_ptr<LiveRequest> RequestTable::Forget(uint64_t key) {
   admission_.Remove(key, Now());
   live_.erase(key);
+  const auto probe = probes_.extract(key);
+  if (probe.empty()) return nullptr;
+  const auto live = live_.find(probe.mapped());
+  return live == live_.end() ? nullptr : live->second;
 }
 
 LiveRequests RequestTable::all() const {

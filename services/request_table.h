@@ -38,25 +38,37 @@ class RequestTable {
     std::optional<uint64_t> home;
   };
 
-  // owner and metrics outlive it, and all requests.
+  // owner and metrics outlive it, and all requests. least_margin: of an adapter that is chosen for
+  // a request.
   RequestTable(const router::Admission::Options& admission, const LiveRequest::Options& request,
-               router::AdapterNames adapters, LiveRequest::Owner* owner, RouterMetrics* metrics);
+               router::AdapterNames adapters, double least_margin, LiveRequest::Owner* owner,
+               RouterMetrics* metrics);
 
   // All there are, from now on.
   void SetAdapters(const std::vector<router::AdapterView>& adapters);
   const ServedAdapters& adapters() const { return adapters_; }
 
   // Takes a place for each completion, or none: then the error says why, and `before` stays as it
-  // is. It becomes what the predecessor knows otherwise. The adapter's version is decided here; the
-  // id and the seed are chosen where the request has none.
+  // is. It becomes what the predecessor knows otherwise. The adapter's version is decided here,
+  // unless the request stays undecided(); the id and the seed are chosen where it has none.
   absl::StatusOr<LiveRequests> Admit(router::Request request, std::optional<Micros> deadline,
                                      const std::shared_ptr<LiveRequest::Reader>& reader,
                                      const ServedModel& served, Predecessor& before);
+  // A score of the router's own for an undecided request, whose probe it is until one of both is
+  // forgotten. What becomes of it is counted in `metrics`. CANCELLED: nobody knows the request.
+  absl::StatusOr<std::shared_ptr<LiveRequest>> AdmitProbe(
+      const LiveRequest& undecided, const std::shared_ptr<LiveRequest::Reader>& reader,
+      RouterMetrics* metrics);
+  // Decides the completions of an undecided request whose clients have not left, by what the gate
+  // chose for its first tokens. RESOURCE_EXHAUSTED: the adapter has its limit of requests.
+  absl::Status Decide(const LiveRequests& requests, const router::GateShares& gate,
+                      const router::AutoRecord& probe);
   // Lets all of them wait whose clients have not left; each needs so much, and goes to `home` if it
   // can. RESOURCE_EXHAUSTED when that is too much together.
   absl::Status Enqueue(const LiveRequests& requests, const router::Admission::Need& need,
                        std::optional<uint64_t> home);
-  void Forget(uint64_t key);
+  // Its probe, to be ended; null: it has none.
+  std::shared_ptr<LiveRequest> Forget(uint64_t key);
 
   bool has(uint64_t key) const { return live_.count(key) != 0; }
   const std::shared_ptr<LiveRequest>& at(uint64_t key) const { return live_.at(key); }
@@ -68,19 +80,21 @@ class RequestTable {
   const router::Admission& admission() const { return admission_; }
 
  private:
-  // Decides the version of its adapter; that of a live request with its id, if it is the same one
-  // but for the version.
+  // Decides the version of its adapter, or that it is open; that of a live request with its id, if
+  // it is the same one but for the version.
   absl::Status ChooseAdapter(router::Request& request, const std::string& base) const;
   // Who has the request's id, if that is the same request.
   Predecessor FindPredecessor(const router::Request& request) const;
   absl::Status Refuse(const router::Admission::Refusal& refusal);
 
   const LiveRequest::Options options_;
+  const double least_margin_;
   LiveRequest::Owner* const owner_;
   RouterMetrics* const metrics_;
   ServedAdapters adapters_;
   router::Admission admission_;
   std::unordered_map<uint64_t, std::shared_ptr<LiveRequest>> live_;
+  std::unordered_map<uint64_t, uint64_t> probes_;  // keys of undecided requests to their probes'
   std::mt19937_64 random_;
   uint64_t last_key_ = 0;
 };

@@ -17,6 +17,7 @@ RouterMetrics::RouterMetrics()
       request_seconds(RequestBounds()),
       queue_seconds(RequestBounds()),
       resume_seconds(ResumeBounds()),
+      probe_seconds(FirstTokenBounds()),
       prompt_tokens(TokenBounds()),
       generated_tokens(TokenBounds()) {}
 
@@ -48,6 +49,11 @@ void RouterMetrics::Write(MetricsWriter& writer, const std::string& model_name) 
                       "Until a request was given to a worker.", labels);
   resume_seconds.Write(writer, "conclave_router_resume_seconds",
                        "From the loss of a request's worker to what another says of it.", {});
+  probe_seconds.Write(writer, "conclave_router_auto_probe_seconds",
+                      "That a request for auto waited until its adapter was chosen.", {});
+  writer.Counter("conclave_router_auto_probes_failed_total",
+                 "Requests for auto that ended before their adapter was chosen.", {},
+                 static_cast<double>(probes_failed.load(std::memory_order_relaxed)));
   prompt_tokens.Write(writer, "vllm:request_prompt_tokens", "Of a complete request.", labels);
   generated_tokens.Write(writer, "vllm:request_generation_tokens", "Of a complete request.",
                          labels);

@@ -48,12 +48,14 @@ struct RouterMetrics {
   Histogram request_seconds;
   Histogram queue_seconds;
   Histogram resume_seconds;  // from the loss of a home to the next news
+  Histogram probe_seconds;   // that requests for `auto` waited for its choice
   Histogram prompt_tokens;
   Histogram generated_tokens;
   AdapterMetrics adapters;
   std::array<std::atomic<uint64_t>, kRejections> rejected = {};
   std::atomic<uint64_t> stopped = 0, length = 0, aborted = 0, failed = 0;
   std::atomic<uint64_t> pauses = 0;
+  std::atomic<uint64_t> probes_failed = 0;
   std::atomic<int64_t> pending_bytes_max = 0;
 
   void Reject(Rejection why) {

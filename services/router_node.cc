@@ -125,6 +125,11 @@ void RouterNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"default-adapter", &options.adapters.defaults, "TENANT=NAME",
              "for a tenant's requests that name no model and no adapter; may be repeated"});
 
+  flags.Add({"auto-tokens", &options.frontend.auto_adapter.tokens, "N",
+             "of a prompt that the base model reads to choose its adapter, at most", 1, 4096});
+  flags.Add({"auto-margin", &options.frontend.auto_adapter.least_margin, "SHARE",
+             "of the gate's weight that the best adapter must be ahead by, to be chosen", 0, 1});
+
   router::RequestLimits& limits = options.frontend.limits;
   flags.Add({"max-prompt-bytes", &limits.prompt_bytes, "BYTES", "of a prompt's text", 1, 1 << 30});
   flags.Add({"max-prompt-tokens", &limits.prompt_tokens, "N", "of a prompt, if the context allows",

@@ -23,17 +23,41 @@ absl::Status ToStatus(const AdapterNames::Refusal& refusal) {
 }  // namespace
 
 absl::Status ServedAdapters::Choose(router::Request& request, const std::string& base,
-                                    std::optional<AdapterNames::Version> known) const {
-  const auto choice = names_.Choose({.tenant = request.tenant,
-                                     .model = request.model,
-                                     .adapter = request.adapter,
-                                     .base = base,
-                                     .goes_on = request.resume_from > 0,
-                                     .known = std::move(known)});
-  if (const auto* const refusal = std::get_if<AdapterNames::Refusal>(&choice))
+                                    std::optional<Begun> known) const {
+  std::optional<AdapterNames::Version> version;
+  if (known) version = known->version;
+  const AdapterNames::Answer answer =
+      names_.Choose({.tenant = request.tenant,
+                     .model = request.model,
+                     .adapter = request.adapter,
+                     .base = base,
+                     .goes_on = request.resume_from > 0,
+                     .known = std::move(version),
+                     .known_open = known && known->choice.has_value()});
+  if (const auto* const refusal = std::get_if<AdapterNames::Refusal>(&answer))
     return ToStatus(*refusal);
-  request.version = std::get<AdapterNames::Version>(choice);
+  request.open = std::holds_alternative<AdapterNames::Open>(answer);
+  if (request.open) return absl::OkStatus();
+  request.version = std::get<AdapterNames::Version>(answer);
+  if (known && known->version == request.version) request.choice = std::move(known->choice);
   return absl::OkStatus();
+}
+
+ServedAdapters::Choice ServedAdapters::ChooseBy(const router::GateShares& gate,
+                                                double least_margin) const {
+  const std::vector<AdapterNames::Active> active = names_.active();
+  std::vector<router::AdapterSignature> signatures;
+  signatures.reserve(active.size());
+  for (const AdapterNames::Active& adapter : active) signatures.push_back(adapter.replaced);
+  const router::AutoChoice choice = router::ChooseAdapter(gate, signatures);
+  Choice chosen{.version = {}, .record = {.least_margin = least_margin}};
+  if (!choice.best) return chosen;
+  const AdapterNames::Version& best = active[*choice.best].version;
+  chosen.record.best = best.ToString();
+  chosen.record.share = choice.share;
+  chosen.record.margin = choice.margin;
+  if (choice.margin >= least_margin) chosen.version = best;
+  return chosen;
 }
 
 void ServedAdapters::AddModels(const v1::Model& base, std::vector<v1::Model>& models) const {

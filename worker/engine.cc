@@ -278,7 +278,7 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
   return absl::OkStatus();
 }
 
-// The most prompt tokens of one step whose reports stay within report_bytes; 0: no reports.
+// The most prompt tokens of one step whose reports stay within their bytes; 0: no reports.
 int32_t Engine::Impl::ReportChunk(const SequenceRequest& request) const {
   int64_t token_bytes = 0;
   if (request.prompt_logprobs) {
@@ -290,7 +290,9 @@ int32_t Engine::Impl::ReportChunk(const SequenceRequest& request) const {
                    static_cast<int64_t>(sizeof(uint16_t) + sizeof(float));
   }
   if (token_bytes == 0) return 0;
-  return static_cast<int32_t>(std::max<int64_t>(1, options_.report_bytes / token_bytes));
+  const int32_t bytes =
+      request.reads_at_once ? options_.report_bytes_at_once : options_.report_bytes;
+  return static_cast<int32_t>(std::max<int64_t>(1, bytes / token_bytes));
 }
 
 void Engine::Impl::Cancel(const Link* link, uint64_t id) {

@@ -80,6 +80,8 @@ class Engine {
     // What one step may report on one sequence's prompt (log-probabilities, routing): longer
     // reports come in smaller chunks, so that a reader who is slow is paused in time.
     int32_t report_bytes = 8 << 10;
+    // The same for who reads at once.
+    int32_t report_bytes_at_once = 256 << 10;
     int32_t context_limit = 0;  // 0: the model's
     bool prefix_reuse = true;   // start behind the KV blocks that others left of the same tokens
     SequenceLimits requests;    // its context_limit is set from the one above

@@ -128,6 +128,7 @@ bool SameOutput(const SequenceRequest& a, const SequenceRequest& b) {
   same.prompt_logprobs_told = a.prompt_logprobs_told;
   same.routing = a.routing;
   same.routing_told = a.routing_told;
+  same.reads_at_once = a.reads_at_once;
   same.deadline = a.deadline;
   same.name = a.name;
   same.take_over = a.take_over;

@@ -39,7 +39,8 @@ struct SequenceRequest {
   std::optional<int32_t> logprobs;  // of sampled tokens; the value: how many alternatives
   bool prompt_logprobs = false;     // alternatives as in `logprobs`
   bool routing = false;
-  std::string cache_salt;  // KV blocks are shared among requests of one salt only
+  bool reads_at_once = false;  // nobody slow reads what is reported: see Engine::Options
+  std::string cache_salt;      // KV blocks are shared among requests of one salt only
   std::optional<scheduler::Micros> deadline;  // on the engine's clock (Engine::Now)
   // What it is kept by if its link closes; empty: it ends then.
   std::string name;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "router/utf8.h"
+#include "services/cli/auto_choice.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/json.h"
@@ -29,7 +30,8 @@ struct Options {
 void Bind(Flags& flags, Options& options) {
   Client::AddFlags(flags, options.client);
   flags.Add({"system", &options.system, "TEXT", "what the model is told before the first message"});
-  flags.Add({"adapter", &options.adapter, "NAME", "instead of the base model"});
+  flags.Add({"adapter", &options.adapter, "NAME",
+             "instead of the base model; auto: the one that fits the prompt best"});
   options.sampling.AddTo(flags);
   flags.Add({"template", &options.template_name, "NAME", "of a model with several chat templates"});
   flags.Add({"template-arguments", &options.template_arguments, "JSON",
@@ -59,20 +61,26 @@ absl::StatusOr<std::string> Answer(Client& client, const v1::ChatRequest& reques
   const auto reader = client.inference().Chat(call.context(), request);
   TextPrinter printer(io);
   std::string text;
-  google::protobuf::RepeatedField<int> policies;
+  v1::GenerateResponse said;  // but the text
   bool complete = false;
   for (v1::GenerateResponse part; reader->Read(&part); part.Clear()) {
     text += part.text();
-    policies.MergeFrom(part.policies());
     complete = complete || part.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
     if (!quiet) printer.Add(part.text());
+    part.clear_text();
+    part.clear_token_ids();
+    said.MergeFrom(part);
   }
   if (!quiet) printer.End();
   CONCLAVE_RETURN_IF_ERROR(Client::StatusOf(reader->Finish(), *call.context()));
   if (!complete) {
     return absl::DataLossError("the stream ended without a finish reason: it is incomplete");
   }
-  if (const std::string remark = Remark(policies); !quiet && !remark.empty())
+  if (!quiet && said.has_auto_choice()) {
+    io.err << "conclave " << kName << ": adapter: " << Remark(said.auto_choice(), said.adapter())
+           << "\n";
+  }
+  if (const std::string remark = Remark(said.policies()); !quiet && !remark.empty())
     io.err << "conclave " << kName << ": policies: " << remark << "\n";
   return text;
 }

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "services/cli/auto_choice.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/input.h"
@@ -38,7 +39,8 @@ struct Options {
 void Bind(Flags& flags, Options& options) {
   Client::AddFlags(flags, options.client);
   options.input.AddFlags(flags, "prompt", "prompt-file");
-  flags.Add({"adapter", &options.adapter, "NAME", "instead of the base model"});
+  flags.Add({"adapter", &options.adapter, "NAME",
+             "instead of the base model; auto: the one that fits the prompt best"});
   options.sampling.AddTo(flags);
   flags.AddOptional(
       {"logprobs", &options.logprobs, "N",
@@ -50,7 +52,7 @@ void Bind(Flags& flags, Options& options) {
              "unique among live requests; the same request again goes on with it"});
   flags.AddOptional({"resume-from", &options.resume_from, "N",
                      "go on behind the first N tokens, of a stream that broke: the same command "
-                     "with the id, the seed and the adapter that were reported",
+                     "with the id, the seed and the adapter (or base) that were reported",
                      0, 1e9});
   flags.Add({"received-token-ids", &options.received, "IDS",
              "those N tokens, 1,2,3: then none of them is computed again"});
@@ -90,6 +92,16 @@ struct Generation {
   }
   bool complete() const { return all.finish_reason() != v1::FINISH_REASON_UNSPECIFIED; }
 };
+
+// What a person may want to know beside the text.
+void PrintRemarks(const v1::GenerateResponse& all, Io& io) {
+  if (all.has_auto_choice()) {
+    io.err << "conclave " << kName << ": adapter: " << Remark(all.auto_choice(), all.adapter())
+           << "\n";
+  }
+  if (const std::string policies = Remark(all.policies()); !policies.empty())
+    io.err << "conclave " << kName << ": policies: " << policies << "\n";
+}
 
 // The ids of tokens that no text came with; otherwise nothing.
 void PrintTextlessIds(const Generation& generation, Io& io) {
@@ -153,6 +165,7 @@ Json ToJson(const Generation& generation, const v1::GenerateRequest& request) {
                {"seed", all.has_seed() ? Json(all.seed()) : Json(nullptr)},
                {"request_id", all.request_id()},
                {"adapter", all.adapter().empty() ? Json(nullptr) : Json(all.adapter())},
+               {"auto", all.has_auto_choice() ? ChoiceOf(all.auto_choice()) : Json(nullptr)},
                {"policies", NamesOf(all.policies())}};
   if (request.logprobs() > 0) json["top_logprobs"] = TopLogprobsOf(all);
   if (all.has_stop_token_id()) json["stop_token_id"] = all.stop_token_id();
@@ -206,8 +219,8 @@ absl::Status Generate(Client& client, const v1::GenerateRequest& request, bool j
   }
   if (json) {
     PrintJson(all, request, io);
-  } else if (const std::string policies = Remark(all[0].all.policies()); !policies.empty()) {
-    io.err << "conclave " << kName << ": policies: " << policies << "\n";
+  } else {
+    PrintRemarks(all[0].all, io);
   }
   return absl::OkStatus();
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "services/cli/auto_choice.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
 #include "services/cli/input.h"
@@ -35,6 +36,8 @@ struct Result {
   std::vector<std::optional<float>> logprobs;
   size_t windows = 0;
   google::protobuf::RepeatedField<int> policies;  // of every window: a cluster has the same for all
+  std::string adapter;                            // that answered; empty: the base model
+  std::optional<v1::AutoChoice> auto_choice;      // of the first window
 
   size_t scored() const {
     return static_cast<size_t>(std::count_if(logprobs.begin(), logprobs.end(),
@@ -58,6 +61,12 @@ struct Result {
   }
 };
 
+// Of the next window: what was chosen for the first is meant for all.
+std::string AdapterFor(const Result& so_far, const Options& options) {
+  if (!so_far.auto_choice) return options.adapter;
+  return so_far.adapter.empty() ? "base" : so_far.adapter;
+}
+
 absl::StatusOr<Result> ScoreAll(Client& client, const Options& options, const v1::Prompt& prompt) {
   Result result;
   CONCLAVE_ASSIGN_OR_RETURN(result.tokens, Tokenize(client, prompt));
@@ -70,7 +79,7 @@ absl::StatusOr<Result> ScoreAll(Client& client, const Options& options, const v1
   result.windows = windows.size();
   for (const Window& window : windows) {
     v1::ScoreRequest request;
-    request.set_adapter(options.adapter);
+    request.set_adapter(AdapterFor(result, options));
     request.mutable_prompt()->mutable_tokens()->mutable_ids()->Add(ids.data() + window.begin,
                                                                    ids.data() + window.end);
     CONCLAVE_ASSIGN_OR_RETURN(const Scores scores, Score(client, request, nullptr));
@@ -80,6 +89,8 @@ absl::StatusOr<Result> ScoreAll(Client& client, const Options& options, const v1
                                                  scores.token_ids.size()));
     }
     result.policies = scores.policies;
+    result.adapter = scores.adapter;
+    if (scores.auto_choice) result.auto_choice = scores.auto_choice;
     for (size_t i = window.score_from; i < window.end; ++i) {
       result.logprobs[i] = scores.logprobs[i - window.begin - 1];
     }
@@ -100,6 +111,7 @@ Json ToJson(const Result& result, bool is_text) {
                {"perplexity", number(result.perplexity())},
                {"scored", result.scored()},
                {"windows", result.windows},
+               {"auto", result.auto_choice ? ChoiceOf(*result.auto_choice) : Json(nullptr)},
                {"policies", NamesOf(result.policies)}};
   if (is_text) json["bits_per_byte"] = number(result.bits_per_byte());
   return json;
@@ -115,6 +127,8 @@ void PrintTable(const Result& result, Io& io) {
   if (const auto value = result.bits_per_byte()) {
     io.out << absl::StrFormat("bits per byte  %.6g\n", *value);
   }
+  if (result.auto_choice)
+    io.out << absl::StrFormat("adapter        %s\n", Remark(*result.auto_choice, result.adapter));
   if (const std::string policies = Remark(result.policies); !policies.empty())
     io.out << absl::StrFormat("policies       %s\n", policies);
 }
@@ -139,7 +153,8 @@ int RunScore(const Arguments& arguments, Io& io) {
               "(unless an earlier window scored it).\nBits per byte are of the scored tokens.");
   Client::AddFlags(flags, options.client);
   options.input.AddFlags(flags, "text", "file");
-  flags.Add({"adapter", &options.adapter, "NAME", "instead of the base model"});
+  flags.Add({"adapter", &options.adapter, "NAME",
+             "instead of the base model; auto: the one that fits the prompt best"});
   flags.AddOptional({"window", &options.window, "N",
                      "score in windows of N tokens, for texts longer than the context", 2, 1e9});
   flags.AddOptional({"stride", &options.stride, "M",

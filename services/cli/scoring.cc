@@ -54,6 +54,8 @@ absl::StatusOr<Scores> Score(Client& client, const v1::ScoreRequest& request,
       scores.logprobs.push_back(token.logprob());
     }
     scores.policies.MergeFrom(part.policies());
+    scores.adapter += part.adapter();
+    if (part.has_auto_choice()) scores.auto_choice = part.auto_choice();
     if (on_routing && part.has_routing()) status = on_routing(part.routing());
     done = done || part.done();
   }

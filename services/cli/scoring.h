@@ -36,6 +36,8 @@ struct Scores {
   std::vector<uint32_t> token_ids;
   std::vector<float> logprobs;  // of token_ids[1..]
   google::protobuf::RepeatedField<int> policies;
+  std::string adapter;                        // that answered; empty: the base model
+  std::optional<v1::AutoChoice> auto_choice;  // how it was chosen, if it was left to the router
 };
 
 // Scores one prompt, whole. `on_routing`, if set, is told the routing of consecutive tokens.

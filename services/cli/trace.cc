@@ -199,6 +199,10 @@ int RunRecord(const Arguments& arguments, Io& io) {
               "Scores texts and writes which experts their tokens went to, as a trace directory.");
   Bind(flags, options);
   if (const auto code = Parse(kName, flags, arguments, io)) return *code;
+  if (options.adapter == "auto") {
+    return UsageError(
+        kName, absl::InvalidArgumentError("--adapter auto: a mix is of one adapter, name it"), io);
+  }
   const absl::StatusOr<std::vector<Mix>> mixes = ReadMixes(flags, options);
   if (!mixes.ok()) return UsageError(kName, mixes.status(), io);
   const auto client = Client::Make(options.client);

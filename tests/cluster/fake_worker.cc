@@ -25,6 +25,7 @@ class FakeWorker::Service : public v1::Worker::CallbackService {
     uint32_t sampled = 0;
     bool paused = false;
     bool scored = false;
+    uint32_t routed = 0;  // tokens of the prompt
   };
 
   void Take(LinkReactor* link, const v1::ToWorker& message);
@@ -32,6 +33,7 @@ class FakeWorker::Service : public v1::Worker::CallbackService {
   void Drop(LinkReactor* link);
   bool Step();
   void Sample(Sequence& sequence, v1::SequenceEvent& event);
+  bool Route(Sequence& sequence, v1::Routing& routing) const;
   v1::WorkerHello Hello() const;
   v1::WorkerLoad Load() const;
   void TellLoad();
@@ -128,9 +130,12 @@ void FakeWorker::Service::Take(LinkReactor* link, const v1::ToWorker& message) {
     counts_.last_timeout_us =
         submit.has_timeout_us() ? std::optional(submit.timeout_us()) : std::nullopt;
     counts_.last_submit = submit;
+    counts_.probes += submit.reads_at_once();
+    if (submit.reads_at_once()) counts_.last_probe = submit;
     if ((!draining_ || takes_leftovers_) && !full_) {
       const auto sampled = static_cast<uint32_t>(submit.generated_size());
-      sequences_.push_back({.link = link, .submit = submit, .sampled = sampled});
+      sequences_.push_back(
+          {.link = link, .submit = submit, .sampled = sampled, .routed = submit.routing_told()});
       continue;
     }
     v1::SequenceEvent* const event = link->pending().add_events();
@@ -203,6 +208,7 @@ void FakeWorker::Service::Sample(Sequence& sequence, v1::SequenceEvent& event) {
       logprob->set_logprob(-0.5f * static_cast<float>(i));
     }
   }
+  if (submit.routing() && options_.gate && !Route(sequence, *event.mutable_routing())) return;
   if (submit.max_tokens() == 0) return event.mutable_end()->set_reason(v1::End::SCORED);
   const uint32_t index = sequence.sampled++;
   const uint32_t token =
@@ -227,6 +233,25 @@ void FakeWorker::Service::Sample(Sequence& sequence, v1::SequenceEvent& event) {
   }
 }
 
+// Of the next tokens of its prompt; whether these are the last.
+bool FakeWorker::Service::Route(Sequence& sequence, v1::Routing& routing) const {
+  const v1::Submit& submit = sequence.submit;
+  const auto size = static_cast<uint32_t>(submit.prompt_size());
+  const uint32_t until = std::min(size, sequence.routed + options_.report_tokens);
+  routing.set_layers(kMoeLayers);
+  routing.set_top_k(1);
+  routing.set_experts(kSlots);
+  const float weight = 1.0f;
+  for (; sequence.routed < until; ++sequence.routed) {
+    const uint16_t slot = options_.gate(submit.prompt(static_cast<int>(sequence.routed)));
+    for (uint32_t layer = 0; layer < kMoeLayers; ++layer) {
+      routing.mutable_slots()->append(reinterpret_cast<const char*>(&slot), sizeof(slot));
+      routing.mutable_weights()->append(reinterpret_cast<const char*>(&weight), sizeof(weight));
+    }
+  }
+  return until == size;
+}
+
 v1::WorkerHello FakeWorker::Service::Hello() const {
   v1::WorkerHello hello;
   hello.set_worker_id(options_.id);
@@ -241,6 +266,10 @@ v1::WorkerHello FakeWorker::Service::Hello() const {
   model.set_context_limit(options_.context_limit);
   model.add_eos_token_ids(kEos);
   model.set_default_temperature(0.25f);
+  if (!options_.gate) return hello;
+  model.set_moe_layers(kMoeLayers);
+  model.set_experts(kSlots);
+  model.set_top_k(1);
   return hello;
 }
 

@@ -34,7 +34,13 @@ class FakeWorker {
     std::chrono::microseconds step_time{0};
     // Token i of a sequence; empty: a letter from a hash.
     std::function<uint32_t(const v1::Submit&, uint32_t)> token;
+    // The slot, one of kSlots, that a token goes to in each of kMoeLayers layers, with weight 1;
+    // empty: it has no gate.
+    std::function<uint16_t(uint32_t)> gate;
+    uint32_t report_tokens = 1 << 20;  // of a prompt, in a step, whose routing it reports
   };
+  static constexpr uint32_t kMoeLayers = 2;
+  static constexpr uint32_t kSlots = 4;
 
   struct Counts {
     uint64_t submits = 0;
@@ -50,6 +56,8 @@ class FakeWorker {
     size_t links = 0;
     std::optional<uint64_t> last_timeout_us;
     v1::Submit last_submit;
+    uint64_t probes = 0;  // submits of which a router reads the routing itself
+    v1::Submit last_probe;
   };
 
   explicit FakeWorker(const Options& options);

@@ -166,6 +166,70 @@ TEST(AdapterNames, GivesATenantItsDefaultWhereTheRequestLeavesItOpen) {
   EXPECT_EQ(Chosen(names, asked), "");
 }
 
+bool Open(const AdapterNames& names, const AdapterNames::Asked& asked) {
+  return std::holds_alternative<AdapterNames::Open>(names.Choose(asked));
+}
+
+TEST(AdapterNames, LeavesAutoOpen) {
+  const AdapterNames names = Names();
+  EXPECT_TRUE(Open(names, Ask("", "auto")));
+  EXPECT_TRUE(Open(names, Ask("tiny", "auto")));
+  EXPECT_TRUE(Open(names, Ask("tiny:auto", "")));
+  EXPECT_TRUE(Open(names, Ask("tiny:auto", "auto")));
+  EXPECT_EQ(Chosen(names, Ask("tiny:auto", "law")), "law@aa11");
+  EXPECT_EQ(Chosen(names, Ask("tiny:law@aa", "auto")), "law@aa11");
+  ExpectRefused(names, Ask("tiny:auto", "lw"), Why::kUnknown, "'lw' is not known");
+  ExpectRefused(names, Ask("", "auto@aa"), Why::kInvalid, "'auto' has no versions");
+  ExpectRefused(names, Ask("tiny:auto@aa", "law"), Why::kInvalid, "'auto' has no versions");
+}
+
+TEST(AdapterNames, TakesBaseForTheBaseModel) {
+  const AdapterNames names = Names({.defaults = {"t=law"}});
+  EXPECT_EQ(Chosen(names, Ask("", "")), "law@aa11");
+  EXPECT_EQ(Chosen(names, Ask("", "base")), "");
+  EXPECT_EQ(Chosen(names, Ask("tiny:base", "")), "");
+  EXPECT_EQ(Chosen(names, Ask("tiny:base", "auto")), "");
+  EXPECT_EQ(Chosen(names, Ask("tiny:auto", "base")), "");
+  ExpectRefused(names, Ask("tiny:law", "base"), Why::kInvalid, "name different adapters");
+  ExpectRefused(names, Ask("", "base@aa"), Why::kInvalid, "'base' has no versions");
+}
+
+TEST(AdapterNames, LetsAliasesAndDefaultsStandForAuto) {
+  const AdapterNames names = Names({.aliases = {"best=auto"}, .defaults = {"t=best"}});
+  EXPECT_TRUE(Open(names, Ask("", "")));
+  EXPECT_TRUE(Open(names, Ask("", "best")));
+  EXPECT_TRUE(Open(names, Ask("best", "")));
+  EXPECT_EQ(Chosen(names, Ask("best", "law")), "law@aa11");
+}
+
+TEST(AdapterNames, LeavesNothingOpenForARequestThatGoesOn) {
+  const AdapterNames names = Names();
+  AdapterNames::Asked asked = Ask("", "auto", /*goes_on=*/true);
+  ExpectRefused(names, asked, Why::kInvalid, "or 'base' where it reported none");
+  asked.known = Version{"old", "cc33"};
+  ExpectRefused(names, asked, Why::kInvalid, "needs the adapter that the first message reported");
+  asked.known_open = true;
+  EXPECT_EQ(Chosen(names, asked), "old@cc33");
+  asked.known = Version();
+  EXPECT_EQ(Chosen(names, asked), "");
+}
+
+TEST(AdapterNames, ChoosesAmongActiveVersionsWhoseExpertsAreKnown) {
+  std::string error;
+  auto names = AdapterNames::Create({}, &error);
+  ASSERT_TRUE(names) << error;
+  names->SetAdapters({{"law", "aa11", "tiny", State::kActive, {1, 2}},
+                      {"law", "aa10", "tiny", State::kDraining, {1}},
+                      {"new", "dd44", "tiny", State::kLoading, {1}},
+                      {"odd", "ee55", "tiny", State::kActive},
+                      {"intent", "bb22", "tiny", State::kActive, {3}}});
+  const auto active = names->active();
+  ASSERT_EQ(active.size(), 2u);
+  EXPECT_EQ(active[0].version.ToString(), "intent@bb22");
+  EXPECT_EQ(active[1].version.ToString(), "law@aa11");
+  EXPECT_EQ(active[1].replaced.size(), 2u);
+}
+
 TEST(AdapterNames, RefusesSettingsThatAreNone) {
   struct Row {
     AdapterNames::Options options;
@@ -179,6 +243,8 @@ TEST(AdapterNames, RefusesSettingsThatAreNone) {
                         {{.aliases = {"a@b=c"}}, "an alias has no '@'"},
                         {{.aliases = {"a:b=c"}}, "'a:b'"},
                         {{.aliases = {"a=b", "a=c"}}, "there is one of that name already"},
+                        {{.aliases = {"auto=law"}}, "'auto' means something else"},
+                        {{.aliases = {"base=law"}}, "'base' means something else"},
                         {{.defaults = {"t=a", "t=b"}}, "'t=b'"},
                         {{.aliases = {"a=b", "b=c"}, .aliases_max = 1},
                          "2 settings of this kind, the limit is 1"},

@@ -262,6 +262,37 @@ TEST(AdmissionOfAdapters, CountsThemOneByOne) {
   EXPECT_TRUE(admission.adapters().empty());
 }
 
+TEST(AdmissionOfAdapters, MovesWhoIsPreparedToAnotherAdapter) {
+  Admission admission({.max_waiting = 8, .home = {.requests = 8}});
+  ASSERT_FALSE(admission.Reserve(1, "one", std::nullopt, "auto"));
+  ASSERT_FALSE(admission.MoveTo(1, "law"));
+  admission.CheckInvariants();
+  EXPECT_EQ(admission.adapters().count("auto"), 0u);
+  EXPECT_EQ(admission.adapters().at("law").preparing, 1);
+  EXPECT_EQ(admission.stats().requests, 1);
+  ASSERT_FALSE(admission.MoveTo(1, "law"));
+  ASSERT_FALSE(admission.Enqueue(1, {.prompt = 7}));
+  EXPECT_EQ(admission.adapters().at("law").tokens, 7);
+  EXPECT_EQ(Go(admission, Workers(1)), Keys({1}));
+}
+
+TEST(AdmissionOfAdapters, MovesNobodyToAnAdapterThatHasItsLimit) {
+  Admission admission({.max_waiting = 3, .max_waiting_each = 2});
+  ASSERT_FALSE(Offer(admission, 1, "law", 5));
+  ASSERT_FALSE(Offer(admission, 2, "law", 5));
+  ASSERT_FALSE(admission.Reserve(3, "three", std::nullopt, "auto"));
+  const auto refusal = admission.MoveTo(3, "law");
+  ASSERT_TRUE(refusal);
+  EXPECT_EQ(refusal->reason, Reason::kWaiting);
+  EXPECT_EQ(refusal->adapter, "law");
+  admission.CheckInvariants();
+  EXPECT_EQ(admission.adapters().at("auto").preparing, 1) << "it stays where it was";
+  EXPECT_FALSE(admission.MoveTo(3, "intent")) << "though all together have their limit";
+  admission.Remove(3, Admission::Micros(0));
+  admission.CheckInvariants();
+  EXPECT_EQ(admission.stats().requests, 2);
+}
+
 TEST(AdmissionOfAdapters, ForgetsHowAdaptersWereBeyondANumberOfThem) {
   Admission admission({.known_adapters = 3, .fair = {.idle_lanes = 1}});
   for (uint64_t key = 1; key <= 50; ++key) {

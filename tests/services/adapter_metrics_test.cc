@@ -54,6 +54,21 @@ TEST(AdapterMetrics, CountsEachAdapterAndTheBaseModel) {
   EXPECT_THAT(Generated(metrics), ElementsAre(Pair("(base)", 7), Pair("(other)", 0), Pair("a", 5)));
 }
 
+TEST(AdapterMetrics, CountsThoseThatWaitForAChoiceByThemselves) {
+  AdapterMetrics metrics;
+  metrics.SetAdapters(Named({"a"}));
+  ++metrics.Of("a")->auto_choices;
+  const auto families = Families(metrics, {{"auto", {.waiting = 2}}});
+  std::map<std::string, double> waiting;
+  for (const auto& metric : families.at("conclave_adapter_requests_waiting").metric)
+    waiting[metric.label.at(0).value] = metric.gauge.value;
+  EXPECT_EQ(waiting["(auto)"], 2);
+  double choices = 0;
+  for (const auto& metric : families.at("conclave_adapter_auto_choices_total").metric)
+    choices += metric.counter.value;
+  EXPECT_EQ(choices, 1);
+}
+
 TEST(AdapterMetrics, LetsTheLastOfManyShareASeries) {
   AdapterMetrics metrics;
   metrics.Of("");

@@ -72,8 +72,14 @@ TEST(ConvertRouter, TakesAdaptersOfAView) {
   drains.set_name("law");
   drains.set_digest("2b");
   drains.set_state(v1::ADAPTER_STATE_DRAINING);
+  v1::PlacedAdapter& placed = *view.mutable_placement()->add_adapters();
+  placed.set_digest("1a");
+  placed.add_replaced(3);
+  placed.add_replaced(9);
   const std::vector<router::AdapterView> adapters = AdaptersOf(view);
   ASSERT_EQ(adapters.size(), 2u);
+  EXPECT_EQ(adapters[0].replaced, std::vector<uint32_t>({3, 9}));
+  EXPECT_TRUE(adapters[1].replaced.empty()) << "the placement has it no more";
   EXPECT_EQ(adapters[0].name, "law");
   EXPECT_EQ(adapters[0].digest, "1a");
   EXPECT_EQ(adapters[0].parent, "base");

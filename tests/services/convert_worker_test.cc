@@ -34,6 +34,7 @@ TEST(ConvertWorker, TakesEveryFieldOfASubmit) {
   submit.set_logprobs(3);
   submit.set_prompt_logprobs(true);
   submit.set_routing(true);
+  submit.set_reads_at_once(true);
   submit.set_timeout_us(1000);
   submit.set_min_p(0.1f);
   submit.set_repetition_penalty(1.25f);
@@ -56,6 +57,7 @@ TEST(ConvertWorker, TakesEveryFieldOfASubmit) {
   EXPECT_EQ(request->logprobs, 3);
   EXPECT_TRUE(request->prompt_logprobs);
   EXPECT_TRUE(request->routing);
+  EXPECT_TRUE(request->reads_at_once);
   EXPECT_EQ(request->deadline, Micros(1005));
   EXPECT_EQ(request->min_p, 0.1f);
   EXPECT_EQ(request->repetition_penalty, 1.25f);

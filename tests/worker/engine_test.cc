@@ -174,15 +174,17 @@ TEST(Engine, ScoringReportsEveryPromptPositionOnce) {
 }
 
 TEST(Engine, LongReportsComeInSmallChunksAndSayTheSame) {
-  const auto score = [](int32_t report_bytes) {
-    auto engine = MakeEngine({.engine = {.report_bytes = report_bytes}});
+  const auto score = [](int32_t report_bytes, bool at_once = false, int32_t bytes_at_once = 1) {
+    auto engine = MakeEngine(
+        {.engine = {.report_bytes = report_bytes, .report_bytes_at_once = bytes_at_once}});
     auto link = std::make_shared<Collector>();
     EXPECT_TRUE(engine
                     ->Submit(link, {.id = 1,
                                     .prompt = Prompt(100, 3),
                                     .logprobs = 20,
                                     .prompt_logprobs = true,
-                                    .routing = true})
+                                    .routing = true,
+                                    .reads_at_once = at_once})
                     .ok());
     RunUntilIdle(*engine);
     return std::pair(engine->stats().steps, link->answers.at(1));
@@ -191,6 +193,8 @@ TEST(Engine, LongReportsComeInSmallChunksAndSayTheSame) {
   const auto [many_steps, cut] = score(1);
   EXPECT_EQ(few_steps, 1u);
   EXPECT_EQ(many_steps, 100u);
+  EXPECT_EQ(score(1, /*at_once=*/true, 1 << 20).first, 1u) << "nobody slow reads them";
+  EXPECT_EQ(score(1 << 20, /*at_once=*/true).first, 100u) << "which has a limit too";
   EXPECT_EQ(cut.routing.slots, whole.routing.slots);
   ASSERT_EQ(cut.prompt_logprobs.size(), whole.prompt_logprobs.size());
   for (size_t i = 0; i < whole.prompt_logprobs.size(); ++i)
