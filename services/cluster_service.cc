@@ -17,7 +17,6 @@ namespace {
 using scheduler::Membership;
 using scheduler::Micros;
 using scheduler::RouterRoster;
-using scheduler::RouterState;
 using scheduler::WorkerState;
 
 constexpr char kHeartbeat[] = "/conclave.v1.Cluster/Heartbeat";

@@ -14,7 +14,6 @@
 namespace conclave::worker {
 
 using scheduler::Micros;
-using scheduler::SequenceId;
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
                                                        std::shared_ptr<const Model> model,

@@ -74,6 +74,20 @@ TEST_F(RouterLostExpert, IsNamedJustBeforeTheDeadline) {
   EXPECT_TRUE(worker.WaitFor([](const auto& counts) { return counts.live == 0; }));
 }
 
+// Short beside the least of last words.
+TEST_F(RouterLostExpert, IsNamedWhenHalfOfAShortTimeIsOver) {
+  FakeWorker worker({.manual = true});
+  TestRouter router({&worker}, {.request = {.last_words_min = 60s, .last_words_max = 60s}});
+  const auto asked = std::chrono::steady_clock::now();
+  Ask(router, 4s);
+  ASSERT_TRUE(worker.WaitFor(HasOne));
+  worker.Lack(kLacks);
+  ExpectUnavailable(kLacks);
+  const auto waited = std::chrono::steady_clock::now() - asked;
+  EXPECT_GE(waited, 1900ms) << "it might have come yet";
+  EXPECT_LT(waited, 3700ms) << "the least of last words counts, not the share";
+}
+
 TEST_F(RouterLostExpert, IsNamedToThoseWhoWaitInTheRouterToo) {
   FakeWorker worker({.granted = 0});
   TestRouter router({&worker}, kLastHalf);

@@ -13,7 +13,6 @@ using State = AdapterView::State;
 using Version = AdapterNames::Version;
 using Why = AdapterNames::Refusal::Why;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 AdapterNames Names(const AdapterNames::Options& options = {}) {
   std::string error;

@@ -9,7 +9,6 @@ namespace conclave::scheduler {
 namespace {
 
 using std::chrono::milliseconds;
-using std::chrono::seconds;
 using testing::HasSubstr;
 using Phase = PlacementChange::Phase;
 using Purpose = PlacementChange::Purpose;

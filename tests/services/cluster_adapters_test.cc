@@ -14,7 +14,6 @@
 namespace conclave::services {
 namespace {
 
-using scheduler::Micros;
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -22,11 +21,9 @@ using End = absl::StatusOr<v1::AdapterOperation>;
 
 // A scheduler among workers "a", "b" and a router, who beat every time anything happens and do at
 // once what views tell.
-class ClusterAdaptersTest : public testing::SteppedClusterService {
+class ClusterAdaptersTest : public testing::SteppedCluster {
  protected:
-  explicit ClusterAdaptersTest(int32_t workers = 2) {
-    options_.placement.workers = workers;
-    Restart();
+  explicit ClusterAdaptersTest(int32_t workers = 2) : SteppedCluster(workers) {
     for (const char* id : {"a", "b"}) Start(id);
     router_.mutable_router()->set_address("127.0.0.1:4000");
     directories_["/law"] = Found("1a");
@@ -35,21 +32,6 @@ class ClusterAdaptersTest : public testing::SteppedClusterService {
     now_ += options_.adapters.listen;
   }
 
-  void Start(const std::string& id) {
-    v1::HeartbeatRequest& beat = beats_[id];
-    const uint64_t incarnation = beat.worker().incarnation() + 1;
-    beat.Clear();
-    v1::WorkerInfo& info = *beat.mutable_worker();
-    info.set_id(id);
-    info.set_incarnation(incarnation);
-    info.set_address("127.0.0.1:5000");
-    info.set_state(v1::WORKER_STATE_READY);
-    info.set_epoch(0);
-    info.mutable_model()->set_name("tiny");
-    info.mutable_model()->set_moe_layers(1);
-    info.mutable_model()->set_experts(4);
-    info.mutable_model()->add_moe_layer_indices(0);
-  }
   static v1::AdapterChecked Found(const std::string& digest) {
     v1::AdapterChecked checked;
     checked.set_digest(digest);
@@ -59,22 +41,21 @@ class ClusterAdaptersTest : public testing::SteppedClusterService {
     return checked;
   }
 
-  void Round(Micros after = milliseconds(100)) {
-    now_ += after;
+  void Beat() override {
     for (const auto& [id, beat] : beats_) EXPECT_EQ(service_->Hear(beat, now_), absl::OkStatus());
     EXPECT_EQ(service_->Hear(router_, now_), absl::OkStatus());
-    service_->Step(now_);
-    const auto seen = service_->view();
-    router_.set_view(seen->version());
+  }
+  void Follow(const v1::ClusterView& view) override {
+    router_.set_view(view.version());
     for (auto& [id, beat] : beats_) {
-      beat.set_view(seen->version());
+      beat.set_view(view.version());
       beat.clear_checked();
-      if (seen->has_check()) {
-        *beat.mutable_checked() = directories_[seen->check().source()];
-        beat.mutable_checked()->set_check(seen->check().check());
+      if (view.has_check()) {
+        *beat.mutable_checked() = directories_[view.check().source()];
+        beat.mutable_checked()->set_check(view.check().check());
       }
       beat.mutable_placement()->Clear();
-      const uint64_t plan = seen->prepared().plan();
+      const uint64_t plan = view.prepared().plan();
       if (refuses_ && plan != 0) {
         beat.mutable_placement()->set_refused(plan);
         beat.mutable_placement()->set_code(8);
@@ -82,11 +63,8 @@ class ClusterAdaptersTest : public testing::SteppedClusterService {
       } else {
         beat.mutable_placement()->set_acknowledged(plan);
       }
-      beat.mutable_worker()->set_epoch(seen->placement().epoch());
+      beat.mutable_worker()->set_epoch(view.placement().epoch());
     }
-  }
-  void Rounds(int count) {
-    for (int i = 0; i < count; ++i) Round();
   }
 
   absl::StatusOr<std::string> Add(const std::string& name, const std::string& source,
@@ -111,7 +89,6 @@ class ClusterAdaptersTest : public testing::SteppedClusterService {
     return told;
   }
 
-  std::map<std::string, v1::HeartbeatRequest> beats_;
   v1::HeartbeatRequest router_;
   std::map<std::string, v1::AdapterChecked> directories_;
   bool refuses_ = false;  // workers prepare nothing

@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <map>
 #include <set>
 
 #include "services/cluster_service.h"
@@ -13,56 +12,31 @@
 namespace conclave::services {
 namespace {
 
-using scheduler::Micros;
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using Phase = scheduler::PlacementChange::Phase;
 
 // A scheduler among workers "a", "b", ... that beat every time anything happens, and do at once
 // what views tell unless they are among those that do not.
-class ClusterPlacementTest : public testing::SteppedClusterService {
+class ClusterPlacementTest : public testing::SteppedCluster {
  protected:
-  explicit ClusterPlacementTest(int32_t workers = 2) {
-    options_.placement.workers = workers;
-    Restart();
-  }
+  explicit ClusterPlacementTest(int32_t workers = 2) : SteppedCluster(workers) {}
 
-  // A worker that starts, or starts again.
-  void Start(const std::string& id) {
-    v1::HeartbeatRequest& beat = beats_[id];
-    const uint64_t incarnation = beat.worker().incarnation() + 1;
-    beat.Clear();
-    v1::WorkerInfo& info = *beat.mutable_worker();
-    info.set_id(id);
-    info.set_incarnation(incarnation);
-    info.set_address("127.0.0.1:5000");
-    info.set_state(v1::WORKER_STATE_READY);
-    info.set_epoch(0);
-    info.mutable_model()->set_name("tiny");
-    info.mutable_model()->set_moe_layers(1);
-    info.mutable_model()->set_experts(4);
-    info.mutable_model()->add_moe_layer_indices(0);
-  }
   void Stop(const std::string& id) { silent_.insert(id); }
   void Continue(const std::string& id) { silent_.erase(id); }
 
-  // Everybody beats, the scheduler draws its conclusions, everybody follows the view.
-  void Round(Micros after = milliseconds(100)) {
-    now_ += after;
+  void Beat() override {
     for (const auto& [id, beat] : beats_) {
       if (silent_.contains(id)) continue;
       EXPECT_TRUE(service_->Hear(beat, now_).ok());
     }
-    service_->Step(now_);
+  }
+  void Follow(const v1::ClusterView& view) override {
     for (auto& [id, beat] : beats_) {
       if (silent_.contains(id) || slow_.contains(id)) continue;
-      beat.mutable_placement()->set_acknowledged(view().prepared().plan());
-      beat.mutable_worker()->set_epoch(view().placement().epoch());
+      beat.mutable_placement()->set_acknowledged(view.prepared().plan());
+      beat.mutable_worker()->set_epoch(view.placement().epoch());
     }
-  }
-  void Rounds(int count) {
-    for (int i = 0; i < count; ++i) Round();
   }
 
   const v1::ClusterView& view() {
@@ -88,7 +62,6 @@ class ClusterPlacementTest : public testing::SteppedClusterService {
         [this](const absl::StatusOr<scheduler::Epoch>& end) { ended_ = end; }, now_);
   }
 
-  std::map<std::string, v1::HeartbeatRequest> beats_;
   std::set<std::string> silent_;  // are not heard and follow nothing
   std::set<std::string> slow_;    // beat, but follow nothing
   std::shared_ptr<const v1::ClusterView> seen_;

@@ -12,7 +12,6 @@
 namespace conclave::services {
 namespace {
 
-using scheduler::Micros;
 using ::testing::HasSubstr;
 
 v1::WorkerInfo Info(const std::string& id, uint64_t incarnation = 1) {

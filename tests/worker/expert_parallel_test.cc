@@ -21,9 +21,7 @@
 namespace conclave::worker {
 namespace {
 
-using scheduler::ExpertId;
 using scheduler::Placement;
-using scheduler::TokenId;
 using testing::Alone;
 using testing::AnyPlacement;
 using testing::Checkpoints;
@@ -136,16 +134,19 @@ TEST_F(Workers, GiveTheSameWhileHomesThatAreAheadWaitForTheOthers) {
   EXPECT_TRUE(group.AllAnswers() == expected_);
 }
 
+// Whatever w2 owns, w1 owns too.
+Placement AllOfW2sWithW1(Placement placement) {
+  for (std::vector<int32_t>& owners : placement.owners) {
+    if (owners.back() == 2) owners = {1, 2};
+  }
+  return placement;
+}
+
 TEST_F(Workers, GoOnWithReplicasWhenAPeerIsLost) {
   Engine::Options engine;
   engine.experts.exchange.late = testing::kNeverLate;  // or w2 might not be asked often enough
   WorkerGroup group({.workers = 3, .engine = engine}, directory_);
-  Placement placement = Contiguous(3);
-  // Whatever w2 owns, w1 owns too.
-  for (std::vector<int32_t>& owners : placement.owners) {
-    if (owners.back() == 2) owners = {1, 2};
-  }
-  group.Place(placement);
+  group.Place(AllOfW2sWithW1(Contiguous(3)));
   std::atomic<int> asked{0};
   group.network().SetJudge([&](const std::string&, const std::string& to, const FrameHeader& h) {
     if (to == "w2" && h.kind == FrameKind::kRows && ++asked > 5)
@@ -157,6 +158,27 @@ TEST_F(Workers, GoOnWithReplicasWhenAPeerIsLost) {
   group.SetAlive(2, false);
   group.AwaitAll();
   EXPECT_TRUE(group.AllAnswers() == expected_);
+}
+
+TEST_F(Workers, BeginAStepWithoutTheLossesThatAreOver) {
+  Engine::Options engine;
+  engine.experts.exchange.late = testing::kNeverLate;
+  WorkerGroup group({.workers = 3, .engine = engine}, directory_);
+  group.Place(AllOfW2sWithW1(Contiguous(3)));
+  for (const char* peer : {"w1", "w2"}) {
+    group.network().SetConnected("w0", peer, false);
+    group.network().SetConnected("w0", peer, true);
+  }
+  std::atomic<int> asked_w2{0};
+  group.network().SetJudge([&](const std::string&, const std::string& to, const FrameHeader& h) {
+    if (to == "w2" && h.kind == FrameKind::kRows) ++asked_w2;
+    return InProcessNetwork::Fate::kDeliver;
+  });
+  SubmitAll(group, 1);
+  group.AwaitAll();
+  EXPECT_TRUE(group.AllAnswers() == expected_);
+  EXPECT_EQ(group.engine(0).stats().steps_redone, 0u) << "w1 alone has some of the experts";
+  EXPECT_GT(asked_w2, 0);
 }
 
 TEST_F(Workers, RedoTheStepWhenAnExpertHasNoOwnerLeftUntilAPlacementGivesItOne) {
@@ -216,11 +238,7 @@ TEST_F(Workers, AskAReplicaToo_WhenOneIsLate) {
   Engine::Options engine;
   engine.experts.exchange.late = std::chrono::microseconds(200);
   WorkerGroup group({.workers = 3, .engine = engine}, directory_);
-  Placement placement = Contiguous(3);
-  for (std::vector<int32_t>& owners : placement.owners) {
-    if (owners.back() == 2) owners = {1, 2};
-  }
-  group.Place(placement);
+  group.Place(AllOfW2sWithW1(Contiguous(3)));
   // What w2 answers comes only after all is over.
   group.network().SetJudge([](const std::string& from, const std::string&, const FrameHeader& h) {
     return from == "w2" && h.kind == FrameKind::kResults ? InProcessNetwork::Fate::kHold

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "scheduler/check.h"
-#include "scheduler/placement.h"
 #include "tests/worker/testing/collector.h"
+#include "tests/worker/testing/give_all.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
 #include "worker/engine.h"
 
@@ -22,6 +22,7 @@ using scheduler::Micros;
 using scheduler::TokenId;
 using testing::Collector;
 using ::testing::ElementsAre;
+using testing::GiveAll;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -75,17 +76,6 @@ class EngineOrphans : public ::testing::Test {
   void RunAll(Micros now = kNow) {
     while (engine_->Step(now)) {
     }
-  }
-  void PlaceAllExperts(const std::string& worker, scheduler::Epoch epoch) {
-    const ModelSpec& spec = engine_->model().spec;
-    const FrameLimits limits = FrameLimitsFor(spec, 1);
-    scheduler::Placement placement =
-        scheduler::Contiguous({worker}, static_cast<int32_t>(limits.layers), spec.gate.slots);
-    placement.epoch = epoch;
-    placement.plan = epoch;
-    const auto shared = std::make_shared<const scheduler::Placement>(placement);
-    ASSERT_TRUE(engine_->Prepare(shared).ok());
-    ASSERT_TRUE(engine_->Commit(placement.plan, epoch).ok());
   }
   Collector::Answer Whole() {
     const auto link = std::make_shared<Collector>();
@@ -147,12 +137,12 @@ TEST_F(EngineOrphans, GoOnForWhoTakesThemOver) {
 TEST_F(EngineOrphans, AreToldOnceWhereTheirHeirsWaitForAnExpert) {
   const Collector::Answer whole = Whole();
   LeaveAnOrphan("name");
-  PlaceAllExperts("elsewhere", 1);
+  GiveAll(*engine_, "elsewhere", 1);
   const auto link = std::make_shared<Collector>();
   ASSERT_TRUE(engine_->Submit(link, Heir("name", 5)).ok());
   Steps(3);
   EXPECT_THAT(engine_->stats().lacks, HasSubstr("no live owner for expert"));
-  PlaceAllExperts("here", 2);
+  GiveAll(*engine_, "here", 2);
   RunAll();
   EXPECT_EQ(engine_->stats().steps_redone, 3u);
   EXPECT_EQ(engine_->stats().lacks, "");

@@ -9,8 +9,8 @@
 #include <string>
 
 #include "scheduler/check.h"
-#include "scheduler/placement.h"
 #include "tests/worker/testing/collector.h"
+#include "tests/worker/testing/give_all.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
 #include "worker/engine.h"
 
@@ -42,15 +42,7 @@ class StuckStep : public ::testing::Test {
     Place("elsewhere");
   }
 
-  void Place(const std::string& worker) {
-    const ModelSpec& spec = engine_->model().spec;
-    scheduler::Placement placement = scheduler::Contiguous(
-        {worker}, static_cast<int32_t>(FrameLimitsFor(spec, 1).layers), spec.gate.slots);
-    placement.epoch = placement.plan = ++epoch_;
-    const auto shared = std::make_shared<const scheduler::Placement>(placement);
-    CONCLAVE_CHECK(engine_->Prepare(shared).ok());
-    CONCLAVE_CHECK(engine_->Commit(placement.plan, placement.epoch).ok());
-  }
+  void Place(const std::string& worker) { testing::GiveAll(*engine_, worker, ++epoch_); }
   void Submit(uint64_t id, std::optional<Micros> deadline = {}) {
     SequenceRequest request;
     request.id = id;
@@ -113,6 +105,23 @@ TEST_F(StuckStep, BeginsAnotherWaitOnceTheExpertWasThere) {
   ASSERT_TRUE(Ended(1));
   EXPECT_TRUE(link_->answers[1].end->status.ok());
   EXPECT_FALSE(link_->answers[1].end->lacks_expert);
+}
+
+TEST_F(StuckStep, BeginsAnotherWaitForWhoWasPausedWhenTheExpertWasThere) {
+  Submit(1);
+  engine_->Step(kNow);
+  engine_->SetPaused(link_.get(), 1, true);
+  Submit(2);
+  Place("here");
+  engine_->Step(kNow + Micros(1));
+  EXPECT_EQ(link_->answers[2].tokens.size(), 1u);
+  EXPECT_TRUE(link_->answers[1].tokens.empty());
+  engine_->SetPaused(link_.get(), 1, false);
+  Place("elsewhere");
+  engine_->Step(kNow + kWait);
+  EXPECT_FALSE(Ended(1)) << "its first wait was over when the expert came";
+  engine_->Step(kNow + 2 * kWait);
+  ExpectLacked(1);
 }
 
 }  // namespace

@@ -292,22 +292,21 @@ bool PeerExchange::TakeNews(Rows outputs) {
     const std::lock_guard lock(mutex_);
     news_.store(false, std::memory_order_relaxed);
     answers_.swap(inbox_);
+    losses_.swap(lost_);
   }
-  const bool any = !answers_.empty();
+  const bool any = !answers_.empty() || !losses_.empty();
   for (const Answer& answer : answers_) Take(answer, outputs);
   answers_.clear();  // their bodies go back
-  return TakeLosses() || any;
+  LoseAll();
+  return any;
 }
 
-bool PeerExchange::TakeLosses() {
+void PeerExchange::TakeLosses() {
   {
     const std::lock_guard lock(mutex_);
     losses_.swap(lost_);
   }
-  const bool any = !losses_.empty();
-  for (const PeerIndex peer : losses_) Lose(peer);
-  losses_.clear();
-  return any;
+  LoseAll();
 }
 
 bool PeerExchange::Fits(const FrameHeader& answer, const Question& question) {

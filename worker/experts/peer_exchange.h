@@ -14,8 +14,8 @@
 // expert, or ABORTED if the placement it stepped by is not the others'. Nothing may be committed
 // then.
 //
-// Threads: Adopt, ForgetLosses, BeginStep, Dispatch, Combine, AwaitChange: the engine thread. The
-// rest: any.
+// Threads: ForgetLosses, BeginStep, Dispatch, Combine, AwaitChange: the engine thread. The rest:
+// any.
 
 #include <atomic>
 #include <chrono>
@@ -147,8 +147,9 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   bool TakeNews(Rows outputs);
   void Take(const Answer& answer, Rows outputs);
   void TakeRows(const Question& question, const Answer& answer, Rows outputs);
-  bool TakeLosses();
-  void Lose(PeerIndex peer);
+  void TakeLosses();
+  void LoseAll();                 // of losses_
+  uint64_t Lose(PeerIndex peer);  // how many frames it owed
   void Drop(size_t question);
   void NoteUnasked(int32_t piece);
   absl::Status AskUnasked(Rows outputs);

@@ -8,19 +8,27 @@
 
 namespace conclave::worker {
 
+void PeerExchange::LoseAll() {
+  if (losses_.empty()) return;
+  uint64_t owed = 0;
+  for (const PeerIndex peer : losses_) owed += Lose(peer);
+  losses_.clear();
+  const std::lock_guard lock(mutex_);
+  stats_.rerouted += owed;
+}
+
 // Whether it owes anything or not, it is asked nothing more in this step.
-void PeerExchange::Lose(PeerIndex peer) {
+uint64_t PeerExchange::Lose(PeerIndex peer) {
   const auto known = std::find(table_.peers.begin(), table_.peers.end(), peer);
-  if (known == table_.peers.end() || !rule_) return;
+  if (known == table_.peers.end() || !rule_) return 0;
   rule_->SetAlive(static_cast<int32_t>(known - table_.peers.begin()), false);
-  uint64_t lost = 0;
+  uint64_t owed = 0;
   for (size_t i = questions_.size(); i-- > 0;) {
     if (questions_[i].peer != peer) continue;
     Drop(i);
-    ++lost;
+    ++owed;
   }
-  const std::lock_guard lock(mutex_);
-  stats_.rerouted += lost;
+  return owed;
 }
 
 // Forgets a question; what it asked for and nobody else was asked for is to be asked again.
