@@ -29,6 +29,9 @@ struct AdapterView {
   std::string parent;  // the base model
   State state = State::kLoading;
   std::vector<uint32_t> replaced{};  // as PlacedAdapter's; empty: not known
+  bool on_disk = false;              // no place in memory, or about to leave it: nobody begins
+  bool placed = true;                // workers have it still
+  std::string problem{};             // why it could not come back
 };
 
 class AdapterNames {

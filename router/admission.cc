@@ -111,7 +111,8 @@ Admission::Refusal Admission::Refused(Reason reason, int64_t limit, const Accoun
           account.adapter};
 }
 
-std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, const Need& need, bool goes_on) {
+std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, const Need& need, bool goes_on,
+                                                     const std::string& version) {
   Entry& entry = entries_.at(key);
   CONCLAVE_CHECK(entry.state == State::kPreparing);
   Account& account = *entry.account;
@@ -125,6 +126,7 @@ std::optional<Admission::Refusal> Admission::Enqueue(uint64_t key, const Need& n
   entry.state = State::kWaiting;
   entry.need = need;
   entry.goes_on = goes_on;
+  entry.version = version;
   Count(account, State::kWaiting, 1);
   CountTokens(account, need.all());
   queue_.Push(key, account.adapter, goes_on);
@@ -173,6 +175,10 @@ std::vector<Admission::Start> Admission::Dispatch(std::vector<WorkerView> worker
 
 Answer Admission::Offer(uint64_t key, Round& round) {
   const Entry& entry = entries_.at(key);
+  if (IsAway(entry)) {
+    if (queue_.held_up() == key) queue_.LetGo();
+    return Answer::kAway;
+  }
   if (MustWait(key)) return Answer::kLaneWaits;
   Demand demand{.model = round.model,
                 .tokens = entry.need.all(),
@@ -195,6 +201,28 @@ Answer Admission::Offer(uint64_t key, Round& round) {
   if (!round.AnyRoom(options_.home)) return Answer::kNobodyGoes;
   if (!entry.requeued) HoldUp(key);
   return needs_credit ? Answer::kNeedsCredit : Answer::kLaneWaits;
+}
+
+bool Admission::IsAway(const Entry& entry) const {
+  if (entry.version.empty()) return false;
+  const auto away = away_.find(entry.version);
+  return away != away_.end() && !(entry.requeued && away->second);
+}
+
+bool Admission::WaitsForMemory(uint64_t key) const {
+  const auto found = entries_.find(key);
+  return found != entries_.end() && found->second.state == State::kWaiting && IsAway(found->second);
+}
+
+Admission::VersionUse Admission::version_use() const {
+  VersionUse use;
+  for (const auto& [key, entry] : entries_) {
+    if (entry.version.empty()) continue;
+    const bool waits = entry.state == State::kWaiting;
+    if (entry.state == State::kHome || (waits && entry.requeued)) use.running.insert(entry.version);
+    if (waits && IsAway(entry)) use.waiting.insert(entry.version);
+  }
+  return use;
 }
 
 bool Admission::LeavesSomeToOthers(uint64_t key) const {
@@ -324,6 +352,9 @@ Admission::Micros Admission::Pushback(const Departures& departures, size_t waiti
 Admission::Stats Admission::stats() const {
   Stats stats = has_;
   if (lacks_credit_) stats.waiting_for_credit = stats.waiting;
+  if (away_.empty()) return stats;
+  for (const auto& [key, entry] : entries_)
+    stats.waiting_for_memory += entry.state == State::kWaiting && IsAway(entry);
   return stats;
 }
 

@@ -21,9 +21,13 @@
 //     limit: a flood is refused while others still find a place. Idea: Choudhury and Hahne,
 //     "Dynamic queue length thresholds for shared-memory packet switches" (1998).
 //   * A request whose home is lost goes before all: it has been charged, and has waited.
+//   * One whose adapter's version is not in memory (SetAway) waits for that, with those behind it
+//     in its adapter; to others it is as if it were not there.
 
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -93,8 +97,19 @@ class Admission {
   std::optional<Refusal> MoveTo(uint64_t key, const std::string& adapter);
 
   // Its tokens are known: it joins the end of its adapter's queue, or is refused and keeps only its
-  // place. goes_on: as Demand's.
-  std::optional<Refusal> Enqueue(uint64_t key, const Need& need, bool goes_on = false);
+  // place. goes_on: as Demand's. version: digest of what it needs; empty: the base model.
+  std::optional<Refusal> Enqueue(uint64_t key, const Need& need, bool goes_on = false,
+                                 const std::string& version = "");
+
+  // Versions, by digest, with which no request begins, from now on; and whether workers have it
+  // still, for those that a worker had.
+  void SetAway(std::map<std::string, bool> away) { away_ = std::move(away); }
+  bool WaitsForMemory(uint64_t key) const;
+  // Digests of versions that workers have, or had, requests of, and of those that are waited for.
+  struct VersionUse {
+    std::set<std::string> running, waiting;
+  };
+  VersionUse version_use() const;
 
   // Who has this id.
   std::optional<uint64_t> KeyOf(const std::string& id) const;
@@ -140,11 +155,12 @@ class Admission {
     int32_t preparing = 0;  // reserved, not yet queued
     int32_t waiting = 0;
     int32_t waiting_for_credit = 0;  // of them, as of the last Dispatch
+    int32_t waiting_for_memory = 0;  // of them
     int32_t running = 0;             // with a home
     int64_t tokens = 0;
   };
   Stats stats() const;
-  // Of each adapter that has requests, without waiting_for_credit; empty: the base model.
+  // Of each adapter that has requests, without what it waits for; empty: the base model.
   std::unordered_map<std::string, Stats> adapters() const;
 
   // Walks all state and aborts on a broken promise. For tests.
@@ -171,6 +187,7 @@ class Admission {
     bool paused = false;                // counted in Home::paused alone
     bool goes_on = false;
     bool requeued = false;  // it has had its turn
+    std::string version;    // digest
   };
   struct Home {
     int32_t requests = 0;  // without those paused, as tokens
@@ -188,6 +205,7 @@ class Admission {
   void ForgetIfIdle(Account& account);
   // One request more, or less, is being prepared.
   void CountPreparing(Account& account, int32_t change);
+  bool IsAway(const Entry& entry) const;
   void Count(Account& account, State state, int32_t change);
   void CountTokens(Account& account, int64_t change);
 
@@ -206,6 +224,7 @@ class Admission {
   int64_t passed_ = 0;                             // tokens that went past who is held up in queue_
   bool lacks_credit_ = false;                      // those of queue_, after the last Dispatch
   std::unordered_map<uint64_t, Home> homes_;
+  std::map<std::string, bool> away_;
   Stats has_;
   Departures departures_;
 };

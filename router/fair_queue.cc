@@ -177,7 +177,7 @@ bool FairQueue::ServeFirst(const Offer& offer) {
       Erase(key);
     } else if (answer == Answer::kNeedsCredit || answer == Answer::kAllNeedCredit) {
       only_going_on_ = true;
-    } else {
+    } else if (answer != Answer::kAway) {
       return false;
     }
   }

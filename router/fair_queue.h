@@ -50,6 +50,7 @@ class FairQueue {
   enum class Answer : uint8_t {
     kGoes,
     kLaneWaits,      // nobody of its lane goes now
+    kAway,           // likewise, and it does not hold up others, even if it is first
     kNeedsCredit,    // of its lane only those that go on may go now
     kAllNeedCredit,  // of all lanes only those
     kNobodyGoes,     // there is no room for anybody
@@ -73,6 +74,8 @@ class FairQueue {
   // One at a time, and none of those that are first anyway.
   void HoldUp(uint64_t key);
   std::optional<uint64_t> held_up() const { return held_up_; }
+  // It is not what holds it up any more that does.
+  void LetGo() { held_up_.reset(); }
 
   // The lane's request that is or was offered costs so much; negative gives back.
   void Charge(const std::string& lane, int64_t tokens);

@@ -8,11 +8,10 @@
 namespace conclave::scheduler {
 namespace {
 
-using Report = AdapterCatalogue::Report;
 using Worker = AdapterCatalogue::Worker;
 
-bool Holds(const Report& report, const std::string& digest) {
-  return std::find(report.in_use.begin(), report.in_use.end(), digest) != report.in_use.end();
+bool Holds(const std::vector<std::string>& digests, const std::string& digest) {
+  return std::find(digests.begin(), digests.end(), digest) != digests.end();
 }
 
 // Whether every worker serves by a placement that has the version, and no plan takes it away.
@@ -42,7 +41,7 @@ std::string Seconds(Micros time) {
 }  // namespace
 
 AdapterCatalogue::AdapterCatalogue(const Options& options, Stored stored, Micros now)
-    : options_(options), started_(now), stored_(std::move(stored)) {
+    : options_(options), started_(now), stored_(std::move(stored)), rotation_(options.rotation) {
   CONCLAVE_CHECK(options.timeout > Micros::zero());
   CONCLAVE_CHECK(options.limits.open >= 1 && options.limits.ended >= 1);
 }
@@ -79,18 +78,21 @@ bool AdapterCatalogue::Step(const Known& known, Micros now) {
   changed |= StepPlan(known, now);
   changed |= StepChecking(known, now);
   changed |= StepPlacing(known, now);
+  changed |= StepComing(known);
+  changed |= StepRotation(known, now);
   changed |= StepLeaving(known, now);
   changed |= StepGone(known);
   if (changed) ForgetEnded();
   return changed;
 }
 
-// A version that has a name goes only with the base model that it was for.
+// What is not on disk and has a name goes only with the base model that it was for.
 bool AdapterCatalogue::StepLost(const Known& known) {
   const bool lost =
       known.placement.current() &&
-      std::any_of(stored_.active.begin(), stored_.active.end(),
-                  [&](const auto& active) { return IsGone(known.placement, active.second); });
+      std::any_of(stored_.active.begin(), stored_.active.end(), [&](const auto& active) {
+        return !IsOnDisk(active.second) && IsGone(known.placement, active.second);
+      });
   if (!lost) return false;
   for (AdapterOperation& operation : stored_.operations) {
     if (IsOpen(operation.stage))
@@ -99,6 +101,7 @@ bool AdapterCatalogue::StepLost(const Known& known) {
   stored_.active.clear();
   stored_.draining.clear();
   stored_.versions.clear();
+  coming_.reset();
   return true;
 }
 
@@ -111,7 +114,12 @@ bool AdapterCatalogue::StepPlan(const Known& known, Micros now) {
   AdapterOperation* const operation = Mutable(plan_->second);
   const bool known_end = outcome && outcome->plan == plan_->first;
   plan_.reset();
-  if (!known_end || outcome->committed) return false;
+  if (known_end && outcome->committed) return false;
+  if (const auto came = std::exchange(coming_, std::nullopt)) {
+    rotation_.Failed(*came, known_end ? outcome->why : "its plan was taken back", now);
+    return true;
+  }
+  if (!known_end) return false;
   waits_ = outcome->why;
   not_before_ = now + options_.again;
   const auto error = static_cast<AdapterError>(outcome->code);
@@ -153,6 +161,7 @@ bool AdapterCatalogue::StepChecking(const Known& known, Micros now) {
   operation.digest = first->report->found.digest;
   operation.experts = first->report->found.replaced;
   operation.bytes = first->report->found.bytes;
+  operation.shared_bytes = first->report->found.shared_bytes;
   operation.stage = AdapterStage::kPlacing;
   waits_ = "it is not placed yet";
   return true;
@@ -163,7 +172,7 @@ bool AdapterCatalogue::StepPlacing(const Known& known, Micros now) {
   for (AdapterOperation& operation : stored_.operations) {
     if (operation.stage != AdapterStage::kPlacing) continue;
     if (!Serves(known.placement, operation.digest)) continue;
-    Activate(operation);
+    Activate(operation, /*on_disk=*/false);
     changed = true;
   }
   const AdapterOperation* const head = FirstIn(AdapterStage::kPlacing);
@@ -171,10 +180,35 @@ bool AdapterCatalogue::StepPlacing(const Known& known, Micros now) {
   if (head == nullptr || plan_) return changed;
   const auto& current = known.placement.current();
   if (current && FindAdapter(*current, head->digest)) return changed;
-  return TooLate(*head, now) || changed;
+  if (HasRoom(*head, known.placement)) return TooLate(*head, now) || changed;
+  AdapterOperation& operation = *Mutable(head->id);
+  const AdapterVersion version{.replaced = operation.experts,
+                               .bytes = operation.bytes,
+                               .shared_bytes = operation.shared_bytes};
+  std::string problem =
+      rotation_.ProblemOf(*current, ToBePlaced(operation.digest, version), version);
+  if (problem.empty()) {
+    Activate(operation, /*on_disk=*/true);
+  } else {
+    Fail(operation, AdapterError::kFull, std::move(problem));
+  }
+  return true;
 }
 
-void AdapterCatalogue::Activate(AdapterOperation& operation) {
+bool AdapterCatalogue::HasRoom(const AdapterOperation& operation,
+                               const PlacementChange& change) const {
+  if (!change.current()) return true;
+  AdapterRotation::Versions versions = stored_.versions;
+  const AdapterVersion version{.source = operation.source,
+                               .replaced = operation.experts,
+                               .bytes = operation.bytes,
+                               .shared_bytes = operation.shared_bytes};
+  versions.try_emplace(operation.digest, version);
+  return rotation_.Fits(WithAdapter(*change.current(), ToBePlaced(operation.digest, version)),
+                        versions);
+}
+
+void AdapterCatalogue::Activate(AdapterOperation& operation, bool on_disk) {
   const auto active = stored_.active.find(operation.name);
   const bool had = active != stored_.active.end();
   if (had && active->second != operation.digest) {
@@ -185,10 +219,12 @@ void AdapterCatalogue::Activate(AdapterOperation& operation) {
     ++(had ? stats_.unchanged : stats_.added);
   }
   stored_.active[operation.name] = operation.digest;
-  stored_.versions.try_emplace(
-      operation.digest, AdapterVersion{.source = operation.source,
-                                       .experts = static_cast<uint32_t>(operation.experts.size()),
-                                       .bytes = operation.bytes});
+  stored_.versions
+      .try_emplace(operation.digest, AdapterVersion{.source = operation.source,
+                                                    .replaced = operation.experts,
+                                                    .bytes = operation.bytes,
+                                                    .shared_bytes = operation.shared_bytes})
+      .first->second.on_disk = on_disk;
   operation.stage = AdapterStage::kDone;
   operation.experts.clear();
   SettleDraining();
@@ -205,19 +241,69 @@ void AdapterCatalogue::SettleDraining() {
   }
 }
 
+// Of what requests hold of each version, who comes to memory or has to leave it follows.
+bool AdapterCatalogue::StepRotation(const Known& known, Micros now) {
+  const Placement* const current =
+      known.placement.current() ? &*known.placement.current() : nullptr;
+  std::map<std::string, AdapterRotation::Use> uses;
+  for (const Router& router : known.routers) {
+    if (router.report == nullptr || now - router.report->at >= options_.silent) continue;
+    for (const std::string& digest : router.report->running) uses[digest].runs = true;
+    for (const std::string& digest : router.report->waiting) uses[digest].wanted = true;
+  }
+  for (const Worker& worker : known.workers) {
+    if (!worker.alive || worker.report == nullptr) continue;
+    for (const std::string& digest : worker.report->in_use) uses[digest].runs = true;
+  }
+  bool changed = rotation_.Note(current, stored_.versions, uses, now);
+  if (current == nullptr) return changed;
+  for (auto& [digest, version] : stored_.versions) {
+    if (!version.replaced.empty()) continue;  // else as an older scheduler has stored it
+    if (const PlacedAdapter* const placed = FindAdapter(*current, digest))
+      version.replaced = placed->replaced;
+  }
+  while (const auto leaver = rotation_.Leaver(*current, stored_.versions, now)) {
+    stored_.versions[*leaver].on_disk = true;
+    ++stats_.to_disk;
+    changed = true;
+  }
+  return changed;
+}
+
+bool AdapterCatalogue::StepComing(const Known& known) {
+  if (!coming_ || !Serves(known.placement, *coming_)) return false;
+  if (const auto version = stored_.versions.find(*coming_); version != stored_.versions.end()) {
+    version->second.on_disk = false;
+    ++stats_.to_memory;
+  }
+  coming_.reset();
+  return true;
+}
+
 bool AdapterCatalogue::StepLeaving(const Known& known, Micros now) {
-  std::erase_if(leaving_, [&](const auto& one) { return IsWanted(one.first); });
-  if (!known.placement.current()) return false;
+  const auto& current = known.placement.current();
+  if (!current) return false;
+  std::map<std::string, bool> leaves;  // digest to Leaving::to_disk
+  for (const PlacedAdapter& adapter : current->adapters) {
+    const bool to_disk = IsOnDisk(adapter.digest) && !IsComing(adapter.digest);
+    if (to_disk || !IsWanted(adapter.digest)) leaves[adapter.digest] = to_disk;
+  }
+  for (const auto& [digest, version] : stored_.versions) {
+    if (version.on_disk && !IsWanted(digest)) leaves.try_emplace(digest, false);
+  }
+  std::erase_if(leaving_, [&](const auto& one) {
+    const auto still = leaves.find(one.first);
+    return still == leaves.end() || still->second != one.second.to_disk;
+  });
   bool changed = false;
-  for (const PlacedAdapter& adapter : known.placement.current()->adapters) {
-    if (IsWanted(adapter.digest)) continue;
+  for (const auto& [digest, to_disk] : leaves) {
     const auto [leaving, is_new] =
-        leaving_.try_emplace(adapter.digest, Leaving{.view = known.view + 1});
+        leaving_.try_emplace(digest, Leaving{.to_disk = to_disk, .view = known.view + 1});
     changed |= is_new;
     const bool quiet =
         now - started_ >= options_.listen &&
         std::none_of(known.routers.begin(), known.routers.end(), [&](const Router& router) {
-          return MayHold(router, adapter.digest, leaving->second, now);
+          return MayHold(router, digest, leaving->second, now);
         });
     if (!quiet) leaving->second.quiet.reset();
     if (quiet && !leaving->second.quiet) leaving->second.quiet = now;
@@ -230,7 +316,7 @@ bool AdapterCatalogue::MayHold(const Router& router, const std::string& digest,
                                const Leaving& leaving, Micros now) const {
   if (router.report == nullptr || now - router.report->at >= options_.silent) return false;
   if (router.report->view < leaving.view) return true;
-  return Holds(*router.report, digest);
+  return Holds(leaving.to_disk ? router.report->running : router.report->in_use, digest);
 }
 
 bool AdapterCatalogue::MayGo(const Leaving& leaving, const std::string& digest,
@@ -239,7 +325,7 @@ bool AdapterCatalogue::MayGo(const Leaving& leaving, const std::string& digest,
   return std::all_of(known.workers.begin(), known.workers.end(), [&](const Worker& worker) {
     if (!worker.alive) return true;
     return worker.report != nullptr && worker.report->view >= leaving.view &&
-           worker.report->at > *leaving.quiet && !Holds(*worker.report, digest);
+           worker.report->at > *leaving.quiet && !Holds(worker.report->in_use, digest);
   });
 }
 
@@ -248,14 +334,19 @@ bool AdapterCatalogue::StepGone(const Known& known) {
   bool changed = false;
   std::vector<std::string> free;
   for (const auto& [digest, version] : stored_.versions) {
-    if (!IsGone(known.placement, digest) || IsWanted(digest)) continue;
-    const auto [gone, is_new] = gone_.try_emplace(digest, known.view + 1);
+    if (!IsGone(known.placement, digest)) continue;
+    const auto [gone, is_new] = gone_.try_emplace(digest, Gone{.view = known.view + 1});
     changed |= is_new;
-    const bool told =
+    gone->second.freed =
         std::all_of(known.workers.begin(), known.workers.end(), [&](const Worker& worker) {
-          return !worker.alive || (worker.report && worker.report->view >= gone->second);
+          return !worker.alive || (worker.report && worker.report->view >= gone->second.view);
         });
-    if (told) free.push_back(digest);
+    if (!gone->second.freed || IsWanted(digest)) continue;
+    // Requests that wait for its memory hold it too.
+    const auto leaving = leaving_.find(digest);
+    const bool held =
+        version.on_disk && (leaving == leaving_.end() || !MayGo(leaving->second, digest, known));
+    if (!held) free.push_back(digest);
   }
   std::erase_if(gone_, [&](const auto& one) { return !IsGone(known.placement, one.first); });
   for (const std::string& digest : free) Free(digest);
@@ -296,6 +387,7 @@ std::optional<AdapterCatalogue::Wish> AdapterCatalogue::Next(const Known& known,
   for (const AdapterOperation& operation : stored_.operations) {
     if (operation.stage != AdapterStage::kPlacing) continue;
     if (change.current() && FindAdapter(*change.current(), operation.digest)) continue;
+    if (!HasRoom(operation, change) || !AllIsFreed()) break;
     return Wish{.add = PlacedAdapter{.digest = operation.digest,
                                      .source = operation.source,
                                      .replaced = operation.experts}};
@@ -304,7 +396,10 @@ std::optional<AdapterCatalogue::Wish> AdapterCatalogue::Next(const Known& known,
     if (FindAdapter(*change.current(), digest) && MayGo(leaving, digest, known))
       return Wish{.remove = digest};
   }
-  return std::nullopt;
+  if (!change.current() || coming_ || !AllIsFreed()) return std::nullopt;
+  const auto comer = rotation_.Comer(*change.current(), stored_.versions, now);
+  if (!comer) return std::nullopt;
+  return Wish{.add = ToBePlaced(*comer, stored_.versions.at(*comer))};
 }
 
 void AdapterCatalogue::Proposed(const Wish& wish, const PlacementChange::Proposal& proposal,
@@ -318,6 +413,7 @@ void AdapterCatalogue::Proposed(const Wish& wish, const PlacementChange::Proposa
   }
   if (proposal.verdict == Verdict::kPrepared) {
     plan_ = {proposal.plan, adds ? adds->id : ""};
+    if (wish.add && !adds) coming_ = wish.add->digest;
     waits_ = "workers are getting ready for plan " + std::to_string(proposal.plan);
     return;
   }
@@ -325,6 +421,7 @@ void AdapterCatalogue::Proposed(const Wish& wish, const PlacementChange::Proposa
   not_before_ = now + options_.again;
   if (proposal.verdict == Verdict::kInvalid && adds)
     Fail(*adds, AdapterError::kFull, proposal.problem);
+  if (wish.add && !adds) rotation_.Failed(wish.add->digest, proposal.problem, now);
 }
 
 void AdapterCatalogue::Fail(AdapterOperation& operation, AdapterError error, std::string message) {
@@ -366,6 +463,24 @@ bool AdapterCatalogue::IsWanted(const std::string& digest) const {
                        return operation.stage == AdapterStage::kPlacing &&
                               operation.digest == digest;
                      });
+}
+
+bool AdapterCatalogue::IsComing(const std::string& digest) const {
+  return coming_ == digest || std::any_of(stored_.operations.begin(), stored_.operations.end(),
+                                          [&](const AdapterOperation& operation) {
+                                            return operation.stage == AdapterStage::kPlacing &&
+                                                   operation.digest == digest;
+                                          });
+}
+
+bool AdapterCatalogue::IsOnDisk(const std::string& digest) const {
+  const auto version = stored_.versions.find(digest);
+  return version != stored_.versions.end() && version->second.on_disk;
+}
+
+bool AdapterCatalogue::AllIsFreed() const {
+  return options_.rotation.bytes == 0 ||
+         std::all_of(gone_.begin(), gone_.end(), [](const auto& one) { return one.second.freed; });
 }
 
 }  // namespace conclave::scheduler

@@ -10,6 +10,10 @@
 //   remove  DRAINING ──────────► DONE: its memory is given back
 //             nobody used it, and a placement without it is adopted
 //
+// Where memory does not suffice for all, AdapterRotation says which are placed; the others are on
+// disk, and come back on demand. What leaves memory takes no new requests, is not placed once
+// those that run have ended, and stays what its name means.
+//
 // A version is a digest. Names may share one; its experts are placed once. What is placed and no
 // name's version drains: it goes when every router follows a view that says so and holds no request
 // of it, and every worker has said after that that it holds none either. A router that is silent
@@ -27,6 +31,7 @@
 
 #include "scheduler/adapter_operation.h"
 #include "scheduler/adapter_register.h"
+#include "scheduler/adapter_rotation.h"
 #include "scheduler/placement.h"
 #include "scheduler/placement_change.h"
 #include "scheduler/types.h"
@@ -44,6 +49,7 @@ class AdapterCatalogue {
     // After the start, for routers to be heard, before a version may go.
     Micros listen = std::chrono::seconds(5);
     AdapterLimits limits;
+    AdapterRotation::Options rotation;
   };
 
   using Stored = AdapterRegister;  // what survives a restart of the scheduler
@@ -60,6 +66,9 @@ class AdapterCatalogue {
     Micros at{};                      // when it was heard
     uint64_t view = 0;                // version of the view that it follows
     std::vector<std::string> in_use;  // digests that requests hold there
+    // Of a router, of these: those of requests that a worker has or had, and of those that wait
+    // because the version is not in memory.
+    std::vector<std::string> running, waiting;
     // Of a worker: its verdict on a directory.
     uint64_t check = 0;  // 0: none
     FoundAdapter found;
@@ -101,15 +110,19 @@ class AdapterCatalogue {
     return FindOperation(stored_, operation);
   }
   const Stored& Save() const { return stored_; }
+  // Why a version on disk could not come back when it was tried; empty: it was not.
+  std::string WhyNot(const std::string& digest) const { return rotation_.WhyNot(digest); }
 
   struct Stats {
     uint64_t added = 0, replaced = 0, unchanged = 0, removed = 0, failed = 0;
     uint64_t bytes_freed = 0;
+    uint64_t to_memory = 0, to_disk = 0;  // versions that came back, or had to leave
   };
   const Stats& stats() const { return stats_; }
 
  private:
   struct Leaving {
+    bool to_disk = false;         // requests that wait may hold it
     uint64_t view = 0;            // from which on everybody has been told
     std::optional<Micros> quiet;  // since when no router holds it
   };
@@ -123,13 +136,22 @@ class AdapterCatalogue {
   bool StepPlan(const Known& known, Micros now);
   bool StepChecking(const Known& known, Micros now);
   bool StepPlacing(const Known& known, Micros now);
+  bool StepRotation(const Known& known, Micros now);
+  bool StepComing(const Known& known);
   bool StepLeaving(const Known& known, Micros now);
   bool StepGone(const Known& known);
   bool MayHold(const Router& router, const std::string& digest, const Leaving& leaving,
                Micros now) const;
   bool MayGo(const Leaving& leaving, const std::string& digest, const Known& known) const;
   bool TooLate(const AdapterOperation& operation, Micros now);
-  void Activate(AdapterOperation& operation);
+  // Whether an operation or a request brings it to memory.
+  bool IsComing(const std::string& digest) const;
+  bool IsOnDisk(const std::string& digest) const;
+  // Whether no worker has what is not placed any more; true where there is room for any number.
+  bool AllIsFreed() const;
+  // Whether there is room for what the operation adds; true where that cannot be known yet.
+  bool HasRoom(const AdapterOperation& operation, const PlacementChange& change) const;
+  void Activate(AdapterOperation& operation, bool on_disk);
   void Free(const std::string& digest);
   void SettleDraining();
   void Fail(AdapterOperation& operation, AdapterError error, std::string message);
@@ -146,10 +168,16 @@ class AdapterCatalogue {
   std::map<AdapterStage, Head> heads_;
   // The plan that is open: its number and the operation that it is for, empty of one that removes.
   std::optional<std::pair<uint64_t, std::string>> plan_;
-  Micros not_before_{};                     // the next plan
-  std::string waits_;                       // what the first operation waits for
-  std::map<std::string, Leaving> leaving_;  // placed, and wanted by nobody; by digest
-  std::map<std::string, uint64_t> gone_;    // not placed any more, and since which view
+  Micros not_before_{};  // the next plan
+  std::string waits_;    // what the first operation waits for
+  AdapterRotation rotation_;
+  std::optional<std::string> coming_;       // the digest that is brought back
+  std::map<std::string, Leaving> leaving_;  // wanted by nobody, or to go to disk; by digest
+  struct Gone {
+    uint64_t view = 0;  // since which it is not placed
+    bool freed = false;
+  };
+  std::map<std::string, Gone> gone_;  // versions that are not placed
   Stats stats_;
 };
 

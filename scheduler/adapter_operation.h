@@ -29,6 +29,7 @@ struct FoundAdapter {
   std::string digest;
   std::vector<ExpertId> replaced;  // as PlacedAdapter's
   uint64_t bytes = 0;              // of its experts, as a worker holds them
+  uint64_t shared_bytes = 0;       // of those among them that every worker holds
   AdapterError error = AdapterError::kNone;
   std::string message;
 };
@@ -47,7 +48,8 @@ struct AdapterOperation {
   std::string digest;
   std::vector<ExpertId> experts;  // that it replaces
   uint64_t bytes = 0;
-  std::string replaced;  // the version that had the name before, if it was another
+  uint64_t shared_bytes = 0;  // FoundAdapter's
+  std::string replaced;       // the version that had the name before, if it was another
   uint64_t bytes_freed = 0;
   AdapterError error = AdapterError::kNone;
   std::string message;

@@ -28,8 +28,10 @@ struct AdapterLimits {
 
 struct AdapterVersion {
   std::string source;
-  uint32_t experts = 0;
-  uint64_t bytes = 0;
+  std::vector<ExpertId> replaced;  // as PlacedAdapter's
+  uint64_t bytes = 0;              // of its experts
+  uint64_t shared_bytes = 0;       // of those that every worker holds
+  bool on_disk = false;            // memory is not for it: it is not placed, or about to be no more
   bool operator==(const AdapterVersion&) const = default;
 };
 

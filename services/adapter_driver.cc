@@ -48,15 +48,20 @@ AdapterDriver::AdapterDriver(const Options& options, const AdapterRegister& stor
 bool AdapterDriver::Hear(const v1::HeartbeatRequest& beat, Micros now) {
   const bool router = beat.has_router();
   Heard& heard = router ? routers_[beat.router().address()] : workers_[beat.worker().id()];
-  AdapterCatalogue::Report report{
-      .at = now, .view = beat.view(), .in_use = {beat.in_use().begin(), beat.in_use().end()}};
+  AdapterCatalogue::Report report{.at = now,
+                                  .view = beat.view(),
+                                  .in_use = {beat.in_use().begin(), beat.in_use().end()},
+                                  .running = {beat.running().begin(), beat.running().end()},
+                                  .waiting = {beat.waiting().begin(), beat.waiting().end()}};
   if (!router && beat.has_checked()) {
     report.check = beat.checked().check();
     report.found = FromProto(beat.checked());
   }
   const uint64_t incarnation = router ? 0 : beat.worker().incarnation();
-  const bool news = heard.incarnation != incarnation || heard.report.check != report.check ||
-                    heard.report.view != report.view || heard.report.in_use != report.in_use;
+  const AdapterCatalogue::Report& before = heard.report;
+  const bool news = heard.incarnation != incarnation || before.check != report.check ||
+                    before.view != report.view || before.in_use != report.in_use ||
+                    before.running != report.running || before.waiting != report.waiting;
   heard = {.incarnation = incarnation, .report = std::move(report)};
   return news;
 }
@@ -136,16 +141,25 @@ void AdapterDriver::LogEnds(const std::vector<AdapterOperation>& before) const {
 }
 
 void AdapterDriver::Fill(v1::ClusterView* view) const {
-  for (const AdapterRow& row : catalogue_.Rows()) *view->add_adapters() = ToProto(row);
+  AddRows(view->mutable_adapters());
   if (const AdapterOperation* const checking = catalogue_.Checking()) {
     view->mutable_check()->set_check(checking->check);
     view->mutable_check()->set_source(checking->source);
   }
 }
 
+void AdapterDriver::AddRows(google::protobuf::RepeatedPtrField<v1::Adapter>* adapters) const {
+  for (const AdapterRow& row : catalogue_.Rows()) {
+    *adapters->Add() = ToProto(row);
+    if (row.version.on_disk) {
+      adapters->rbegin()->set_problem(catalogue_.WhyNot(row.digest));
+    }
+  }
+}
+
 v1::AdapterCatalogue AdapterDriver::Describe() const {
   v1::AdapterCatalogue catalogue;
-  for (const AdapterRow& row : catalogue_.Rows()) *catalogue.add_adapters() = ToProto(row);
+  AddRows(catalogue.mutable_adapters());
   for (const AdapterOperation& operation : catalogue_.Save().operations)
     *catalogue.add_operations() = ToProto(operation);
   return catalogue;

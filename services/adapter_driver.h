@@ -56,6 +56,7 @@ class AdapterDriver {
     scheduler::AdapterCatalogue::Report report;
   };
   absl::StatusOr<std::string> Begun(const scheduler::AdapterAnswer& opened);
+  void AddRows(google::protobuf::RepeatedPtrField<v1::Adapter>* adapters) const;
   void LogEnds(const std::vector<scheduler::AdapterOperation>& before) const;
 
   scheduler::AdapterCatalogue catalogue_;

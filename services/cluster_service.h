@@ -123,6 +123,7 @@ class ClusterService : public v1::Cluster::CallbackService {
     scheduler::Epoch released = 0;
     scheduler::PlacementChange::Stats placement;
     int32_t adapters_active = 0, adapters_draining = 0;  // names and versions
+    int32_t adapters_on_disk = 0;                        // versions
     uint64_t adapter_bytes = 0;                          // of all versions
     int32_t adapter_operations = 0;                      // open
     scheduler::AdapterCatalogue::Stats adapters;

@@ -230,8 +230,10 @@ ClusterService::Stats ClusterService::stats() const {
   stats.placement = placement_.change().stats();
   for (const auto& row : adapters_.catalogue().Rows())
     ++(row.active ? stats.adapters_active : stats.adapters_draining);
-  for (const auto& [digest, version] : adapters_.catalogue().Save().versions)
+  for (const auto& [digest, version] : adapters_.catalogue().Save().versions) {
     stats.adapter_bytes += version.bytes;
+    stats.adapters_on_disk += version.on_disk ? 1 : 0;
+  }
   for (const scheduler::AdapterOperation& operation : adapters_.catalogue().Save().operations)
     stats.adapter_operations += IsOpen(operation.stage) ? 1 : 0;
   stats.adapters = adapters_.catalogue().stats();

@@ -17,6 +17,7 @@ using scheduler::AdapterOperation;
 using scheduler::AdapterRegister;
 using scheduler::AdapterRow;
 using scheduler::AdapterStage;
+using scheduler::AdapterVersion;
 using scheduler::ExpertId;
 using scheduler::FoundAdapter;
 
@@ -71,6 +72,7 @@ absl::StatusOr<AdapterOperation> FromProto(const v1::AdapterOperation& message) 
       .digest = message.digest(),
       .experts = {message.replaced_experts().begin(), message.replaced_experts().end()},
       .bytes = message.bytes(),
+      .shared_bytes = message.shared_bytes(),
       .replaced = message.replaced(),
       .bytes_freed = message.bytes_freed(),
       .error = static_cast<AdapterError>(message.code()),
@@ -78,6 +80,8 @@ absl::StatusOr<AdapterOperation> FromProto(const v1::AdapterOperation& message) 
   if (operation.id.empty()) return absl::InvalidArgumentError("has no id");
   if (!Ascending(operation.experts))
     return absl::InvalidArgumentError("names its experts out of order or twice");
+  if (operation.shared_bytes > operation.bytes)
+    return absl::InvalidArgumentError("has more bytes of shared experts than of all");
   if (stage == AdapterStage::kPlacing && operation.experts.empty())
     return absl::InvalidArgumentError("places no experts");
   return operation;
@@ -86,8 +90,20 @@ absl::StatusOr<AdapterOperation> FromProto(const v1::AdapterOperation& message) 
 absl::Status Take(const v1::Adapter& message, AdapterRegister* stored) {
   if (message.name().empty() || message.digest().empty())
     return absl::InvalidArgumentError("an adapter has no name or no version");
-  stored->versions[message.digest()] = {
-      .source = message.source(), .experts = message.experts(), .bytes = message.bytes()};
+  AdapterVersion version{.source = message.source(),
+                         .replaced = {message.replaced().begin(), message.replaced().end()},
+                         .bytes = message.bytes(),
+                         .shared_bytes = message.shared_bytes(),
+                         .on_disk = message.on_disk()};
+  if (!Ascending(version.replaced)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("adapter %s names its experts out of order or twice", message.name()));
+  }
+  if (version.shared_bytes > version.bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("adapter %s has more bytes of shared experts than of all", message.name()));
+  }
+  stored->versions[message.digest()] = std::move(version);
   if (message.state() == v1::ADAPTER_STATE_DRAINING) {
     stored->draining.insert({message.name(), message.digest()});
     return absl::OkStatus();
@@ -98,14 +114,18 @@ absl::Status Take(const v1::Adapter& message, AdapterRegister* stored) {
 
 }  // namespace
 
-v1::Adapter ToProto(const AdapterRow& row) {
+v1::Adapter ToProto(const AdapterRow& row, bool stored) {
   v1::Adapter message;
   message.set_name(row.name);
   message.set_digest(row.digest);
   message.set_state(row.active ? v1::ADAPTER_STATE_ACTIVE : v1::ADAPTER_STATE_DRAINING);
   message.set_source(row.version.source);
-  message.set_experts(row.version.experts);
+  message.set_experts(static_cast<uint32_t>(row.version.replaced.size()));
   message.set_bytes(row.version.bytes);
+  message.set_on_disk(row.version.on_disk);
+  if (stored) message.set_shared_bytes(row.version.shared_bytes);
+  if (!stored && !row.version.on_disk) return message;
+  for (const ExpertId expert : row.version.replaced) message.add_replaced(expert);
   return message;
 }
 
@@ -124,13 +144,15 @@ v1::AdapterOperation ToProto(const AdapterOperation& operation, bool stored) {
   message.set_message(operation.message);
   if (!stored) return message;
   message.set_check(operation.check);
+  message.set_shared_bytes(operation.shared_bytes);
   for (const ExpertId expert : operation.experts) message.add_replaced_experts(expert);
   return message;
 }
 
 v1::AdapterCatalogue ToProto(const AdapterRegister& stored) {
   v1::AdapterCatalogue message;
-  for (const AdapterRow& row : RowsOf(stored)) *message.add_adapters() = ToProto(row);
+  for (const AdapterRow& row : RowsOf(stored))
+    *message.add_adapters() = ToProto(row, /*stored=*/true);
   for (const AdapterOperation& operation : stored.operations)
     *message.add_operations() = ToProto(operation, /*stored=*/true);
   message.set_last_number(stored.last_number);
@@ -159,6 +181,7 @@ v1::AdapterChecked ToProto(uint64_t check, const FoundAdapter& found) {
   message.set_digest(found.digest);
   for (const ExpertId expert : found.replaced) message.add_replaced(expert);
   message.set_bytes(found.bytes);
+  message.set_shared_bytes(found.shared_bytes);
   message.set_code(static_cast<int32_t>(found.error));
   const std::string text = found.message.substr(0, kMessageBytes);
   message.set_message(router::IsUtf8(text) ? text : absl::CHexEscape(text));
@@ -180,9 +203,12 @@ FoundAdapter FromProto(const v1::AdapterChecked& checked,
   if (checked.replaced().empty()) return none("names no experts");
   if (static_cast<size_t>(checked.replaced_size()) > limits.experts)
     return none("names too many experts");
+  if (checked.shared_bytes() > checked.bytes())
+    return none("has more bytes of shared experts than of all");
   FoundAdapter found{.digest = checked.digest(),
                      .replaced = {checked.replaced().begin(), checked.replaced().end()},
-                     .bytes = checked.bytes()};
+                     .bytes = checked.bytes(),
+                     .shared_bytes = checked.shared_bytes()};
   return Ascending(found.replaced) ? found : none("names experts out of order or twice");
 }
 

@@ -9,8 +9,8 @@
 
 namespace conclave::services {
 
-v1::Adapter ToProto(const scheduler::AdapterRow& row);
 // stored: with what only the next scheduler needs.
+v1::Adapter ToProto(const scheduler::AdapterRow& row, bool stored = false);
 v1::AdapterOperation ToProto(const scheduler::AdapterOperation& operation, bool stored = false);
 
 // What is stored. INVALID_ARGUMENT: by the name of what is none.

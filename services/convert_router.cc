@@ -72,11 +72,13 @@ std::vector<router::AdapterView> AdaptersOf(const v1::ClusterView& view) {
                         .digest = adapter.digest(),
                         .parent = parent,
                         .state = active ? router::AdapterView::State::kActive
-                                        : router::AdapterView::State::kDraining});
-    if (const auto found = placed.find(adapter.digest()); found != placed.end()) {
-      const auto& replaced = found->second->replaced();
-      adapters.back().replaced = {replaced.begin(), replaced.end()};
-    }
+                                        : router::AdapterView::State::kDraining,
+                        .on_disk = adapter.on_disk(),
+                        .problem = adapter.problem()});
+    const auto found = placed.find(adapter.digest());
+    adapters.back().placed = found != placed.end();
+    const auto& replaced = found != placed.end() ? found->second->replaced() : adapter.replaced();
+    adapters.back().replaced = {replaced.begin(), replaced.end()};
   }
   return adapters;
 }

@@ -82,11 +82,12 @@ void Frontend::SetAdapters(const std::vector<router::AdapterView>& adapters) {
     requests_.SetAdapters(adapters);
   }
   metrics_.adapters.SetAdapters(adapters);
+  Dispatch();  // of what waited for memory
 }
 
 Frontend::AdapterUse Frontend::adapter_use() const {
   std::lock_guard lock(mutex_);
-  AdapterUse use{.view = homes_.view_version()};
+  AdapterUse use{.view = homes_.view_version(), .of_them = requests_.admission().version_use()};
   for (const auto& request : requests_.all()) {
     const std::string& digest = request->request().version.digest;
     if (!digest.empty()) use.digests.insert(digest);
@@ -364,8 +365,29 @@ void Frontend::Tick(Micros now) {
     Refresh();
   }
   std::erase_if(retired_, [](const auto& link) { return link.use_count() == 1; });
-  for (const auto& request : requests) request->Tick(now, all_lack);
+  TickRequests(requests, all_lack, now);
   if (!late.empty()) LeaveLate(requests, late, now);
+}
+
+void Frontend::TickRequests(const LiveRequests& requests, const std::string& all_lack, Micros now) {
+  std::unordered_map<uint64_t, RequestTable::MemoryWait> waits;
+  {
+    std::lock_guard lock(mutex_);
+    waits = requests_.MemoryWaits(now);
+  }
+  for (const auto& request : requests) {
+    const auto wait = waits.find(request->key());
+    if (wait == waits.end()) {
+      request->Tick(now, all_lack);
+    } else if (wait->second.waited < options_.adapter_wait) {
+      request->Tick(now, wait->second.what);
+    } else {
+      request->End(
+          WithPushback(absl::UnavailableError(absl::StrFormat("%s in %d ms", wait->second.what,
+                                                              options_.adapter_wait.count())),
+                       options_.admission.pushback_default));
+    }
+  }
 }
 
 void Frontend::LeaveLate(const LiveRequests& requests, const Homes::Links& late, Micros now) {

@@ -54,6 +54,8 @@ class Frontend : private LiveRequest::Owner {
       double least_margin = 0.02;
     };
     Auto auto_adapter;
+    // How long a request may wait for an adapter on disk to get a place in memory.
+    std::chrono::milliseconds adapter_wait{30'000};
     // How often deadlines, stalled readers and lost links are looked at.
     std::chrono::milliseconds tick{20};
   };
@@ -78,10 +80,11 @@ class Frontend : private LiveRequest::Owner {
   void SetAdapters(const std::vector<router::AdapterView>& adapters);
 
   // Version of the cluster's view that is followed, and the versions of adapters that live requests
-  // hold as of then: each digest once.
+  // hold as of then: each digest once. Of those: what workers have, and what waits for memory.
   struct AdapterUse {
     uint64_t view = 0;
     std::set<std::string> digests;
+    router::Admission::VersionUse of_them;
   };
   AdapterUse adapter_use() const;
 
@@ -158,6 +161,7 @@ class Frontend : private LiveRequest::Owner {
   void Refresh();
   void Run();
   void Tick(Micros now);
+  void TickRequests(const LiveRequests& requests, const std::string& all_lack, Micros now);
   // Requests at late homes look for others if they wait long in comparison.
   static void LeaveLate(const LiveRequests& requests, const Homes::Links& late, Micros now);
   bool WatchSilence();  // as Homes; what they say is taken too

@@ -105,6 +105,7 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   // Its version may change by Decide, which happens before there is any output.
   const router::Request& request() const { return request_; }
   const std::optional<Micros>& deadline() const { return deadline_; }
+  Micros arrived() const { return arrived_; }
   const std::vector<scheduler::TokenId>& prompt() const { return assignment_.prompt; }
   // Of the model that it was prepared for; whoever goes on with it has the same.
   const google::protobuf::RepeatedField<int>& policies() const { return policies_; }
@@ -152,8 +153,8 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   void LeaveLate(const Links& late, Micros usual, Micros now);
 
   // Ends it when its deadline is past, no home was found for too long or its client reads nothing;
-  // asks again for a home after a refusal. all_lack: the expert that every worker waits for; empty:
-  // one does not.
+  // asks again for a home after a refusal. all_lack: what nobody has that can go on with it, the
+  // expert that every worker waits for or a place in memory for its adapter; empty: somebody can.
   void Tick(Micros now, const std::string& all_lack);
 
   // For the reader: what is there now. A call says also that what the last one gave is on its way

@@ -1,6 +1,8 @@
 #include "services/request_table.h"
 
+#include <algorithm>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -37,6 +39,33 @@ RequestTable::RequestTable(const router::Admission::Options& admission,
 void RequestTable::SetAdapters(const std::vector<router::AdapterView>& adapters) {
   adapters_.Set(adapters);
   admission_.ShareOut(!adapters.empty());
+  std::map<std::string, bool> away;
+  std::unordered_map<std::string, Away> known = std::exchange(away_, {});
+  for (const router::AdapterView& adapter : adapters) {
+    if (!adapter.on_disk) continue;
+    away[adapter.digest] = adapter.placed;
+    const auto before = known.find(adapter.digest);
+    away_[adapter.digest] = {.since = before == known.end() ? Now() : before->second.since,
+                             .problem = adapter.problem};
+  }
+  admission_.SetAway(std::move(away));
+}
+
+std::unordered_map<uint64_t, RequestTable::MemoryWait> RequestTable::MemoryWaits(Micros now) const {
+  std::unordered_map<uint64_t, MemoryWait> waits;
+  if (away_.empty()) return waits;
+  for (const auto& [key, request] : live_) {
+    if (!admission_.WaitsForMemory(key)) continue;
+    const router::AdapterNames::Version& version = request->request().version;
+    const auto away = away_.find(version.digest);
+    if (away == away_.end()) continue;
+    std::string what =
+        absl::StrFormat("adapter '%s' is on disk and got no place in memory", version.name);
+    if (!away->second.problem.empty()) what += ": " + away->second.problem;
+    waits[key] = {.waited = now - std::max(away->second.since, request->arrived()),
+                  .what = std::move(what)};
+  }
+  return waits;
 }
 
 absl::StatusOr<LiveRequests> RequestTable::Admit(router::Request request,
@@ -151,7 +180,8 @@ absl::Status RequestTable::Enqueue(const LiveRequests& requests,
                                    std::optional<uint64_t> home) {
   for (const auto& live : requests) {
     if (!has(live->key())) continue;  // its client left
-    if (const auto refusal = admission_.Enqueue(live->key(), need, live->goes_on()))
+    if (const auto refusal =
+            admission_.Enqueue(live->key(), need, live->goes_on(), live->request().version.digest))
       return Refuse(*refusal);
     if (home) admission_.Prefer(live->key(), *home);
   }

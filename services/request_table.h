@@ -47,6 +47,12 @@ class RequestTable {
   // All there are, from now on.
   void SetAdapters(const std::vector<router::AdapterView>& adapters);
   const ServedAdapters& adapters() const { return adapters_; }
+  // Requests that wait for their adapter to be in memory: for how long, and what is said of that.
+  struct MemoryWait {
+    Micros waited{};
+    std::string what;
+  };
+  std::unordered_map<uint64_t, MemoryWait> MemoryWaits(Micros now) const;
 
   // Takes a place for each completion, or none: then the error says why, and `before` stays as it
   // is. It becomes what the predecessor knows otherwise. The adapter's version is decided here,
@@ -93,6 +99,11 @@ class RequestTable {
   RouterMetrics* const metrics_;
   ServedAdapters adapters_;
   router::Admission admission_;
+  struct Away {
+    Micros since{};
+    std::string problem;
+  };
+  std::unordered_map<std::string, Away> away_;  // versions on disk, by digest
   std::unordered_map<uint64_t, std::shared_ptr<LiveRequest>> live_;
   std::unordered_map<uint64_t, uint64_t> probes_;  // keys of undecided requests to their probes'
   std::mt19937_64 random_;

@@ -125,6 +125,8 @@ void RouterNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"default-adapter", &options.adapters.defaults, "TENANT=NAME",
              "for a tenant's requests that name no model and no adapter; may be repeated"});
 
+  flags.Add({"adapter-wait-ms", &options.adapter_wait_ms, "MS",
+             "that a request may wait for an adapter on disk to get a place in memory", 1, 8.64e7});
   flags.Add({"auto-tokens", &options.frontend.auto_adapter.tokens, "N",
              "of a prompt that the base model reads to choose its adapter, at most", 1, 4096});
   flags.Add({"auto-margin", &options.frontend.auto_adapter.least_margin, "SHARE",
@@ -167,6 +169,7 @@ absl::Status RouterNode::StartFrontend() {
     CONCLAVE_RETURN_IF_ERROR(Address::Parse(worker).status());
   CONCLAVE_ASSIGN_OR_RETURN(MaybeTokenizer tokenizer, LoadTokenizer(options_));
   options_.frontend.request.stall = std::chrono::milliseconds(options_.stall_ms);
+  options_.frontend.adapter_wait = std::chrono::milliseconds(options_.adapter_wait_ms);
   CONCLAVE_ASSIGN_OR_RETURN(options_.frontend.admission.fair.weights, ReadWeights(options_));
   std::string error;
   std::optional<router::AdapterNames> adapters =
@@ -215,6 +218,8 @@ void RouterNode::StartReporting() {
     Frontend::AdapterUse use = frontend_->adapter_use();
     request.set_view(use.view);
     for (const std::string& digest : use.digests) request.add_in_use(digest);
+    for (const std::string& digest : use.of_them.running) request.add_running(digest);
+    for (const std::string& digest : use.of_them.waiting) request.add_waiting(digest);
     return request;
   };
   heartbeat_ = std::make_unique<Heartbeat>(options_.heartbeat, scheduler_, beat,

@@ -33,6 +33,7 @@ class RouterNode {
     std::string advertise;                // HOST:PORT told to others; empty: where it listens
     std::string metrics = "127.0.0.1:0";  // empty: none
     int64_t stall_ms = 30'000;            // how long a client may read nothing
+    int64_t adapter_wait_ms = 30'000;     // how long a request may wait for a place in memory
     router::AdapterNames::Options adapters;
     std::vector<std::string> adapter_weights;  // NAME=WEIGHT; what is not named has 1
     int32_t base_weight = 1;                   // of the base model

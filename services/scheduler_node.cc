@@ -50,6 +50,13 @@ void WriteMetrics(const ClusterService::Stats& stats, MetricsWriter& writer) {
   by_state("draining", stats.adapters_draining);
   writer.Gauge("conclave_adapter_bytes", "Of the experts of all versions of adapters, a copy each.",
                {}, static_cast<double>(stats.adapter_bytes));
+  writer.Gauge("conclave_adapter_versions_on_disk",
+               "Versions for which there is no memory, or that are about to leave it.", {},
+               stats.adapters_on_disk);
+  counter("conclave_adapter_versions_to_memory_total",
+          "Times that a version on disk was brought back for a request.", adapters.to_memory);
+  counter("conclave_adapter_versions_to_disk_total",
+          "Times that a version had to leave memory for others.", adapters.to_disk);
   writer.Gauge("conclave_adapter_operations", "Operations on adapters that are open.", {},
                stats.adapter_operations);
   const auto by_outcome = [&](const char* outcome, uint64_t value) {
@@ -76,6 +83,7 @@ void WriteMetrics(const ClusterService::Stats& stats, MetricsWriter& writer) {
 absl::StatusOr<ClusterService::Options> ServiceOptions(const SchedulerNode::Options& options) {
   ClusterService::Options service = options.service;
   service.placement.change.prepare_timeout = std::chrono::milliseconds(options.prepare_ms);
+  service.adapters.rotation.turn = std::chrono::milliseconds(options.adapter_turn_ms);
   if (options.placement.empty()) return service;
   CONCLAVE_ASSIGN_OR_RETURN(Plan plan, ReadPlan(options.placement));
   int32_t& workers = service.placement.workers;
@@ -113,6 +121,13 @@ void SchedulerNode::AddFlags(Flags& flags, Options& options) {
              "for workers to get ready for a placement, fetching experts included, before it is "
              "taken back",
              1, 8.64e7});
+  scheduler::AdapterRotation::Options& rotation = options.service.adapters.rotation;
+  flags.Add({"adapter-bytes", &rotation.bytes, "BYTES",
+             "that experts of adapters may take on each worker; those used least are then on disk "
+             "until they are asked for; 0: any number",
+             0, 1e15});
+  flags.Add({"adapter-turn-ms", &options.adapter_turn_ms, "MS",
+             "that an adapter stays in memory at least while others wait for it", 0, 8.64e7});
   flags.Add({"max-watchers", &options.service.max_watchers, "N", "processes that watch the view", 1,
              1e6});
   flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",

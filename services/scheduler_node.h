@@ -23,6 +23,7 @@ class SchedulerNode {
   struct Options {
     std::string state;                    // directory of the durable state
     int64_t prepare_ms = 30'000;          // for workers to get ready for a placement
+    int64_t adapter_turn_ms = 2'000;      // of those that take turns in memory
     std::string advertise;                // HOST:PORT told to others; empty: where it listens
     std::string metrics = "127.0.0.1:0";  // empty: none
     std::string placement;                // Plan JSON of the first placement; empty: contiguous

@@ -166,15 +166,19 @@ Json AdaptersToJson(const google::protobuf::RepeatedPtrField<v1::Adapter>& adapt
                     {"state", NameOf(adapter.state())},
                     {"source", adapter.source()},
                     {"experts", adapter.experts()},
-                    {"bytes", adapter.bytes()}});
+                    {"bytes", adapter.bytes()},
+                    {"residency", adapter.on_disk() ? "disk" : "memory"},
+                    {"problem", adapter.problem()}});
   }
   return json;
 }
 
 std::string AdapterLine(const v1::Adapter& adapter) {
-  return absl::StrFormat("adapter    %s  %s, version %.12s, %d experts, %d bytes of %s\n",
+  const std::string problem = adapter.problem().empty() ? "" : ": " + adapter.problem();
+  return absl::StrFormat("adapter    %s  %s, version %.12s, %d experts, %d bytes of %s, %s%s\n",
                          adapter.name(), NameOf(adapter.state()), adapter.digest(),
-                         adapter.experts(), adapter.bytes(), adapter.source());
+                         adapter.experts(), adapter.bytes(), adapter.source(),
+                         adapter.on_disk() ? "on disk" : "in memory", problem);
 }
 
 int RunAdapters(const Arguments& arguments, Io& io) {

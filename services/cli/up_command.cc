@@ -54,6 +54,16 @@ constexpr std::array kRouterFlags = {
     PassedOn{"max-total-tokens", "N", "prompt + max_tokens of all that wait or run"},
     PassedOn{"default-max-tokens", "N", "of a request that names none"},
     PassedOn{"stall-ms", "MS", "how long a client may read nothing"},
+    PassedOn{"adapter-wait-ms", "MS",
+             "that a request may wait for an adapter on disk to get a place in memory"},
+};
+
+constexpr std::array kSchedulerFlags = {
+    PassedOn{"adapter-bytes", "BYTES",
+             "that experts of adapters may take on each worker, the others being on disk until "
+             "they are asked for; 0: any number"},
+    PassedOn{"adapter-turn-ms", "MS",
+             "that an adapter stays in memory at least while others wait for it"},
 };
 
 // A process that has not ended so long after its own drain must have ended is killed.
@@ -67,6 +77,7 @@ struct Options {
   bool insecure = false;
   std::array<std::string, kWorkerFlags.size()> worker_values;
   std::array<std::string, kRouterFlags.size()> router_values;
+  std::array<std::string, kSchedulerFlags.size()> scheduler_values;
 };
 
 template <size_t kCount>
@@ -120,6 +131,7 @@ void Bind(Flags& flags, Options& options) {
              "after SIGTERM, longest time for each process to finish what runs", 0.1, 86400});
   AddPassedOn("worker", kWorkerFlags, options.worker_values, flags);
   AddPassedOn("router", kRouterFlags, options.router_values, flags);
+  AddPassedOn("scheduler", kSchedulerFlags, options.scheduler_values, flags);
   const std::string help = "a flag for its command line, --NAME=VALUE; may be repeated";
   flags.Add({"scheduler-flag", &up.scheduler_flags, "FLAG", help});
   flags.Add({"worker-flag", &up.worker_flags, "FLAG", help});
@@ -178,9 +190,11 @@ absl::Status Settle(const Flags& flags, Options* options) {
   ProcessFlags own;
   PassOn(flags, kWorkerFlags, options->worker_values, &own.worker);
   PassOn(flags, kRouterFlags, options->router_values, &own.router);
+  PassOn(flags, kSchedulerFlags, options->scheduler_values, &own.scheduler);
   if (options->insecure) own.router.push_back("--insecure");
   up.worker_flags.insert(up.worker_flags.end(), own.worker.begin(), own.worker.end());
   up.router_flags.insert(up.router_flags.end(), own.router.begin(), own.router.end());
+  up.scheduler_flags.insert(up.scheduler_flags.end(), own.scheduler.begin(), own.scheduler.end());
   CONCLAVE_RETURN_IF_ERROR(
       CheckProcessFlags(own, {up.worker_flags, up.router_flags, up.scheduler_flags}));
   CONCLAVE_RETURN_IF_ERROR(CheckListens(up.grpc, up.metrics, up.router_flags));

@@ -33,6 +33,8 @@ class FakeCluster {
   const std::string& scheduler_address() const { return scheduler_address_; }
   // As a crash would: no watch is ended well, nothing is written any more.
   void KillScheduler();
+  // Of its next start.
+  SchedulerNode::Options& scheduling() { return options_.scheduling; }
   // On the same port and state. Aborts if it does not start.
   void StartScheduler();
 

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -190,6 +191,58 @@ TEST(RouterAdapters, KeepsTheVersionOfARequestThatIsAskedForAgain) {
   request.set_adapter(message.adapter());
   EXPECT_TRUE(router.Generate(request).status.ok());
   EXPECT_EQ(worker.counts().last_submit.adapter(), "law@aa11");
+}
+
+std::vector<AdapterView> LawOnDisk(const std::string& problem = "") {
+  std::vector<AdapterView> adapters = LawAndIntent();
+  adapters[0].on_disk = true;
+  adapters[0].placed = false;
+  adapters[0].problem = problem;
+  return adapters;
+}
+
+TEST(RouterAdapters, LetsARequestWaitUntilItsAdapterIsInMemory) {
+  FakeWorker worker;
+  TestRouter router({&worker});
+  router.frontend().SetAdapters(LawOnDisk());
+  std::thread client([&] {
+    const Stream stream = router.Generate(AdapterRequest("law"));
+    EXPECT_TRUE(stream.status.ok()) << stream.status.error_message();
+    EXPECT_EQ(stream.messages[0].adapter(), "law@aa11");
+  });
+  EXPECT_TRUE(WaitFor([&] { return router.Metric("conclave_router_waiting_for_memory") == 1; },
+                      "the request to wait"));
+  const auto use = router.frontend().adapter_use();
+  EXPECT_EQ(use.digests, (std::set<std::string>{"aa11"}));
+  EXPECT_EQ(use.of_them.waiting, (std::set<std::string>{"aa11"}));
+  EXPECT_TRUE(router.Generate(AdapterRequest("intent")).status.ok()) << "others do not wait";
+  router.frontend().SetAdapters(LawAndIntent());
+  client.join();
+}
+
+TEST(RouterAdapters, SaysWhyAnAdapterGotNoMemoryWhenTheWaitIsOver) {
+  FakeWorker worker;
+  services::Frontend::Options options;
+  options.adapter_wait = 50ms;
+  TestRouter router({&worker}, options);
+  router.frontend().SetAdapters(LawOnDisk());
+  const grpc::Status status = router.Generate(AdapterRequest("law")).status;
+  EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+  EXPECT_EQ(status.error_message(), "adapter 'law' is on disk and got no place in memory in 50 ms");
+  router.frontend().SetAdapters(LawOnDisk("worker a cannot: no such directory"));
+  EXPECT_THAT(router.Generate(AdapterRequest("law")).status.error_message(),
+              HasSubstr("no place in memory: worker a cannot: no such directory"));
+  EXPECT_EQ(worker.counts().submits, 0u);
+  EXPECT_EQ(router.frontend().stats().requests, 0);
+}
+
+TEST(RouterAdapters, SaysBeforeADeadlineThatItWaitsForMemory) {
+  FakeWorker worker;
+  TestRouter router({&worker});
+  router.frontend().SetAdapters(LawOnDisk());
+  const grpc::Status status = router.Generate(AdapterRequest("law"), 2s).status;
+  EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+  EXPECT_THAT(status.error_message(), HasSubstr("adapter 'law' is on disk and got no place"));
 }
 
 TEST(RouterAdapters, ListsThemWithTheirParent) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,10 +30,11 @@ std::vector<WorkerView> Workers(int count, std::optional<uint64_t> credit = std:
 // Reserves and queues; the refusal, if it was one, and the request is then forgotten.
 std::optional<Admission::Refusal> Offer(Admission& admission, uint64_t key,
                                         const std::string& adapter, int64_t prompt,
-                                        int64_t output = 0) {
+                                        int64_t output = 0, const std::string& version = "") {
   if (auto refusal = admission.Reserve(key, "r" + std::to_string(key), std::nullopt, adapter))
     return refusal;
-  auto refusal = admission.Enqueue(key, {.prompt = prompt, .output = output});
+  auto refusal =
+      admission.Enqueue(key, {.prompt = prompt, .output = output}, /*goes_on=*/false, version);
   if (refusal) admission.Remove(key, Admission::Micros(0));
   return refusal;
 }
@@ -300,6 +302,57 @@ TEST(AdmissionOfAdapters, ForgetsHowAdaptersWereBeyondANumberOfThem) {
     ASSERT_EQ(Go(admission, Workers(1)), (Keys{key}));
     admission.Remove(key, seconds(1));
     admission.CheckInvariants();
+  }
+}
+
+TEST(AdmissionOfAdapters, LetsWhoWaitsForMemoryHoldUpNobodyElse) {
+  Admission admission({.home = {.requests = 10, .tokens = 100}});
+  admission.SetAway({{"aa", false}});
+  ASSERT_FALSE(Offer(admission, 1, "law", 50, 0, "aa"));
+  ASSERT_FALSE(Offer(admission, 2, "intent", 50, 0, "bb"));
+  ASSERT_FALSE(Offer(admission, 3, "", 50));
+  EXPECT_EQ(Go(admission, Workers(1)), (Keys{2, 3}));
+  EXPECT_TRUE(admission.WaitsForMemory(1));
+  EXPECT_EQ(admission.stats().waiting_for_memory, 1);
+  EXPECT_EQ(admission.version_use().running, (std::set<std::string>{"bb"}));
+  EXPECT_EQ(admission.version_use().waiting, (std::set<std::string>{"aa"}));
+  admission.LeaveHome(2, seconds(1));
+  admission.SetAway({});
+  EXPECT_EQ(Go(admission, Workers(1)), (Keys{1}));
+  EXPECT_FALSE(admission.WaitsForMemory(1));
+  EXPECT_EQ(admission.stats().waiting_for_memory, 0);
+}
+
+TEST(AdmissionOfAdapters, LetsOneThatBeganGoOnWhileItsVersionLeavesMemory) {
+  Admission admission({});
+  ASSERT_FALSE(Offer(admission, 1, "law", 50, 0, "aa"));
+  ASSERT_FALSE(Offer(admission, 2, "law", 50, 0, "aa"));
+  ASSERT_EQ(Go(admission, Workers(1, 1)), (Keys{1}));
+  admission.SetAway({{"aa", true}});
+  admission.LeaveHome(1, seconds(1));
+  admission.Requeue(1);
+  EXPECT_EQ(admission.version_use().running, (std::set<std::string>{"aa"}))
+      << "a worker had it, and another must be able to go on";
+  EXPECT_EQ(Go(admission, Workers(1)), (Keys{1})) << "but nobody begins";
+  admission.LeaveHome(1, seconds(2));
+  admission.Requeue(1);
+  admission.SetAway({{"aa", false}});
+  ASSERT_FALSE(Offer(admission, 3, "intent", 50));
+  EXPECT_EQ(Go(admission, Workers(1)), (Keys{3}))
+      << "nobody has it; who has had his turn waits too";
+}
+
+TEST(AdmissionOfAdapters, IsNotHeldUpByALargeOneWhoseVersionHasLeftMemory) {
+  Admission admission({.kept_percent = 0, .home = {.requests = 10, .tokens = 100}});
+  ASSERT_FALSE(Offer(admission, 1, "", 60));
+  ASSERT_EQ(Go(admission, Workers(1)), (Keys{1}));
+  ASSERT_FALSE(Offer(admission, 2, "law", 100, 0, "aa"));
+  ASSERT_EQ(Go(admission, Workers(1)), (Keys{})) << "it waits for room";
+  admission.SetAway({{"aa", true}});
+  for (uint64_t key = 3; key <= 8; ++key) {
+    ASSERT_FALSE(Offer(admission, key, "", 40));
+    EXPECT_EQ(Go(admission, Workers(1)), (Keys{key}));
+    admission.Remove(key, seconds(1));
   }
 }
 

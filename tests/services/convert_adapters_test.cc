@@ -12,7 +12,7 @@ using scheduler::FoundAdapter;
 using ::testing::HasSubstr;
 
 v1::AdapterChecked Checked() {
-  return ToProto(7, {.digest = "1a", .replaced = {1, 5, 9}, .bytes = 30});
+  return ToProto(7, {.digest = "1a", .replaced = {1, 5, 9}, .bytes = 30, .shared_bytes = 10});
 }
 
 TEST(ConvertAdapters, KeepsAReport) {
@@ -23,6 +23,7 @@ TEST(ConvertAdapters, KeepsAReport) {
   EXPECT_EQ(found.digest, "1a");
   EXPECT_EQ(found.replaced, (std::vector<scheduler::ExpertId>{1, 5, 9}));
   EXPECT_EQ(found.bytes, 30u);
+  EXPECT_EQ(found.shared_bytes, 10u);
 }
 
 TEST(ConvertAdapters, AReportThatIsNoneSaysSo) {
@@ -46,6 +47,17 @@ TEST(ConvertAdapters, AReportThatIsNoneSaysSo) {
                 report.add_replaced(11);
               }),
               HasSubstr("too many experts"));
+  EXPECT_THAT(refused([](auto& report) { report.set_shared_bytes(31); }),
+              HasSubstr("more bytes of shared experts"));
+}
+
+TEST(ConvertAdapters, TellsOthersWhatOneReplacesOnlyIfNoPlacementDoes) {
+  scheduler::AdapterRow row{.name = "law", .digest = "1a", .version = {.replaced = {3, 4}}};
+  EXPECT_EQ(ToProto(row).experts(), 2u);
+  EXPECT_EQ(ToProto(row).replaced_size(), 0);
+  row.version.on_disk = true;
+  EXPECT_TRUE(ToProto(row).on_disk());
+  EXPECT_EQ(ToProto(row).replaced_size(), 2);
 }
 
 TEST(ConvertAdapters, CutsLongMessagesAndSpellsOutWhatIsNotUtf8) {
@@ -69,6 +81,13 @@ TEST(ConvertAdapters, RefusesACatalogueThatIsNone) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     return std::string(status.message());
   };
+  EXPECT_THAT(refused([](auto& catalogue) {
+                catalogue.mutable_adapters(0)->add_replaced(2);
+                catalogue.mutable_adapters(0)->add_replaced(2);
+              }),
+              HasSubstr("adapter law names its experts out of order or twice"));
+  EXPECT_THAT(refused([](auto& catalogue) { catalogue.mutable_adapters(0)->set_shared_bytes(1); }),
+              HasSubstr("more bytes of shared experts than of all"));
   EXPECT_THAT(refused([](auto& all) { *all.add_adapters() = all.adapters(0); }),
               HasSubstr("law has two versions"));
   EXPECT_THAT(refused([](auto& all) { all.mutable_adapters(0)->clear_digest(); }),

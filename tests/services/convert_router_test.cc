@@ -86,6 +86,26 @@ TEST(ConvertRouter, TakesAdaptersOfAView) {
   EXPECT_EQ(adapters[0].state, router::AdapterView::State::kActive);
   EXPECT_EQ(adapters[1].digest, "2b");
   EXPECT_EQ(adapters[1].state, router::AdapterView::State::kDraining);
+  EXPECT_TRUE(adapters[0].placed && !adapters[0].on_disk);
+}
+
+TEST(ConvertRouter, TakesAnAdapterThatIsOnDiskOrAboutToBe) {
+  v1::ClusterView view;
+  for (const char* const digest : {"1a", "2b"}) {
+    v1::Adapter& adapter = *view.add_adapters();
+    adapter.set_digest(digest);
+    adapter.set_on_disk(true);
+    adapter.set_problem("why");
+    adapter.add_replaced(4);
+  }
+  view.mutable_placement()->add_adapters()->set_digest("2b");
+  view.mutable_placement()->mutable_adapters(0)->add_replaced(5);
+  const std::vector<router::AdapterView> adapters = AdaptersOf(view);
+  EXPECT_TRUE(adapters[0].on_disk && !adapters[0].placed);
+  EXPECT_EQ(adapters[0].replaced, std::vector<uint32_t>({4})) << "for who chooses among adapters";
+  EXPECT_EQ(adapters[0].problem, "why");
+  EXPECT_TRUE(adapters[1].on_disk && adapters[1].placed);
+  EXPECT_EQ(adapters[1].replaced, std::vector<uint32_t>({5}));
 }
 
 }  // namespace

@@ -9,18 +9,27 @@ namespace conclave::sim {
 
 using std::chrono::milliseconds;
 
+namespace {
+
+// Longer than faults last, and than the longest request after them.
+constexpr Micros kAwayMost = std::chrono::seconds(40);
+
+}  // namespace
+
 void SimRouter::Begin() { Ask(); }
 
 void SimRouter::Ask() {
-  std::vector<std::string> in_use;
+  scheduler::AdapterCatalogue::Report said{.view = view_->version};
   for (const auto& [id, request] : live_) {
-    if (request.version != 0) in_use.push_back(DigestOf(request.version));
+    if (request.version == 0) continue;
+    const std::string digest = DigestOf(request.version);
+    said.in_use.push_back(digest);
+    if (request.attempt > 0) said.running.push_back(digest);
+    if (request.home < 0 && IsAway(request)) said.waiting.push_back(digest);
   }
-  world_.wire.Send(world_.router_node(), world_.scheduler_node(),
-                   [this, seen = view_->version, in_use] {
-                     world_.scheduler->Take(
-                         [this, seen, in_use] { world_.scheduler->OnRouterAsks(seen, in_use); });
-                   });
+  world_.wire.Send(world_.router_node(), world_.scheduler_node(), [this, said] {
+    world_.scheduler->Take([this, said] { world_.scheduler->OnRouterAsks(said); });
+  });
   world_.timeline.After(milliseconds(60), [this] { Ask(); });
 }
 
@@ -48,7 +57,8 @@ void SimRouter::Submit(int32_t tokens) {
   const auto chosen = world_.random.Between(0, static_cast<int32_t>(versions.size()) - 1);
   live_[id] = {.version = versions[static_cast<size_t>(chosen)],
                .last = Mix(id ^ world_.random.Next()),
-               .left = tokens};
+               .left = tokens,
+               .began = world_.timeline.now()};
   ++world_.totals.requests;
   Place(id);
 }
@@ -70,7 +80,15 @@ void SimRouter::Place(uint64_t id) {
       least = ours;
     }
   }
-  if (best == nullptr) {
+  const bool away = IsAway(request);
+  if (away && world_.timeline.now() - request.began > kAwayMost) {
+    Expect(view_->lost.contains(DigestOf(request.version)),
+           "who waits for memory gets it, unless there is never enough");
+    ++world_.totals.gave_up;
+    live_.erase(found);
+    return;
+  }
+  if (best == nullptr || away) {
     world_.timeline.After(milliseconds(30), [this, id] { Place(id); });
     return;
   }
@@ -155,6 +173,21 @@ void SimRouter::OnRefused(int32_t worker, uint64_t request, uint32_t attempt) {
 bool SimRouter::Holds(uint64_t version) const {
   return std::any_of(live_.begin(), live_.end(),
                      [&](const auto& request) { return request.second.version == version; });
+}
+
+bool SimRouter::Runs(uint64_t version) const {
+  return std::any_of(live_.begin(), live_.end(), [&](const auto& request) {
+    return request.second.version == version && request.second.attempt > 0;
+  });
+}
+
+bool SimRouter::IsAway(const Request& request) const {
+  const std::string digest = DigestOf(request.version);
+  const bool on_disk = std::any_of(
+      view_->adapters.begin(), view_->adapters.end(),
+      [&](const auto& adapter) { return adapter.digest == digest && adapter.version.on_disk; });
+  const bool placed = view_->placement && FindAdapter(*view_->placement, digest) != nullptr;
+  return request.version != 0 && on_disk && !(request.attempt > 0 && placed);
 }
 
 void SimRouter::OnLinkBroken(int32_t worker, uint64_t incarnation) {

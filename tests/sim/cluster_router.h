@@ -35,6 +35,8 @@ class SimRouter {
   void OnLinkBroken(int32_t worker, uint64_t incarnation);
 
   bool Holds(uint64_t version) const;
+  // A worker has, or had, a request of it.
+  bool Runs(uint64_t version) const;
   bool idle() const { return live_.empty(); }
   size_t live() const { return live_.size(); }
 
@@ -47,7 +49,10 @@ class SimRouter {
     uint32_t attempt = 0;
     int32_t home = -1;
     uint64_t home_incarnation = 0;
+    Micros began{};
   };
+  // It has to wait for its version to be in memory.
+  bool IsAway(const Request& request) const;
   void Ask();
   void Place(uint64_t id);
   void Move(uint64_t id);

@@ -24,8 +24,9 @@ constexpr Micros kDeaf = milliseconds(250);
 void SimScheduler::OnStart() {
   membership_ = std::make_unique<Membership>(Membership::Options(), disk_.membership, now());
   change_ = std::make_unique<PlacementChange>(PlacementChange::Options(), disk_.placement, now());
-  catalogue_ =
-      std::make_unique<AdapterCatalogue>(AdapterCatalogue::Options(), disk_.adapters, now());
+  AdapterCatalogue::Options adapters;
+  adapters.rotation = {.bytes = world_.adapter_bytes, .turn = milliseconds(500)};
+  catalogue_ = std::make_unique<AdapterCatalogue>(adapters, disk_.adapters, now());
   reports_.clear();
   router_.reset();
   saving_ = false;
@@ -46,6 +47,8 @@ void SimScheduler::OnCrash() {
   world_.totals.removed += adapters.removed;
   world_.totals.failed += adapters.failed;
   world_.totals.versions_freed += adapters.bytes_freed;
+  world_.totals.to_memory += adapters.to_memory;
+  world_.totals.to_disk += adapters.to_disk;
 }
 
 void SimScheduler::Tick() {
@@ -134,15 +137,18 @@ bool SimScheduler::DecideAdapters() {
   const std::map<std::string, std::string> before = catalogue_->Save().active;
   const bool changed = catalogue_->Step(known, now());
   for (const auto& [name, digest] : catalogue_->Save().active) {
-    if (!before.contains(name) || before.at(name) != digest) CheckServed(digest);
+    const bool is_new = !before.contains(name) || before.at(name) != digest;
+    if (is_new && !catalogue_->Save().versions.at(digest).on_disk) CheckServed(digest);
   }
   const std::optional<AdapterCatalogue::Wish> wish = catalogue_->Next(known, now());
   if (!wish) return changed;
   if (!wish->add) CheckRemoval(wish->remove);
   const Placement& current = *change_->current();
-  const auto proposal = change_->Propose(
-      wish->add ? WithAdapter(current, *wish->add) : WithoutAdapter(current, wish->remove),
-      Members(), now(), PlacementChange::Purpose::kAdapters);
+  Placement next =
+      wish->add ? WithAdapter(current, *wish->add) : WithoutAdapter(current, wish->remove);
+  if (wish->add) CheckRoom(next);
+  const auto proposal =
+      change_->Propose(std::move(next), Members(), now(), PlacementChange::Purpose::kAdapters);
   catalogue_->Proposed(*wish, proposal, now());
   return true;
 }
@@ -150,14 +156,18 @@ bool SimScheduler::DecideAdapters() {
 // As CheckRelease: by whoever is believed to serve.
 void SimScheduler::CheckServed(const std::string& digest) const {
   if (now() - committed_ >= PlacementChange::Options().adopt_timeout) return;
-  for (const Membership::Worker& worker : membership_->Workers()) {
+  const std::vector<PlacementChange::Member> members = Members();
+  const std::vector<Membership::Worker> workers = membership_->Workers();
+  for (size_t i = 0; i < workers.size(); ++i) {
+    const Membership::Worker& worker = workers[i];
     const SimWorker& process = *world_.workers[static_cast<size_t>(IndexOf(worker.id))];
     const bool counts = worker.heard && worker.state != WorkerState::kDead &&
                         !change_->Fenced(worker.id) && process.up() &&
                         process.incarnation() == worker.incarnation;
     const auto report = reports_.find(worker.id);
     if (!counts || report == reports_.end() || report->second.beat.adopted == 0) continue;
-    if (process.adopted() == 0) continue;
+    // One that was fenced until now, and was not waited for, gets no requests yet.
+    if (process.adopted() == 0 || !change_->Serves(members[i])) continue;
     Expect(FindAdapter(*process.keeper().adopted(), digest) != nullptr,
            "a name means a version when all workers serve it");
   }
@@ -166,7 +176,23 @@ void SimScheduler::CheckServed(const std::string& digest) const {
 // By what the router really has. One that was not heard for long is not waited for.
 void SimScheduler::CheckRemoval(const std::string& digest) const {
   if (!router_ || now() - router_->at >= AdapterCatalogue::Options().silent) return;
-  Expect(!world_.router->Holds(VersionOf(digest)), "a version goes when no request holds it");
+  if (catalogue_->Save().versions.at(digest).on_disk) {
+    Expect(!world_.router->Runs(VersionOf(digest)), "a version leaves memory when no request runs");
+  } else {
+    Expect(!world_.router->Holds(VersionOf(digest)), "a version goes when no request holds it");
+  }
+}
+
+void SimScheduler::CheckRoom(const Placement& placement) const {
+  if (world_.adapter_bytes == 0) return;
+  std::vector<uint64_t> bytes(placement.workers.size());
+  for (const scheduler::PlacedAdapter& adapter : placement.adapters) {
+    for (const std::vector<int32_t>& owners : adapter.owners) {
+      for (const int32_t owner : owners) ++bytes[static_cast<size_t>(owner)];
+    }
+  }
+  for (const uint64_t one : bytes)
+    Expect(one <= world_.adapter_bytes, "an adapter comes to memory where there is room");
 }
 
 void SimScheduler::Operate(const std::string& name, uint64_t version) {
@@ -263,6 +289,9 @@ SharedView SimScheduler::MakeView() const {
   if (change_->next()) view->prepared = std::make_shared<const Placement>(*change_->next());
   view->released = change_->floor();
   view->adapters = catalogue_->Rows();
+  for (const scheduler::AdapterRow& row : view->adapters) {
+    if (!catalogue_->WhyNot(row.digest).empty()) view->lost.insert(row.digest);
+  }
   if (const scheduler::AdapterOperation* const checking = catalogue_->Checking()) {
     view->check = checking->check;
     view->checked_version = VersionOf(checking->source.substr(1));
@@ -277,9 +306,10 @@ void SimScheduler::Tell(int32_t worker) {
   });
 }
 
-void SimScheduler::OnRouterAsks(uint64_t seen_version, const std::vector<std::string>& in_use) {
-  router_ = {.at = now(), .view = seen_version, .in_use = in_use};
-  if (seen_version >= disk_.view->version) return;
+void SimScheduler::OnRouterAsks(const AdapterCatalogue::Report& said) {
+  router_ = said;
+  router_->at = now();
+  if (said.view >= disk_.view->version) return;
   world_.wire.Send(world_.scheduler_node(), world_.router_node(),
                    [this, view = disk_.view] { world_.router->OnView(view); });
 }

@@ -23,7 +23,7 @@ class SimScheduler final : public Process {
 
   void OnBeat(const Beat& beat);
   // The router asks for the view, having seen one, and says which versions its requests hold.
-  void OnRouterAsks(uint64_t seen_version, const std::vector<std::string>& in_use);
+  void OnRouterAsks(const scheduler::AdapterCatalogue::Report& said);
   // An operator's plan; refused ones are nothing.
   void Apply(const std::vector<std::vector<int32_t>>& owners);
 
@@ -55,6 +55,7 @@ class SimScheduler final : public Process {
   bool DecideAdapters();
   void CheckServed(const std::string& digest) const;
   void CheckRemoval(const std::string& digest) const;
+  void CheckRoom(const Placement& placement) const;
   void CheckRelease() const;
   void Save();
   void Tell(int32_t worker);

@@ -31,6 +31,8 @@ class ClusterSimulation {
       : world_(seed, 1 + static_cast<int32_t>(Mix(seed) % 5), RandomModel(seed), RandomWire(seed)) {
     for (int32_t i = 0; i < world_.workers_count; ++i)
       world_.workers.push_back(std::make_unique<SimWorker>(world_, i));
+    Random memory(seed ^ 4);
+    if (memory.Chance(50)) world_.adapter_bytes = static_cast<uint64_t>(memory.Between(2, 8));
     world_.scheduler = std::make_unique<SimScheduler>(world_);
     world_.router = std::make_unique<SimRouter>(world_);
     // Each seed has a mix of faults of its own; some have none of a kind.
@@ -269,7 +271,8 @@ void Add(const ClusterTotals& from, ClusterTotals* to) {
         &ClusterTotals::stops,        &ClusterTotals::cuts,      &ClusterTotals::scheduler_crashes,
         &ClusterTotals::plans,        &ClusterTotals::committed, &ClusterTotals::aborted,
         &ClusterTotals::emergencies,  &ClusterTotals::added,     &ClusterTotals::replaced,
-        &ClusterTotals::removed,      &ClusterTotals::failed,    &ClusterTotals::versions_freed}) {
+        &ClusterTotals::removed,      &ClusterTotals::failed,    &ClusterTotals::versions_freed,
+        &ClusterTotals::to_memory,    &ClusterTotals::to_disk,   &ClusterTotals::gave_up}) {
     add(field);
   }
   to->virtual_seconds += from.virtual_seconds;

@@ -81,10 +81,11 @@ void SimWorker::CheckLater() {
   After(Micros(world_.random.Between(0, 60'000)), [this, check = view_->check,
                                                    version = view_->checked_version] {
     checked_ = check;
-    found_ = {.digest = DigestOf(version), .bytes = 1};
+    found_ = {.digest = DigestOf(version)};
     for (ExpertId expert = 0; expert < static_cast<ExpertId>(world_.model.experts()); ++expert) {
       if (Replaces(version, expert)) found_.replaced.push_back(expert);
     }
+    found_.bytes = found_.replaced.size();
     if (world_.random.Chance(5)) found_.error = scheduler::AdapterError::kInvalid;
   });
 }

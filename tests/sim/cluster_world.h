@@ -51,6 +51,7 @@ struct View {
   uint64_t version = 0;
   std::vector<Worker> workers;
   std::vector<scheduler::AdapterRow> adapters;
+  std::set<std::string> lost;  // versions on disk that could not come back
   uint64_t check =
       0;  // number of a directory that workers are to look at, and its version; 0: none
   uint64_t checked_version = 0;
@@ -224,6 +225,7 @@ struct ClusterTotals {
   uint64_t crashes = 0, stops = 0, cuts = 0, scheduler_crashes = 0;
   uint64_t plans = 0, committed = 0, aborted = 0, emergencies = 0;
   uint64_t added = 0, replaced = 0, removed = 0, failed = 0, versions_freed = 0;
+  uint64_t to_memory = 0, to_disk = 0, gave_up = 0;
   double virtual_seconds = 0;
 };
 
@@ -239,6 +241,7 @@ struct World {
   Timeline timeline;
   const int32_t workers_count;
   const Model model;
+  uint64_t adapter_bytes = 0;  // AdapterRotation's; an expert of an adapter is a byte
   Wire wire;
   Ledger ledger;
   ClusterTotals totals;

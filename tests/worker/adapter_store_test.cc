@@ -111,6 +111,22 @@ TEST_F(AdapterStoreTest, HasAnExpertThatComesLaterThoughTheDirectoryIsGone) {
   EXPECT_EQ(store_.stats().experts, placed.adapters[0].replaced.size());
 }
 
+TEST_F(AdapterStoreTest, KeepsTheLastOnesOpenThoughNoPlacementNamesThem) {
+  const Placement placed = Placed();
+  ASSERT_TRUE(store_.Hold(placed, "a").ok());
+  KeepOnly({});
+  ASSERT_EQ(store_.stats().versions, 0u);
+  std::filesystem::remove_all(directory_.path());
+  ASSERT_TRUE(store_.Hold(placed, "a").ok()) << "it is not verified anew";
+  KeepOnly({});
+  for (uint64_t seed = 2; seed < 6; ++seed) {
+    const TempDir other;
+    WriteAdapter(MakeTinyAdapter(kBase, seed), other.path());
+    ASSERT_TRUE(store_.Check(other.path()).ok());
+  }
+  EXPECT_FALSE(store_.Hold(placed, "a").ok()) << "of four others it is the oldest";
+}
+
 TEST_F(AdapterStoreTest, RefusesADirectoryThatHasBecomeAnotherVersion) {
   const Placement placed = Placed();
   AdapterStore restarted({}, *model_, base_);
@@ -145,7 +161,11 @@ TEST_F(AdapterStoreTest, RefusesAPlacementThatReplacesOtherExperts) {
 TEST_F(AdapterStoreTest, ChecksTheSameDirectoryToTheSameVersion) {
   const AdapterCheck check = *store_.Check(directory_.path());
   EXPECT_EQ(*store_.Check(directory_.path()), check);
-  EXPECT_GT(check.bytes, 0u);
+  EXPECT_GT(check.bytes, check.shared_bytes);
+  const auto shared = static_cast<uint64_t>(
+      std::count_if(check.replaced.begin(), check.replaced.end(),
+                    [&](ExpertId expert) { return expert >= model_->Experts().size(); }));
+  EXPECT_EQ(check.shared_bytes, shared * ExpertLayout::OfShared(model_->spec).bytes());
   EXPECT_TRUE(std::is_sorted(check.replaced.begin(), check.replaced.end()));
 }
 

@@ -106,12 +106,18 @@ absl::StatusOr<AdapterCheck> AdapterStore::Check(const std::string& source) {
   for (size_t i = 0; i < files->experts().size(); ++i) {
     CONCLAVE_RETURN_IF_ERROR(Differs(*files, i, *device));
     check.replaced.push_back(ReplacedBy(files->experts()[i]));
+    if (files->experts()[i].shared) check.shared_bytes += files->layout(i).bytes();
   }
   std::sort(check.replaced.begin(), check.replaced.end());
   const std::lock_guard lock(mutex_);
-  checked_.push_back(std::move(files));
-  if (checked_.size() > options_.checked) checked_.pop_front();
+  Spare(std::move(files));
   return check;
+}
+
+void AdapterStore::Spare(Files files) {
+  std::erase_if(spare_, [&](const Files& one) { return one->version() == files->version(); });
+  spare_.push_back(std::move(files));
+  if (spare_.size() > options_.spare) spare_.pop_front();
 }
 
 absl::Status AdapterStore::Differs(const AdapterFiles& files, size_t index, Device& device) const {
@@ -146,10 +152,10 @@ absl::StatusOr<AdapterStore::Files> AdapterStore::Open(const PlacedAdapter& adap
   {
     const std::lock_guard lock(mutex_);
     if (const auto open = open_.find(adapter.digest); open != open_.end()) return open->second;
-    const auto checked = std::find_if(checked_.begin(), checked_.end(), [&](const Files& files) {
+    const auto spare = std::find_if(spare_.begin(), spare_.end(), [&](const Files& files) {
       return files->version() == adapter.digest;
     });
-    if (checked != checked_.end()) return *checked;
+    if (spare != spare_.end()) return *spare;
   }
   CONCLAVE_ASSIGN_OR_RETURN(Files files,
                             AdapterFiles::Open(adapter.source, model_, options_.files));
@@ -177,7 +183,7 @@ absl::Status AdapterStore::Hold(const Placement& placement, const std::string& w
   const std::lock_guard lock(mutex_);
   open_.merge(open);
   held_.merge(held);
-  std::erase_if(checked_, [&](const Files& files) { return open_.contains(files->version()); });
+  std::erase_if(spare_, [&](const Files& files) { return open_.contains(files->version()); });
   return absl::OkStatus();
 }
 
@@ -237,8 +243,8 @@ absl::Status AdapterStore::HoldVersion(const Placement& placement, const PlacedA
   return absl::OkStatus();
 }
 
-void AdapterStore::Keep(const Placements& placements, const std::string& worker,
-                        const std::function<void(ExpertId)>& gone) {
+AdapterStore::Dropped AdapterStore::Keep(const Placements& placements, const std::string& worker,
+                                         const std::function<void(ExpertId)>& gone) {
   std::set<std::string> versions;
   std::set<ExpertId> needed;
   for (const auto& placement : placements) {
@@ -250,13 +256,20 @@ void AdapterStore::Keep(const Placements& placements, const std::string& worker,
     }
   }
   const std::lock_guard lock(mutex_);
-  std::erase_if(open_, [&](const auto& open) { return !versions.contains(open.first); });
+  std::erase_if(open_, [&](const auto& open) {
+    if (versions.contains(open.first)) return false;
+    Spare(open.second);
+    return true;
+  });
+  Dropped dropped;
   std::erase_if(held_, [&](const auto& held) {
     if (needed.contains(held.first)) return false;
     gone(held.first);
     freed_bytes_ += held.second.bytes;
+    dropped.push_back(held.second.arena);
     return true;
   });
+  return dropped;
 }
 
 const FfnWeights* AdapterStore::Find(ExpertId expert) const {

@@ -30,7 +30,9 @@ class AdapterStore {
  public:
   struct Options {
     AdapterFiles::Limits files;
-    size_t checked = 4;  // versions that stay open after a check, for the placement that may follow
+    // Versions that stay open though no placement names them, so that they need not be verified
+    // anew: the last that were checked or held.
+    size_t spare = 4;
   };
   using Placements = std::vector<std::shared_ptr<const scheduler::Placement>>;
 
@@ -49,10 +51,11 @@ class AdapterStore {
   // Read; INVALID_ARGUMENT: the placement is not for this model; FAILED_PRECONDITION: the directory
   // has another version by now, or the ids are still another version's here; RESOURCE_EXHAUSTED.
   absl::Status Hold(const scheduler::Placement& placement, const std::string& worker);
-  // Drops what `worker` computes by none of these; gone(id) is called before an expert's memory
-  // goes.
-  void Keep(const Placements& placements, const std::string& worker,
-            const std::function<void(scheduler::ExpertId)>& gone);
+  // Drops what `worker` computes by none of these; gone(id) is called for each expert. Its memory
+  // goes with what is returned, as that takes its time.
+  using Dropped = std::vector<std::shared_ptr<const void>>;
+  Dropped Keep(const Placements& placements, const std::string& worker,
+               const std::function<void(scheduler::ExpertId)>& gone);
 
   // Null: it is not held.
   const FfnWeights* Find(scheduler::ExpertId expert) const;
@@ -78,6 +81,7 @@ class AdapterStore {
   };
   using Files = std::shared_ptr<const AdapterFiles>;
 
+  void Spare(Files files);  // mutex_ held
   absl::StatusOr<Files> Open(const scheduler::PlacedAdapter& adapter);
   absl::Status Judge(const AdapterFiles& files, const scheduler::PlacedAdapter& adapter) const;
   absl::Status HoldVersion(const scheduler::Placement& placement,
@@ -97,7 +101,7 @@ class AdapterStore {
   mutable std::mutex mutex_;  // guards what follows
   std::map<scheduler::ExpertId, Held> held_;
   std::map<std::string, Files> open_;  // by digest: what placements name
-  std::deque<Files> checked_;          // the latest last
+  std::deque<Files> spare_;            // no placement names them; the latest last
   uint64_t freed_bytes_ = 0;
 };
 

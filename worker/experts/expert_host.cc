@@ -75,7 +75,8 @@ absl::Status ExpertHost::HoldAll(const Placement& placement) {
 // Gives back what no placement held here needs, between two passes of the server; the home itself
 // steps by one of them.
 void ExpertHost::DropUnneeded() {
-  server_.Quiet([this] {
+  AdapterStore::Dropped memory;  // given back when the server computes again
+  server_.Quiet([&] {
     const std::lock_guard lock(mutex_);
     std::vector<scheduler::ExpertId> dropped;
     const std::vector<scheduler::ExpertId> needed = epochs_.Needed();
@@ -83,8 +84,9 @@ void ExpertHost::DropUnneeded() {
                         std::back_inserter(dropped));
     for (const scheduler::ExpertId expert : dropped) held_.erase(expert);
     store_.Drop(dropped);
-    adapters_.Keep(epochs_.All(), options_.id,
-                   [this](scheduler::ExpertId expert) { server_.SetWeights(expert, nullptr); });
+    memory = adapters_.Keep(epochs_.All(), options_.id, [this](scheduler::ExpertId expert) {
+      server_.SetWeights(expert, nullptr);
+    });
   });
 }
 

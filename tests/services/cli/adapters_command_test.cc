@@ -33,7 +33,7 @@ TEST_F(Commands, AdaptersListTellsThemAndWhatIsDoneWithThem) {
   EXPECT_EQ(Call({"adapters", "list"}), kDone);
   EXPECT_EQ(out_.str(),
             "adapter    law  draining, version 0123456789ab, 3 experts, 4096 bytes of "
-            "/adapters/law\n"
+            "/adapters/law, in memory\n"
             "operation  #7  add code, checking\n");
   EXPECT_EQ(Call({"adapters", "list", "--json"}), kDone);
   const json document = Document();
@@ -41,6 +41,20 @@ TEST_F(Commands, AdaptersListTellsThemAndWhatIsDoneWithThem) {
   EXPECT_EQ(document["adapters"][0]["state"], "draining");
   EXPECT_EQ(document["operations"][0]["stage"], "checking");
   EXPECT_EQ(document["operations"][1]["error"], "no such tensor");
+  EXPECT_EQ(document["adapters"][0]["residency"], "memory");
+}
+
+TEST_F(Commands, AdaptersListTellsWhyOneStaysOnDisk) {
+  v1::Adapter& adapter = *router_.catalogue.add_adapters();
+  adapter.set_name("law");
+  adapter.set_state(v1::ADAPTER_STATE_ACTIVE);
+  adapter.set_on_disk(true);
+  adapter.set_problem("worker a cannot: no such directory");
+  EXPECT_EQ(Call({"adapters", "list"}), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr(", on disk: worker a cannot: no such directory\n"));
+  EXPECT_EQ(Call({"adapters", "list", "--json"}), kDone);
+  EXPECT_EQ(Document()["adapters"][0]["residency"], "disk");
+  EXPECT_EQ(Document()["adapters"][0]["problem"], "worker a cannot: no such directory");
 }
 
 TEST_F(Commands, AdaptersAddNamesTheDirectoryAsOthersReachIt) {
