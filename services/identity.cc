@@ -72,7 +72,9 @@ std::string DefaultId() {
 }
 
 absl::StatusOr<uint64_t> NextIncarnation(const std::string& directory) {
-  const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
+  // So fine that two workers of one id, of two clusters on this machine, do not come by the same:
+  // their sockets are named by it.
+  const auto now = std::chrono::duration_cast<std::chrono::nanoseconds>(
       std::chrono::system_clock::now().time_since_epoch());
   const auto by_clock = static_cast<uint64_t>(std::max<int64_t>(now.count(), 1));
   if (directory.empty()) return by_clock;

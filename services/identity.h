@@ -18,7 +18,7 @@ absl::Status ValidateId(const std::string& id);
 // This machine's name, made a valid id.
 std::string DefaultId();
 
-// The next incarnation: the time in microseconds, or one more than what `directory` remembers if
+// The next incarnation: the time in nanoseconds, or one more than what `directory` remembers if
 // the clock went back. An empty directory name remembers nothing. DATA_LOSS when what is remembered
 // is not a number, UNAVAILABLE when it cannot be written.
 absl::StatusOr<uint64_t> NextIncarnation(const std::string& directory);
