@@ -1,5 +1,8 @@
 #include "services/adapter_checker.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <utility>
 
 #include "services/convert_adapters.h"
@@ -8,11 +11,14 @@
 namespace conclave::services {
 namespace {
 
+constexpr int kNiceness = 19;
+
 scheduler::FoundAdapter ToFound(absl::StatusOr<worker::AdapterCheck> checked) {
   if (checked.ok()) {
     return {.digest = std::move(checked->digest),
             .replaced = std::move(checked->replaced),
-            .bytes = checked->bytes};
+            .bytes = checked->bytes,
+            .shared_bytes = checked->shared_bytes};
   }
   return {.error = static_cast<scheduler::AdapterError>(checked.status().raw_code()),
           .message = std::string(checked.status().message())};
@@ -52,6 +58,9 @@ std::optional<v1::AdapterChecked> AdapterChecker::Report() const {
 }
 
 void AdapterChecker::Run() {
+  // Steps go before: this thread has what they leave of the CPUs, and nobody waits for it but an
+  // operator. It may fail, and is then as all others.
+  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
   std::unique_lock lock(mutex_);
   while (true) {
     wake_.wait(lock, [this] { return stopping_ || due_; });
