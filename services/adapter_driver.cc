@@ -43,7 +43,7 @@ void LogEnd(const AdapterOperation& operation) {
 }  // namespace
 
 AdapterDriver::AdapterDriver(const Options& options, const AdapterRegister& stored, Micros now)
-    : catalogue_(options, stored, now) {}
+    : options_(options), catalogue_(options, stored, now), now_(now) {}
 
 bool AdapterDriver::Hear(const v1::HeartbeatRequest& beat, Micros now) {
   const bool router = beat.has_router();
@@ -51,7 +51,6 @@ bool AdapterDriver::Hear(const v1::HeartbeatRequest& beat, Micros now) {
   AdapterCatalogue::Report report{.at = now,
                                   .view = beat.view(),
                                   .in_use = {beat.in_use().begin(), beat.in_use().end()},
-                                  .running = {beat.running().begin(), beat.running().end()},
                                   .waiting = {beat.waiting().begin(), beat.waiting().end()}};
   if (!router && beat.has_checked()) {
     report.check = beat.checked().check();
@@ -61,7 +60,7 @@ bool AdapterDriver::Hear(const v1::HeartbeatRequest& beat, Micros now) {
   const AdapterCatalogue::Report& before = heard.report;
   const bool news = heard.incarnation != incarnation || before.check != report.check ||
                     before.view != report.view || before.in_use != report.in_use ||
-                    before.running != report.running || before.waiting != report.waiting;
+                    before.waiting != report.waiting;
   heard = {.incarnation = incarnation, .report = std::move(report)};
   return news;
 }
@@ -90,7 +89,16 @@ std::optional<absl::StatusOr<v1::AdapterOperation>> AdapterDriver::EndOf(
   if (found->stage == AdapterStage::kFailed) {
     return ToStatus(found->error, absl::StrFormat("adapter %s: %s", found->name, found->message));
   }
+  if (!IsFollowed(operation)) return std::nullopt;
   return ToProto(*found);
+}
+
+bool AdapterDriver::IsFollowed(const std::string& operation) const {
+  const auto ended = ended_.find(operation);
+  if (ended == ended_.end() || now_ - ended->second.at >= options_.follow) return true;
+  return std::all_of(routers_.begin(), routers_.end(), [&](const auto& router) {
+    return !router.second.serves || router.second.report.view >= ended->second.view;
+  });
 }
 
 bool AdapterDriver::Step(const Workers& workers, const Routers& routers, const v1::ModelInfo* model,
@@ -114,6 +122,7 @@ bool AdapterDriver::Step(const Workers& workers, const Routers& routers, const v
   for (const scheduler::RouterRoster::Router& router : routers) {
     const auto found = routers_.find(router.address);
     if (found == routers_.end()) continue;
+    found->second.serves = router.state == scheduler::RouterState::kServing;
     listed.push_back({.address = router.address, .report = &found->second.report});
   }
   std::erase_if(routers_, [&](const auto& router) {
@@ -129,15 +138,20 @@ bool AdapterDriver::Step(const Workers& workers, const Routers& routers, const v
     catalogue_.Proposed(*wish, placement.Propose(*wish, workers, model, now), now);
     changed = true;
   }
-  if (changed) LogEnds(before);
+  now_ = now;
+  if (changed) NoteEnds(before, version, now);
   return changed;
 }
 
-void AdapterDriver::LogEnds(const std::vector<AdapterOperation>& before) const {
+void AdapterDriver::NoteEnds(const std::vector<AdapterOperation>& before, uint64_t version,
+                             Micros now) {
   for (const AdapterOperation& was : before) {
-    const AdapterOperation* const now = catalogue_.Find(was.id);
-    if (IsOpen(was.stage) && now != nullptr && !IsOpen(now->stage)) LogEnd(*now);
+    const AdapterOperation* const found = catalogue_.Find(was.id);
+    if (found == nullptr || !IsOpen(was.stage) || IsOpen(found->stage)) continue;
+    LogEnd(*found);
+    if (!found->removes) ended_[found->id] = {.view = version + 1, .at = now};
   }
+  std::erase_if(ended_, [&](const auto& one) { return catalogue_.Find(one.first) == nullptr; });
 }
 
 void AdapterDriver::Fill(v1::ClusterView* view) const {

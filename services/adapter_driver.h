@@ -22,7 +22,11 @@ namespace conclave::services {
 
 class AdapterDriver {
  public:
-  using Options = scheduler::AdapterCatalogue::Options;
+  struct Options : scheduler::AdapterCatalogue::Options {
+    // Who asked for an addition is answered when all routers that are heard follow a view that has
+    // it, as he may ask any of them next; after so long in any case.
+    scheduler::Micros follow = std::chrono::seconds(5);
+  };
   using Workers = PlacementDriver::Workers;
   using Routers = std::vector<scheduler::RouterRoster::Router>;
 
@@ -53,15 +57,26 @@ class AdapterDriver {
  private:
   struct Heard {
     uint64_t incarnation = 0;
+    bool serves = true;  // of a router
     scheduler::AdapterCatalogue::Report report;
   };
+  void NoteEnds(const std::vector<scheduler::AdapterOperation>& before, uint64_t version,
+                scheduler::Micros now);
+  bool IsFollowed(const std::string& operation) const;
   absl::StatusOr<std::string> Begun(const scheduler::AdapterAnswer& opened);
   void AddRows(google::protobuf::RepeatedPtrField<v1::Adapter>* adapters) const;
-  void LogEnds(const std::vector<scheduler::AdapterOperation>& before) const;
 
+  const Options options_;
   scheduler::AdapterCatalogue catalogue_;
   std::map<std::string, Heard> workers_;  // by id
   std::map<std::string, Heard> routers_;  // by address
+  // Additions that have ended, and from which view on that is told.
+  struct Ended {
+    uint64_t view = 0;
+    scheduler::Micros at{};
+  };
+  std::map<std::string, Ended> ended_;
+  scheduler::Micros now_{};  // of the last Step
 };
 
 }  // namespace conclave::services

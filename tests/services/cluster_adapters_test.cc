@@ -289,6 +289,45 @@ TEST_F(ClusterAdaptersTest, RefusesBeatsWithMoreVersionsInUseThanThereCanBe) {
   v1::HeartbeatRequest router = router_;
   router.add_in_use("");
   EXPECT_EQ(service_->Hear(router, now_).code(), absl::StatusCode::kInvalidArgument);
+  router.clear_in_use();
+  router.add_waiting("");
+  EXPECT_EQ(service_->Hear(router, now_).code(), absl::StatusCode::kInvalidArgument);
+  router.clear_waiting();
+  for (int i = 0; i < 1025; ++i) router.add_waiting("1a");
+  EXPECT_EQ(service_->Hear(router, now_).code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Who is told that an adapter is served may ask for it through any router at once.
+TEST_F(ClusterAdaptersTest, AnswersWhenAllRoutersThatServeKnowTheAdapter) {
+  v1::HeartbeatRequest slow = router_;
+  slow.mutable_router()->set_address("127.0.0.1:4001");
+  const auto rounds = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      EXPECT_EQ(service_->Hear(slow, now_), absl::OkStatus());
+      Round();
+    }
+  };
+  slow.set_view(service_->view()->version());
+  ASSERT_TRUE(Add("law", "/law").ok());
+  rounds(12);
+  EXPECT_THAT(Told(), ElementsAre("law=1a"));
+  EXPECT_THAT(ends_, ElementsAre()) << "it follows an older view";
+  slow.set_view(service_->view()->version());
+  rounds(2);
+  EXPECT_EQ(ends_.size(), 1u);
+
+  ASSERT_TRUE(Add("code", "/code").ok());
+  rounds(12);
+  EXPECT_EQ(ends_.size(), 1u);
+  Round(options_.adapters.follow);
+  Round();
+  EXPECT_EQ(ends_.size(), 2u) << "it had its time";
+
+  ASSERT_TRUE(Add("more", "/code").ok());
+  Rounds(10);
+  Round(options_.routers.dead_after);
+  Round();
+  EXPECT_EQ(ends_.size(), 3u) << "it is dead";
 }
 
 class UnplacedAdaptersTest : public ClusterAdaptersTest {
