@@ -11,7 +11,8 @@
 namespace conclave::services {
 namespace {
 
-constexpr int kNiceness = 19;
+// About a tenth of a CPU that steps take all of: what is verified has its time too.
+constexpr int kNiceness = 10;
 
 scheduler::FoundAdapter ToFound(absl::StatusOr<worker::AdapterCheck> checked) {
   if (checked.ok()) {

@@ -77,10 +77,12 @@ class AdapterStore::Arena {
   const uint64_t size_;
 };
 
-AdapterStore::AdapterStore(const Options& options, const Model& model, ExpertStore& base)
+AdapterStore::AdapterStore(const Options& options, const Model& model, ExpertStore& base,
+                           Pace::Steps steps)
     : options_(options),
       model_(model),
       base_(base),
+      steps_(std::move(steps)),
       base_experts_(static_cast<ExpertId>(model.Experts().size())) {}
 
 AdapterStore::~AdapterStore() = default;
@@ -96,7 +98,9 @@ std::string AdapterStore::NameOf(const AdapterFiles::Expert& expert) const {
 }
 
 absl::StatusOr<AdapterCheck> AdapterStore::Check(const std::string& source) {
-  CONCLAVE_ASSIGN_OR_RETURN(Files files, AdapterFiles::Open(source, model_, options_.files));
+  Pace pace(options_.pace, steps_);
+  CONCLAVE_ASSIGN_OR_RETURN(
+      Files files, AdapterFiles::Open(source, model_, options_.files, [&] { pace.Rest(); }));
   CpuDeviceOptions device_options{
       .threads = 1, .activation_type = model_.spec.activation_type(), .max_rows = kProbeRows};
   device_options.max_columns =
@@ -105,6 +109,7 @@ absl::StatusOr<AdapterCheck> AdapterStore::Check(const std::string& source) {
   AdapterCheck check{.digest = files->version(), .bytes = files->bytes()};
   for (size_t i = 0; i < files->experts().size(); ++i) {
     CONCLAVE_RETURN_IF_ERROR(Differs(*files, i, *device));
+    pace.Rest();
     check.replaced.push_back(ReplacedBy(files->experts()[i]));
     if (files->experts()[i].shared) check.shared_bytes += files->layout(i).bytes();
   }
@@ -148,7 +153,7 @@ absl::Status AdapterStore::Differs(const AdapterFiles& files, size_t index, Devi
       NameOf(expert), ": the adapter's numbers differ from the base's and compute the same"));
 }
 
-absl::StatusOr<AdapterStore::Files> AdapterStore::Open(const PlacedAdapter& adapter) {
+absl::StatusOr<AdapterStore::Files> AdapterStore::Open(const PlacedAdapter& adapter, Pace& pace) {
   {
     const std::lock_guard lock(mutex_);
     if (const auto open = open_.find(adapter.digest); open != open_.end()) return open->second;
@@ -157,8 +162,8 @@ absl::StatusOr<AdapterStore::Files> AdapterStore::Open(const PlacedAdapter& adap
     });
     if (spare != spare_.end()) return *spare;
   }
-  CONCLAVE_ASSIGN_OR_RETURN(Files files,
-                            AdapterFiles::Open(adapter.source, model_, options_.files));
+  CONCLAVE_ASSIGN_OR_RETURN(Files files, AdapterFiles::Open(adapter.source, model_, options_.files,
+                                                            [&] { pace.Rest(); }));
   if (files->version() == adapter.digest) return files;
   return absl::FailedPreconditionError(StrCat(adapter.source, ": has become version ",
                                               files->version(), ", wanted is ", adapter.digest));
@@ -176,9 +181,10 @@ absl::Status AdapterStore::Judge(const AdapterFiles& files, const PlacedAdapter&
 absl::Status AdapterStore::Hold(const Placement& placement, const std::string& worker) {
   std::map<ExpertId, Held> held;
   std::map<std::string, Files> open;
+  Pace pace(options_.pace, steps_);
   for (const PlacedAdapter& adapter : placement.adapters) {
     CONCLAVE_RETURN_IF_ERROR(
-        HoldVersion(placement, adapter, IndexIn(placement, worker), held, open));
+        HoldVersion(placement, adapter, IndexIn(placement, worker), pace, held, open));
   }
   const std::lock_guard lock(mutex_);
   open_.merge(open);
@@ -188,9 +194,9 @@ absl::Status AdapterStore::Hold(const Placement& placement, const std::string& w
 }
 
 absl::Status AdapterStore::HoldVersion(const Placement& placement, const PlacedAdapter& adapter,
-                                       int32_t self, std::map<ExpertId, Held>& held,
+                                       int32_t self, Pace& pace, std::map<ExpertId, Held>& held,
                                        std::map<std::string, Files>& open) {
-  CONCLAVE_ASSIGN_OR_RETURN(const Files files, Open(adapter));
+  CONCLAVE_ASSIGN_OR_RETURN(const Files files, Open(adapter, pace));
   CONCLAVE_RETURN_IF_ERROR(Judge(*files, adapter));
   open[adapter.digest] = files;
   std::map<ExpertId, size_t> missing;  // id to index in files
@@ -228,6 +234,7 @@ absl::Status AdapterStore::HoldVersion(const Placement& placement, const PlacedA
         files->Read(index, std::span(buffer).first(files->layout(index).bytes())));
     CONCLAVE_RETURN_IF_ERROR(
         memory.Append({reinterpret_cast<const char*>(buffer.data()), buffer.size()}));
+    pace.Rest();
   }
   CONCLAVE_RETURN_IF_ERROR(memory.Seal());
   CONCLAVE_ASSIGN_OR_RETURN(const std::shared_ptr<const Arena> arena, Arena::Map(memory));

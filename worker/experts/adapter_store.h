@@ -21,6 +21,7 @@
 #include "scheduler/placement.h"
 #include "worker/experts/adapter_check.h"
 #include "worker/experts/expert_store.h"
+#include "worker/experts/pace.h"
 #include "worker/model/adapter_files.h"
 #include "worker/model/model.h"
 
@@ -33,11 +34,13 @@ class AdapterStore {
     // Versions that stay open though no placement names them, so that they need not be verified
     // anew: the last that were checked or held.
     size_t spare = 4;
+    Pace::Options pace;  // of reading and verifying, while steps are made
   };
   using Placements = std::vector<std::shared_ptr<const scheduler::Placement>>;
 
-  // base: where the experts are that adapters replace. Both outlive it.
-  AdapterStore(const Options& options, const Model& model, ExpertStore& base);
+  // base: where the experts are that adapters replace. Both outlive it. steps: asked by any thread.
+  AdapterStore(const Options& options, const Model& model, ExpertStore& base,
+               Pace::Steps steps = nullptr);
   ~AdapterStore();
   AdapterStore(const AdapterStore&) = delete;
   AdapterStore& operator=(const AdapterStore&) = delete;
@@ -82,10 +85,10 @@ class AdapterStore {
   using Files = std::shared_ptr<const AdapterFiles>;
 
   void Spare(Files files);  // mutex_ held
-  absl::StatusOr<Files> Open(const scheduler::PlacedAdapter& adapter);
+  absl::StatusOr<Files> Open(const scheduler::PlacedAdapter& adapter, Pace& pace);
   absl::Status Judge(const AdapterFiles& files, const scheduler::PlacedAdapter& adapter) const;
   absl::Status HoldVersion(const scheduler::Placement& placement,
-                           const scheduler::PlacedAdapter& adapter, int32_t self,
+                           const scheduler::PlacedAdapter& adapter, int32_t self, Pace& pace,
                            std::map<scheduler::ExpertId, Held>& held,
                            std::map<std::string, Files>& open);
   absl::Status Differs(const AdapterFiles& files, size_t index, Device& device) const;
@@ -96,6 +99,7 @@ class AdapterStore {
   const Options options_;
   const Model& model_;
   ExpertStore& base_;
+  const Pace::Steps steps_;
   const scheduler::ExpertId base_experts_;
 
   mutable std::mutex mutex_;  // guards what follows

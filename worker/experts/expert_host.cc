@@ -20,7 +20,8 @@ ExpertHost::ExpertHost(const Options& options, const FrameLimits& limits, const 
     : options_(options),
       experts_(model.Experts().size()),
       store_(options.store, model),
-      adapters_(options.adapters, model, store_),
+      adapters_(options.adapters, model, store_,
+                [this] { return busy_.load(std::memory_order_relaxed); }),
       transport_(std::move(transport)),
       epochs_(options.epochs, options.id),
       server_(options.server, limits, model.Experts(), device, transport_.get(),
@@ -182,6 +183,7 @@ void ExpertHost::OnNews(std::function<void()> callback) {
 }
 
 std::shared_ptr<const Placement> ExpertHost::BeginStep(uint64_t step) {
+  busy_.fetch_add(1, std::memory_order_relaxed);
   PeerExchange::Table table;
   table.waits = options_.needs_placement;
   std::function<void()> told;
@@ -229,6 +231,7 @@ Refusal ExpertHost::Judge(PeerIndex from, const FrameHeader& header,
 }
 
 void ExpertHost::OnFrame(PeerIndex from, const FrameHeader& header, FrameBody body) {
+  busy_.fetch_add(1, std::memory_order_relaxed);
   if (IsQuestion(header.kind)) {
     server_.Submit({from, header, std::move(body)});
   } else {

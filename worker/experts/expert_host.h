@@ -7,6 +7,7 @@
 //
 // Threads: BeginStep, exchange() and AwaitChange are the engine thread's; all else any.
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -123,6 +124,7 @@ class ExpertHost final : private FrameSink {
     PeerIndex index = -1;
   };
 
+  std::atomic<uint64_t> busy_ = 0;  // steps begun and frames heard: what others are not to delay
   const Options options_;
   const size_t experts_;
   ExpertStore store_;

@@ -42,9 +42,9 @@ struct AdapterFiles::Contents {
 AdapterFiles::AdapterFiles() = default;
 AdapterFiles::~AdapterFiles() = default;
 
-absl::StatusOr<std::shared_ptr<const AdapterFiles>> AdapterFiles::Open(const std::string& directory,
-                                                                       const Model& base,
-                                                                       const Limits& limits) {
+absl::StatusOr<std::shared_ptr<const AdapterFiles>> AdapterFiles::Open(
+    const std::string& directory, const Model& base, const Limits& limits,
+    const std::function<void()>& rest) {
   CONCLAVE_ASSIGN_OR_RETURN(const std::unique_ptr<const Directory> opened,
                             Directory::Open(directory));
   CONCLAVE_ASSIGN_OR_RETURN(const std::shared_ptr<const DirectoryFile> config_file,
@@ -77,14 +77,14 @@ absl::StatusOr<std::shared_ptr<const AdapterFiles>> AdapterFiles::Open(const std
                                       .experts = std::move(experts),
                                       .layout = ExpertLayout(base.spec),
                                       .shared_layout = ExpertLayout::OfShared(base.spec)});
-  CONCLAVE_RETURN_IF_ERROR(files->Verify(limits.bytes));
+  CONCLAVE_RETURN_IF_ERROR(files->Verify(limits.bytes, rest));
   CONCLAVE_RETURN_IF_ERROR(config_file->CheckUnchanged());
   CONCLAVE_RETURN_IF_ERROR(files->contents_->tensors->CheckUnchanged());
   return files;
 }
 
 // Reads every expert, and fills in digests and version.
-absl::Status AdapterFiles::Verify(uint64_t bytes_limit) {
+absl::Status AdapterFiles::Verify(uint64_t bytes_limit, const std::function<void()>& rest) {
   for (size_t i = 0; i < experts_.size(); ++i) bytes_ += layout(i).bytes();
   if (bytes_ > bytes_limit) {
     return absl::ResourceExhaustedError(
@@ -101,6 +101,7 @@ absl::Status AdapterFiles::Verify(uint64_t bytes_limit) {
     version.AddField(std::to_string(expert.layer));
     version.AddField(std::to_string(expert.slot));
     version.AddField(expert.sha256);
+    if (rest) rest();
   }
   version_ = absl::BytesToHexString(version.Finish());
   return absl::OkStatus();

@@ -20,6 +20,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -55,10 +56,10 @@ class AdapterFiles {
   // RESOURCE_EXHAUSTED (more than limits.bytes; no descriptor left) or DATA_LOSS (changed
   // meanwhile), naming file and tensor or the place in expert_cfg.json, expected and found. Where
   // there is a SHA256SUMS, in the format of sha256sum, it must name every file that is read, and be
-  // true of every file that it names. `base` need not outlive it.
-  static absl::StatusOr<std::shared_ptr<const AdapterFiles>> Open(const std::string& directory,
-                                                                  const Model& base,
-                                                                  const Limits& limits);
+  // true of every file that it names. `base` need not outlive it. rest: called between experts.
+  static absl::StatusOr<std::shared_ptr<const AdapterFiles>> Open(
+      const std::string& directory, const Model& base, const Limits& limits,
+      const std::function<void()>& rest = nullptr);
   static absl::StatusOr<std::shared_ptr<const AdapterFiles>> Open(const std::string& directory,
                                                                   const Model& base) {
     return Open(directory, base, Limits());
@@ -84,7 +85,7 @@ class AdapterFiles {
  private:
   struct Contents;  // the files, and where in them an expert is
   AdapterFiles();
-  absl::Status Verify(uint64_t bytes_limit);
+  absl::Status Verify(uint64_t bytes_limit, const std::function<void()>& rest);
 
   std::string directory_;
   std::unique_ptr<Contents> contents_;
