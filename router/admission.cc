@@ -214,15 +214,24 @@ bool Admission::WaitsForMemory(uint64_t key) const {
   return found != entries_.end() && found->second.state == State::kWaiting && IsAway(found->second);
 }
 
-Admission::VersionUse Admission::version_use() const {
-  VersionUse use;
+std::set<std::string> Admission::versions_waited_for() const {
+  std::set<std::string> waiting;
+  if (away_.empty()) return waiting;
+  std::set<std::string> running;
   for (const auto& [key, entry] : entries_) {
-    if (entry.version.empty()) continue;
-    const bool waits = entry.state == State::kWaiting;
-    if (entry.state == State::kHome || (waits && entry.requeued)) use.running.insert(entry.version);
-    if (waits && IsAway(entry)) use.waiting.insert(entry.version);
+    const bool waits = entry.state == State::kWaiting && IsAway(entry);
+    if (!entry.version.empty()) (waits ? waiting : running).insert(entry.version);
   }
-  return use;
+  std::erase_if(waiting, [&](const std::string& digest) { return running.contains(digest); });
+  return waiting;
+}
+
+int32_t Admission::waiting_for_memory() const {
+  if (away_.empty()) return 0;
+  return static_cast<int32_t>(
+      std::count_if(entries_.begin(), entries_.end(), [this](const auto& entry) {
+        return entry.second.state == State::kWaiting && IsAway(entry.second);
+      }));
 }
 
 bool Admission::LeavesSomeToOthers(uint64_t key) const {
@@ -352,9 +361,6 @@ Admission::Micros Admission::Pushback(const Departures& departures, size_t waiti
 Admission::Stats Admission::stats() const {
   Stats stats = has_;
   if (lacks_credit_) stats.waiting_for_credit = stats.waiting;
-  if (away_.empty()) return stats;
-  for (const auto& [key, entry] : entries_)
-    stats.waiting_for_memory += entry.state == State::kWaiting && IsAway(entry);
   return stats;
 }
 

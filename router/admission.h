@@ -22,7 +22,7 @@
 //     "Dynamic queue length thresholds for shared-memory packet switches" (1998).
 //   * A request whose home is lost goes before all: it has been charged, and has waited.
 //   * One whose adapter's version is not in memory (SetAway) waits for that, with those behind it
-//     in its adapter; to others it is as if it were not there.
+//     in its adapter, of a newer version too; to others it is as if it were not there.
 
 #include <cstdint>
 #include <map>
@@ -105,11 +105,9 @@ class Admission {
   // still, for those that a worker had.
   void SetAway(std::map<std::string, bool> away) { away_ = std::move(away); }
   bool WaitsForMemory(uint64_t key) const;
-  // Digests of versions that workers have, or had, requests of, and of those that are waited for.
-  struct VersionUse {
-    std::set<std::string> running, waiting;
-  };
-  VersionUse version_use() const;
+  // Digests of versions of which all requests wait so. A request between two homes does not.
+  std::set<std::string> versions_waited_for() const;
+  int32_t waiting_for_memory() const;
 
   // Who has this id.
   std::optional<uint64_t> KeyOf(const std::string& id) const;
@@ -155,7 +153,6 @@ class Admission {
     int32_t preparing = 0;  // reserved, not yet queued
     int32_t waiting = 0;
     int32_t waiting_for_credit = 0;  // of them, as of the last Dispatch
-    int32_t waiting_for_memory = 0;  // of them
     int32_t running = 0;             // with a home
     int64_t tokens = 0;
   };

@@ -14,6 +14,18 @@ bool Holds(const std::vector<std::string>& digests, const std::string& digest) {
   return std::find(digests.begin(), digests.end(), digest) != digests.end();
 }
 
+// Whether a request of it runs, or could.
+bool Runs(const AdapterCatalogue::Report& router, const std::string& digest) {
+  return Holds(router.in_use, digest) && !Holds(router.waiting, digest);
+}
+
+AdapterVersion VersionOf(const AdapterOperation& operation) {
+  return {.source = operation.source,
+          .replaced = operation.experts,
+          .bytes = operation.bytes,
+          .shared_bytes = operation.shared_bytes};
+}
+
 // Whether every worker serves by a placement that has the version, and no plan takes it away.
 bool Serves(const PlacementChange& change, const std::string& digest) {
   return change.current() && change.floor() == change.epoch() &&
@@ -182,9 +194,7 @@ bool AdapterCatalogue::StepPlacing(const Known& known, Micros now) {
   if (current && FindAdapter(*current, head->digest)) return changed;
   if (HasRoom(*head, known.placement)) return TooLate(*head, now) || changed;
   AdapterOperation& operation = *Mutable(head->id);
-  const AdapterVersion version{.replaced = operation.experts,
-                               .bytes = operation.bytes,
-                               .shared_bytes = operation.shared_bytes};
+  const AdapterVersion version = VersionOf(operation);
   std::string problem =
       rotation_.ProblemOf(*current, ToBePlaced(operation.digest, version), version);
   if (problem.empty()) {
@@ -199,10 +209,7 @@ bool AdapterCatalogue::HasRoom(const AdapterOperation& operation,
                                const PlacementChange& change) const {
   if (!change.current()) return true;
   AdapterRotation::Versions versions = stored_.versions;
-  const AdapterVersion version{.source = operation.source,
-                               .replaced = operation.experts,
-                               .bytes = operation.bytes,
-                               .shared_bytes = operation.shared_bytes};
+  const AdapterVersion version = VersionOf(operation);
   versions.try_emplace(operation.digest, version);
   return rotation_.Fits(WithAdapter(*change.current(), ToBePlaced(operation.digest, version)),
                         versions);
@@ -219,12 +226,8 @@ void AdapterCatalogue::Activate(AdapterOperation& operation, bool on_disk) {
     ++(had ? stats_.unchanged : stats_.added);
   }
   stored_.active[operation.name] = operation.digest;
-  stored_.versions
-      .try_emplace(operation.digest, AdapterVersion{.source = operation.source,
-                                                    .replaced = operation.experts,
-                                                    .bytes = operation.bytes,
-                                                    .shared_bytes = operation.shared_bytes})
-      .first->second.on_disk = on_disk;
+  stored_.versions.try_emplace(operation.digest, VersionOf(operation)).first->second.on_disk =
+      on_disk;
   operation.stage = AdapterStage::kDone;
   operation.experts.clear();
   SettleDraining();
@@ -247,8 +250,9 @@ bool AdapterCatalogue::StepRotation(const Known& known, Micros now) {
       known.placement.current() ? &*known.placement.current() : nullptr;
   std::map<std::string, AdapterRotation::Use> uses;
   for (const Router& router : known.routers) {
-    if (router.report == nullptr || now - router.report->at >= options_.silent) continue;
-    for (const std::string& digest : router.report->running) uses[digest].runs = true;
+    if (!IsHeard(router, now)) continue;
+    for (const std::string& digest : router.report->in_use)
+      uses[digest].runs |= Runs(*router.report, digest);
     for (const std::string& digest : router.report->waiting) uses[digest].wanted = true;
   }
   for (const Worker& worker : known.workers) {
@@ -267,7 +271,12 @@ bool AdapterCatalogue::StepRotation(const Known& known, Micros now) {
     ++stats_.to_disk;
     changed = true;
   }
-  return changed;
+  if (coming_) return changed;
+  const auto stayer = rotation_.Stayer(*current, stored_.versions, now);
+  if (!stayer || !Serves(known.placement, *stayer)) return changed;
+  stored_.versions[*stayer].on_disk = false;
+  ++stats_.to_memory;
+  return true;
 }
 
 bool AdapterCatalogue::StepComing(const Known& known) {
@@ -314,9 +323,14 @@ bool AdapterCatalogue::StepLeaving(const Known& known, Micros now) {
 // Whether requests of a router hold it, or may come to.
 bool AdapterCatalogue::MayHold(const Router& router, const std::string& digest,
                                const Leaving& leaving, Micros now) const {
-  if (router.report == nullptr || now - router.report->at >= options_.silent) return false;
+  if (!IsHeard(router, now)) return false;
   if (router.report->view < leaving.view) return true;
-  return Holds(leaving.to_disk ? router.report->running : router.report->in_use, digest);
+  return leaving.to_disk ? Runs(*router.report, digest) : Holds(router.report->in_use, digest);
+}
+
+// One that is silent for long does not count.
+bool AdapterCatalogue::IsHeard(const Router& router, Micros now) const {
+  return router.report != nullptr && now - router.report->at < options_.silent;
 }
 
 bool AdapterCatalogue::MayGo(const Leaving& leaving, const std::string& digest,
@@ -456,21 +470,19 @@ AdapterOperation* AdapterCatalogue::Mutable(std::string_view operation) {
   return const_cast<AdapterOperation*>(Find(operation));
 }
 
+bool AdapterCatalogue::IsPlacing(const std::string& digest) const {
+  return std::any_of(
+      stored_.operations.begin(), stored_.operations.end(), [&](const AdapterOperation& operation) {
+        return operation.stage == AdapterStage::kPlacing && operation.digest == digest;
+      });
+}
+
 bool AdapterCatalogue::IsWanted(const std::string& digest) const {
-  return IsActive(stored_, digest) ||
-         std::any_of(stored_.operations.begin(), stored_.operations.end(),
-                     [&](const AdapterOperation& operation) {
-                       return operation.stage == AdapterStage::kPlacing &&
-                              operation.digest == digest;
-                     });
+  return IsActive(stored_, digest) || IsPlacing(digest);
 }
 
 bool AdapterCatalogue::IsComing(const std::string& digest) const {
-  return coming_ == digest || std::any_of(stored_.operations.begin(), stored_.operations.end(),
-                                          [&](const AdapterOperation& operation) {
-                                            return operation.stage == AdapterStage::kPlacing &&
-                                                   operation.digest == digest;
-                                          });
+  return coming_ == digest || IsPlacing(digest);
 }
 
 bool AdapterCatalogue::IsOnDisk(const std::string& digest) const {

@@ -66,9 +66,8 @@ class AdapterCatalogue {
     Micros at{};                      // when it was heard
     uint64_t view = 0;                // version of the view that it follows
     std::vector<std::string> in_use;  // digests that requests hold there
-    // Of a router, of these: those of requests that a worker has or had, and of those that wait
-    // because the version is not in memory.
-    std::vector<std::string> running, waiting;
+    // Of a router, of these: those whose requests all wait until the version is in memory.
+    std::vector<std::string> waiting;
     // Of a worker: its verdict on a directory.
     uint64_t check = 0;  // 0: none
     FoundAdapter found;
@@ -144,6 +143,8 @@ class AdapterCatalogue {
                Micros now) const;
   bool MayGo(const Leaving& leaving, const std::string& digest, const Known& known) const;
   bool TooLate(const AdapterOperation& operation, Micros now);
+  bool IsHeard(const Router& router, Micros now) const;
+  bool IsPlacing(const std::string& digest) const;
   // Whether an operation or a request brings it to memory.
   bool IsComing(const std::string& digest) const;
   bool IsOnDisk(const std::string& digest) const;

@@ -6,14 +6,7 @@
 namespace conclave::scheduler {
 namespace {
 
-// Without those that are on their way to disk.
-Placement Staying(Placement placement, const AdapterRotation::Versions& versions) {
-  std::erase_if(placement.adapters, [&](const PlacedAdapter& adapter) {
-    const auto found = versions.find(adapter.digest);
-    return found != versions.end() && found->second.on_disk;
-  });
-  return placement;
-}
+constexpr int32_t kMostDoublings = 16;
 
 }  // namespace
 
@@ -48,12 +41,13 @@ bool AdapterRotation::Note(const Placement* placement, const Versions& versions,
   for (const auto& [digest, version] : versions) {
     const auto [at, is_new] = known_.try_emplace(digest, Known{.since = now, .used = now});
     Known& known = at->second;
-    if (!version.on_disk && !known.in_memory) {
-      known.since = now;
+    if (known.in_memory == version.on_disk) known.since = now;
+    known.in_memory = !version.on_disk;
+    if (known.in_memory) {
       changed |= !std::exchange(known.why_not, "").empty();
       known.not_before = Micros::zero();
+      known.failed = 0;
     }
-    known.in_memory = !version.on_disk;
     const auto use = uses.find(digest);
     const bool wanted = use != uses.end() && use->second.wanted;
     known.busy = wanted || (use != uses.end() && use->second.runs);
@@ -64,8 +58,12 @@ bool AdapterRotation::Note(const Placement* placement, const Versions& versions,
       known.wanted = now;
     }
     if (!known.wanted || placement == nullptr || now < known.not_before) continue;
+    if (known.judged == placement->epoch) continue;
     std::string problem = ProblemOf(*placement, ToBePlaced(digest, version), version);
-    if (problem.empty()) continue;
+    if (problem.empty()) {
+      known.judged = placement->epoch;
+      continue;
+    }
     changed |= known.why_not != problem;
     Failed(digest, std::move(problem), now);
   }
@@ -82,10 +80,9 @@ bool AdapterRotation::Fits(const Placement& placement, const Versions& versions)
 std::string AdapterRotation::ProblemOf(const Placement& placement, const PlacedAdapter& adapter,
                                        const AdapterVersion& version) const {
   if (options_.bytes == 0) return "";
-  Placement alone = placement;
-  alone.adapters.clear();
+  const Placement alone = {.workers = placement.workers, .owners = placement.owners};
   const std::vector<uint64_t> bytes =
-      AdapterBytes(WithAdapter(std::move(alone), adapter), {{adapter.digest, version}});
+      AdapterBytes(WithAdapter(alone, adapter), {{adapter.digest, version}});
   const auto most = std::max_element(bytes.begin(), bytes.end());
   if (most == bytes.end() || *most <= options_.bytes) return "";
   return "its experts take " + std::to_string(*most) + " bytes on worker " +
@@ -106,22 +103,50 @@ std::vector<std::string> AdapterRotation::Wanted(const Versions& versions, Micro
   return digests;
 }
 
+Placement AdapterRotation::Staying(const Placement& placement, const Versions& versions,
+                                   Micros now) const {
+  Placement staying = placement;
+  std::erase_if(staying.adapters, [&](const PlacedAdapter& adapter) {
+    const auto version = versions.find(adapter.digest);
+    const auto known = known_.find(adapter.digest);
+    return version != versions.end() && version->second.on_disk && known != known_.end() &&
+           (known->second.in_memory || now - known->second.since < options_.turn);
+  });
+  return staying;
+}
+
+bool AdapterRotation::Suffices(const Placement& placement, const Versions& versions,
+                               Micros now) const {
+  if (!Fits(placement, versions)) return false;
+  for (const std::string& digest : Wanted(versions, now)) {
+    if (FindAdapter(placement, digest) != nullptr) continue;
+    return Fits(WithAdapter(placement, ToBePlaced(digest, versions.at(digest))), versions);
+  }
+  return true;
+}
+
 std::optional<std::string> AdapterRotation::Leaver(const Placement& placement,
                                                    const Versions& versions, Micros now) const {
   if (options_.bytes == 0) return std::nullopt;
-  Placement staying = Staying(placement, versions);
-  const bool fits = Fits(staying, versions);
-  const std::vector<std::string> wanted = Wanted(versions, now);
-  // Who is still on its way out has first to be gone.
-  const auto comer = std::find_if(wanted.begin(), wanted.end(), [&](const std::string& digest) {
-    return FindAdapter(staying, digest) == nullptr;
-  });
-  if (fits && comer == wanted.end()) return std::nullopt;
-  if (fits) {
-    const AdapterVersion& version = versions.at(*comer);
-    if (Fits(WithAdapter(staying, ToBePlaced(*comer, version)), versions)) return std::nullopt;
-  }
+  if (Fits(placement, versions) && Wanted(versions, now).empty()) return std::nullopt;
+  const Placement staying = Staying(placement, versions, now);
+  if (Suffices(staying, versions, now)) return std::nullopt;
   return Victim(staying, versions, now);
+}
+
+std::optional<std::string> AdapterRotation::Stayer(const Placement& placement,
+                                                   const Versions& versions, Micros now) const {
+  for (const PlacedAdapter& adapter : placement.adapters) {
+    const auto version = versions.find(adapter.digest);
+    if (version == versions.end() || !version->second.on_disk) continue;
+    Placement with = placement;
+    std::erase_if(with.adapters, [&](const PlacedAdapter& other) {
+      const auto found = versions.find(other.digest);
+      return other.digest != adapter.digest && found != versions.end() && found->second.on_disk;
+    });
+    if (Suffices(with, versions, now)) return adapter.digest;
+  }
+  return std::nullopt;
 }
 
 // Who is idle goes whatever its turn if it was not used for so long, and before all that are busy.
@@ -140,7 +165,7 @@ std::optional<std::string> AdapterRotation::Victim(const Placement& placement,
     if (version == versions.end() || version->second.replaced.empty() || at == known_.end())
       continue;
     const Known& known = at->second;
-    if (!known.in_memory || now - known.since < options_.turn) continue;
+    if (version->second.on_disk || now - known.since < options_.turn) continue;
     const Candidate candidate{known.busy, known.busy ? known.since : known.used, adapter.digest};
     if (!first || candidate < *first) first = candidate;
   }
@@ -163,7 +188,9 @@ std::optional<std::string> AdapterRotation::Comer(const Placement& placement,
 void AdapterRotation::Failed(const std::string& digest, std::string why, Micros now) {
   const auto known = known_.find(digest);
   if (known == known_.end()) return;
-  known->second.not_before = now + options_.again;
+  const int32_t doublings = std::min(known->second.failed++, kMostDoublings);
+  known->second.not_before =
+      now + std::min(options_.again_longest, options_.again * (int64_t{1} << doublings));
   known->second.why_not = std::move(why);
 }
 

@@ -3,7 +3,8 @@
 // A request for one on disk brings it back. Room is made by who has been idle for longest and, if
 // all are busy, by who has been in memory for longest; each has its turn first. Who was asked for
 // first goes first, so that none starves: with room for K of N busy versions one waits for N / K
-// turns at most, each as long as Options::turn and the requests that run at its end.
+// turns at most, each as long as Options::turn and the requests that run at its end. Who has to
+// leave and still runs after another turn is left alone: the next one makes room in its place.
 //
 // Part of AdapterCatalogue, which does what is decided here, a step at a time. Pure; time is an
 // argument. Owned by one thread (or one lock).
@@ -27,8 +28,10 @@ class AdapterRotation {
     // That experts of adapters may take on each worker; 0: any number. A death may exceed it, as
     // others take over at once, until enough have left.
     uint64_t bytes = 0;
-    Micros turn = std::chrono::seconds(2);   // that a version stays in memory at least
-    Micros again = std::chrono::seconds(1);  // after one could not be brought back
+    Micros turn = std::chrono::seconds(2);  // that a version stays in memory at least
+    // After one could not be brought back; twice as long each time, up to the longest.
+    Micros again = std::chrono::seconds(1);
+    Micros again_longest = std::chrono::minutes(1);
   };
   using Versions = std::map<std::string, AdapterVersion>;  // by digest
 
@@ -52,6 +55,9 @@ class AdapterRotation {
   // could have their turn.
   std::optional<std::string> Leaver(const Placement& placement, const Versions& versions,
                                     Micros now) const;
+  // Who was to leave, has not yet, and need not any more; nothing: nobody.
+  std::optional<std::string> Stayer(const Placement& placement, const Versions& versions,
+                                    Micros now) const;
   // Who is to come back now: it is wanted, and there is room.
   std::optional<std::string> Comer(const Placement& placement, const Versions& versions,
                                    Micros now) const;
@@ -63,13 +69,19 @@ class AdapterRotation {
  private:
   struct Known {
     bool in_memory = false;
-    Micros since{};                // in memory, or known
+    Micros since{};                // in memory, or on disk or about to be
     Micros used{};                 // last
     bool busy = false;             // runs or is wanted
     std::optional<Micros> wanted;  // since when, on disk
     Micros not_before{};           // is brought back
+    int32_t failed = 0;            // times in a row
     std::string why_not;
+    Epoch judged = 0;  // of a placement where it has room if it is alone
   };
+  // Without those that are on their way to disk and may be there soon.
+  Placement Staying(const Placement& placement, const Versions& versions, Micros now) const;
+  // Whether all of them fit, and with them who is to come first, if anybody is.
+  bool Suffices(const Placement& placement, const Versions& versions, Micros now) const;
   // Who wants to come back and may be tried, in the order in which they go.
   std::vector<std::string> Wanted(const Versions& versions, Micros now) const;
   std::optional<std::string> Victim(const Placement& placement, const Versions& versions,

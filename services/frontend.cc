@@ -87,7 +87,8 @@ void Frontend::SetAdapters(const std::vector<router::AdapterView>& adapters) {
 
 Frontend::AdapterUse Frontend::adapter_use() const {
   std::lock_guard lock(mutex_);
-  AdapterUse use{.view = homes_.view_version(), .of_them = requests_.admission().version_use()};
+  AdapterUse use{.view = homes_.view_version(),
+                 .waiting = requests_.admission().versions_waited_for()};
   for (const auto& request : requests_.all()) {
     const std::string& digest = request->request().version.digest;
     if (!digest.empty()) use.digests.insert(digest);
@@ -380,10 +381,10 @@ void Frontend::TickRequests(const LiveRequests& requests, const std::string& all
     if (wait == waits.end()) {
       request->Tick(now, all_lack);
     } else if (wait->second.waited < options_.adapter_wait) {
-      request->Tick(now, wait->second.what);
+      request->Tick(now, *wait->second.what);
     } else {
       request->End(
-          WithPushback(absl::UnavailableError(absl::StrFormat("%s in %d ms", wait->second.what,
+          WithPushback(absl::UnavailableError(absl::StrFormat("%s in %d ms", *wait->second.what,
                                                               options_.adapter_wait.count())),
                        options_.admission.pushback_default));
     }
@@ -429,6 +430,7 @@ void Frontend::WriteMetrics(MetricsWriter& writer) const {
     std::lock_guard lock(mutex_);
     if (homes_.served() != nullptr) name = homes_.served()->name;
     load.requests = requests_.admission().stats();
+    load.waiting_for_memory = requests_.admission().waiting_for_memory();
     adapters = requests_.admission().adapters();
     for (const router::WorkerView& view : homes_.views()) {
       load.workers_ready += view.ready;

@@ -80,11 +80,11 @@ class Frontend : private LiveRequest::Owner {
   void SetAdapters(const std::vector<router::AdapterView>& adapters);
 
   // Version of the cluster's view that is followed, and the versions of adapters that live requests
-  // hold as of then: each digest once. Of those: what workers have, and what waits for memory.
+  // hold as of then: each digest once. Of those: what all its requests wait for to be in memory.
   struct AdapterUse {
     uint64_t view = 0;
     std::set<std::string> digests;
-    router::Admission::VersionUse of_them;
+    std::set<std::string> waiting;
   };
   AdapterUse adapter_use() const;
 

@@ -68,13 +68,16 @@ Standing StandingOf(const Membership::Worker& worker) {
 }  // namespace
 
 absl::Status ValidateUse(const v1::HeartbeatRequest& beat) {
-  if (beat.in_use_size() > kMaxInUse) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "in_use: names %d versions of adapters, the limit is %d", beat.in_use_size(), kMaxInUse));
-  }
-  for (const std::string& digest : beat.in_use()) {
-    if (digest.empty() || digest.size() > kMaxDigestBytes)
-      return absl::InvalidArgumentError("in_use: has what is no digest");
+  for (const auto& [name, digests] :
+       {std::pair("in_use", &beat.in_use()), std::pair("waiting", &beat.waiting())}) {
+    if (digests->size() > kMaxInUse) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: names %d versions of adapters, the limit is %d", name, digests->size(), kMaxInUse));
+    }
+    for (const std::string& digest : *digests) {
+      if (digest.empty() || digest.size() > kMaxDigestBytes)
+        return absl::InvalidArgumentError(absl::StrFormat("%s: has what is no digest", name));
+    }
   }
   return absl::OkStatus();
 }

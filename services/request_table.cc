@@ -45,8 +45,11 @@ void RequestTable::SetAdapters(const std::vector<router::AdapterView>& adapters)
     if (!adapter.on_disk) continue;
     away[adapter.digest] = adapter.placed;
     const auto before = known.find(adapter.digest);
+    std::string what =
+        absl::StrFormat("adapter '%s' is on disk and got no place in memory", adapter.name);
+    if (!adapter.problem.empty()) what += ": " + adapter.problem;
     away_[adapter.digest] = {.since = before == known.end() ? Now() : before->second.since,
-                             .problem = adapter.problem};
+                             .what = std::make_shared<const std::string>(std::move(what))};
   }
   admission_.SetAway(std::move(away));
 }
@@ -56,14 +59,11 @@ std::unordered_map<uint64_t, RequestTable::MemoryWait> RequestTable::MemoryWaits
   if (away_.empty()) return waits;
   for (const auto& [key, request] : live_) {
     if (!admission_.WaitsForMemory(key)) continue;
-    const router::AdapterNames::Version& version = request->request().version;
-    const auto away = away_.find(version.digest);
+    const auto away = away_.find(request->request().version.digest);
     if (away == away_.end()) continue;
-    std::string what =
-        absl::StrFormat("adapter '%s' is on disk and got no place in memory", version.name);
-    if (!away->second.problem.empty()) what += ": " + away->second.problem;
-    waits[key] = {.waited = now - std::max(away->second.since, request->arrived()),
-                  .what = std::move(what)};
+    const Micros since =
+        request->goes_on() ? std::max(away->second.since, request->arrived()) : request->arrived();
+    waits[key] = {.waited = now - since, .what = away->second.what};
   }
   return waits;
 }

@@ -47,10 +47,11 @@ class RequestTable {
   // All there are, from now on.
   void SetAdapters(const std::vector<router::AdapterView>& adapters);
   const ServedAdapters& adapters() const { return adapters_; }
-  // Requests that wait for their adapter to be in memory: for how long, and what is said of that.
+  // Requests that wait for their adapter to be in memory: for how long, since they came or, of one
+  // that had a home, since that left memory; and what is said of it.
   struct MemoryWait {
     Micros waited{};
-    std::string what;
+    std::shared_ptr<const std::string> what;
   };
   std::unordered_map<uint64_t, MemoryWait> MemoryWaits(Micros now) const;
 
@@ -101,7 +102,7 @@ class RequestTable {
   router::Admission admission_;
   struct Away {
     Micros since{};
-    std::string problem;
+    std::shared_ptr<const std::string> what;
   };
   std::unordered_map<std::string, Away> away_;  // versions on disk, by digest
   std::unordered_map<uint64_t, std::shared_ptr<LiveRequest>> live_;

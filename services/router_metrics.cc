@@ -89,7 +89,7 @@ void Write(MetricsWriter& writer, const std::string& model_name, const RouterLoa
                requests.waiting_for_credit);
   writer.Gauge("conclave_router_waiting_for_memory",
                "Requests that wait until their adapter has a place in memory.", {},
-               requests.waiting_for_memory);
+               load.waiting_for_memory);
   writer.Gauge("conclave_router_live_requests", "Requests not yet finished for their clients.", {},
                requests.requests);
   writer.Gauge("conclave_router_home_requests", "Requests that a worker has.", {},

@@ -72,6 +72,7 @@ struct RouterMetrics {
 // What a router has to do now.
 struct RouterLoad {
   router::Admission::Stats requests;
+  int32_t waiting_for_memory = 0;  // of them
   size_t workers_ready = 0;
   size_t workers_late = 0;
   std::map<std::string, WorkerLink::Stats> links;  // by the worker's address

@@ -218,8 +218,7 @@ void RouterNode::StartReporting() {
     Frontend::AdapterUse use = frontend_->adapter_use();
     request.set_view(use.view);
     for (const std::string& digest : use.digests) request.add_in_use(digest);
-    for (const std::string& digest : use.of_them.running) request.add_running(digest);
-    for (const std::string& digest : use.of_them.waiting) request.add_waiting(digest);
+    for (const std::string& digest : use.waiting) request.add_waiting(digest);
     return request;
   };
   heartbeat_ = std::make_unique<Heartbeat>(options_.heartbeat, scheduler_, beat,

@@ -127,7 +127,7 @@ void SchedulerNode::AddFlags(Flags& flags, Options& options) {
              "until they are asked for; 0: any number",
              0, 1e15});
   flags.Add({"adapter-turn-ms", &options.adapter_turn_ms, "MS",
-             "that an adapter stays in memory at least while others wait for it", 0, 8.64e7});
+             "that an adapter stays in memory at least while others wait for it", 100, 8.64e7});
   flags.Add({"max-watchers", &options.service.max_watchers, "N", "processes that watch the view", 1,
              1e6});
   flags.Add({"unsafe-failpoints", &options.failpoints, "POINT=ACTION",

@@ -214,7 +214,7 @@ TEST(RouterAdapters, LetsARequestWaitUntilItsAdapterIsInMemory) {
                       "the request to wait"));
   const auto use = router.frontend().adapter_use();
   EXPECT_EQ(use.digests, (std::set<std::string>{"aa11"}));
-  EXPECT_EQ(use.of_them.waiting, (std::set<std::string>{"aa11"}));
+  EXPECT_EQ(use.waiting, (std::set<std::string>{"aa11"}));
   EXPECT_TRUE(router.Generate(AdapterRequest("intent")).status.ok()) << "others do not wait";
   router.frontend().SetAdapters(LawAndIntent());
   client.join();

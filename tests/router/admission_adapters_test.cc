@@ -313,14 +313,13 @@ TEST(AdmissionOfAdapters, LetsWhoWaitsForMemoryHoldUpNobodyElse) {
   ASSERT_FALSE(Offer(admission, 3, "", 50));
   EXPECT_EQ(Go(admission, Workers(1)), (Keys{2, 3}));
   EXPECT_TRUE(admission.WaitsForMemory(1));
-  EXPECT_EQ(admission.stats().waiting_for_memory, 1);
-  EXPECT_EQ(admission.version_use().running, (std::set<std::string>{"bb"}));
-  EXPECT_EQ(admission.version_use().waiting, (std::set<std::string>{"aa"}));
+  EXPECT_EQ(admission.waiting_for_memory(), 1);
+  EXPECT_EQ(admission.versions_waited_for(), (std::set<std::string>{"aa"}));
   admission.LeaveHome(2, seconds(1));
   admission.SetAway({});
   EXPECT_EQ(Go(admission, Workers(1)), (Keys{1}));
   EXPECT_FALSE(admission.WaitsForMemory(1));
-  EXPECT_EQ(admission.stats().waiting_for_memory, 0);
+  EXPECT_EQ(admission.waiting_for_memory(), 0);
 }
 
 TEST(AdmissionOfAdapters, LetsOneThatBeganGoOnWhileItsVersionLeavesMemory) {
@@ -329,9 +328,11 @@ TEST(AdmissionOfAdapters, LetsOneThatBeganGoOnWhileItsVersionLeavesMemory) {
   ASSERT_FALSE(Offer(admission, 2, "law", 50, 0, "aa"));
   ASSERT_EQ(Go(admission, Workers(1, 1)), (Keys{1}));
   admission.SetAway({{"aa", true}});
+  EXPECT_EQ(admission.versions_waited_for(), (std::set<std::string>{})) << "one runs";
   admission.LeaveHome(1, seconds(1));
+  EXPECT_EQ(admission.versions_waited_for(), (std::set<std::string>{})) << "it may look for a home";
   admission.Requeue(1);
-  EXPECT_EQ(admission.version_use().running, (std::set<std::string>{"aa"}))
+  EXPECT_EQ(admission.versions_waited_for(), (std::set<std::string>{}))
       << "a worker had it, and another must be able to go on";
   EXPECT_EQ(Go(admission, Workers(1)), (Keys{1})) << "but nobody begins";
   admission.LeaveHome(1, seconds(2));
@@ -340,6 +341,7 @@ TEST(AdmissionOfAdapters, LetsOneThatBeganGoOnWhileItsVersionLeavesMemory) {
   ASSERT_FALSE(Offer(admission, 3, "intent", 50));
   EXPECT_EQ(Go(admission, Workers(1)), (Keys{3}))
       << "nobody has it; who has had his turn waits too";
+  EXPECT_EQ(admission.versions_waited_for(), (std::set<std::string>{"aa"}));
 }
 
 TEST(AdmissionOfAdapters, IsNotHeldUpByALargeOneWhoseVersionHasLeftMemory) {

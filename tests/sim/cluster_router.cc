@@ -1,6 +1,7 @@
 #include "tests/sim/cluster_router.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "tests/sim/cluster_scheduler.h"
 #include "tests/sim/cluster_worker.h"
@@ -20,13 +21,15 @@ void SimRouter::Begin() { Ask(); }
 
 void SimRouter::Ask() {
   scheduler::AdapterCatalogue::Report said{.view = view_->version};
+  std::set<std::string> waiting, running;
   for (const auto& [id, request] : live_) {
     if (request.version == 0) continue;
     const std::string digest = DigestOf(request.version);
     said.in_use.push_back(digest);
-    if (request.attempt > 0) said.running.push_back(digest);
-    if (request.home < 0 && IsAway(request)) said.waiting.push_back(digest);
+    (request.home < 0 && IsAway(request) ? waiting : running).insert(digest);
   }
+  std::set_difference(waiting.begin(), waiting.end(), running.begin(), running.end(),
+                      std::back_inserter(said.waiting));
   world_.wire.Send(world_.router_node(), world_.scheduler_node(), [this, said] {
     world_.scheduler->Take([this, said] { world_.scheduler->OnRouterAsks(said); });
   });
