@@ -30,10 +30,9 @@ int64_t MiddleOf(size_t bucket) {
 
 }  // namespace
 
-Histogram::Histogram() : buckets_(kBuckets, 0) {}
-
 void Histogram::Record(Nanos value) {
   value = std::clamp(value, Nanos(0), kLongest);
+  buckets_.resize(kBuckets);
   ++buckets_[BucketOf(static_cast<uint64_t>(value.count()))];
   ++count_;
   sum_ += static_cast<double>(value.count());
@@ -42,6 +41,8 @@ void Histogram::Record(Nanos value) {
 }
 
 void Histogram::Add(const Histogram& other) {
+  if (other.count_ == 0) return;
+  buckets_.resize(kBuckets);
   for (size_t i = 0; i < kBuckets; ++i) buckets_[i] += other.buckets_[i];
   count_ += other.count_;
   sum_ += other.sum_;

@@ -1,7 +1,7 @@
 #pragma once
 // Durations counted in buckets at most 1/128 of their value wide (the log-linear layout of
-// HdrHistogram): a percentile is off by at most 0.4 %, whatever the range. Fixed memory, 40 KiB.
-// One thread at a time.
+// HdrHistogram): a percentile is off by at most 0.4 %, whatever the range. 40 KiB from the first
+// value on, none before. One thread at a time.
 
 #include <chrono>
 #include <cstdint>
@@ -15,8 +15,6 @@ class Histogram {
 
   // About 19 hours; longer counts as this long. Less than nothing counts as nothing.
   static constexpr Nanos kLongest{(int64_t{1} << 46) - 1};
-
-  Histogram();
 
   void Record(Nanos value);
   void Add(const Histogram& other);

@@ -1,14 +1,13 @@
 #include "loadtest/prompts.h"
 
 #include <cmath>
-#include <fstream>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "loadtest/file.h"
 #include "worker/status.h"
 
 namespace conclave::loadtest {
@@ -110,21 +109,6 @@ absl::StatusOr<Prompt> ParseObject(const std::string& line) {
   return prompt;
 }
 
-absl::StatusOr<std::string> ReadAll(const std::string& path, size_t limit) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrFormat("cannot open \"%s\"", path));
-  std::string text;
-  char chunk[1 << 16];
-  while (file.read(chunk, sizeof(chunk)) || file.gcount() > 0) {
-    text.append(chunk, static_cast<size_t>(file.gcount()));
-    if (text.size() > limit) {
-      return absl::InvalidArgumentError(absl::StrFormat("%s: larger than %d bytes", path, limit));
-    }
-  }
-  if (file.bad()) return absl::UnavailableError(absl::StrFormat("%s: cannot be read", path));
-  return text;
-}
-
 }  // namespace
 
 absl::StatusOr<Prompt> ParsePrompt(const std::string& line) {
@@ -136,25 +120,18 @@ absl::StatusOr<Prompt> ParsePrompt(const std::string& line) {
 
 absl::StatusOr<std::vector<Prompt>> ReadPrompts(const std::string& path,
                                                 const PromptLimits& limits) {
-  CONCLAVE_ASSIGN_OR_RETURN(const std::string text, ReadAll(path, limits.file_bytes));
+  CONCLAVE_ASSIGN_OR_RETURN(const std::string text, ReadWhole(path, limits.file_bytes));
   std::vector<Prompt> prompts;
-  std::istringstream lines(text);
-  std::string line;
-  for (size_t number = 1; std::getline(lines, line); ++number) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (line.empty()) continue;
+  CONCLAVE_RETURN_IF_ERROR(ForEachLine(path, text, [&](size_t number, const std::string& line) {
     if (prompts.size() == limits.prompts) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: more than %d prompts", path, limits.prompts));
+      return absl::InvalidArgumentError(absl::StrFormat("more than %d prompts", limits.prompts));
     }
     absl::StatusOr<Prompt> prompt = ParsePrompt(line);
-    if (!prompt.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s:%d: %s", path, number, prompt.status().message()));
-    }
+    if (!prompt.ok()) return prompt.status();
     prompt->line = number;
     prompts.push_back(*std::move(prompt));
-  }
+    return absl::OkStatus();
+  }));
   if (prompts.empty()) return absl::InvalidArgumentError(absl::StrFormat("%s: no prompts", path));
   return prompts;
 }

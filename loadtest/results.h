@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "loadtest/histogram.h"
+#include "loadtest/measures.h"
 
 namespace conclave::loadtest {
 
@@ -19,15 +21,43 @@ struct Mismatch {
   std::string what;
 };
 
-struct Results {
+// A stretch of a scenario. It has the requests that were due in it, and the times between tokens
+// that ended in it.
+struct PhaseResult {
+  std::string name;
+  double begin = 0;  // seconds since the start
+  double seconds = 0;
+  Measures measures;
+};
+
+// An action and what was seen while it ran: every wait that it overlapped. Times are seconds since
+// the start.
+struct ActionResult {
+  std::string name;
+  std::string command;
+  double at = 0;  // when it was meant to begin
+  std::optional<double> begin;
+  std::optional<double> end;
+  bool ok = false;      // it ended with exit code 0
+  std::string outcome;  // "exit code 0", "signal 9", "stopped after 60 s"
+  std::string output;   // the beginning of what it wrote
+  Measures measures;
+};
+
+// What an answer must keep to be good, in milliseconds; 0: anything. Inter-token latency is the
+// longest wait of the request, TPOT its mean.
+struct Objectives {
+  double ttft_ms = 0;
+  double itl_ms = 0;
+  double tpot_ms = 0;
+  double e2e_ms = 0;
+
+  bool any() const { return ttft_ms > 0 || itl_ms > 0 || tpot_ms > 0 || e2e_ms > 0; }
+};
+
+struct Results : Measures {
   static constexpr size_t kMismatchesKept = 10;
 
-  uint64_t sent = 0;
-  // Arrivals that were not sent because in_flight_limit streams were open: the load was not
-  // offered.
-  uint64_t unsent = 0;
-  uint64_t completed = 0;  // OK, with a finish reason
-  uint64_t cancelled = 0;  // by us, as asked
   // OK without a finish reason: a cut stream that looks whole. Never right.
   uint64_t incomplete = 0;
   uint64_t checked = 0;  // streams compared with an expectation, whole or as far as they came
@@ -36,17 +66,20 @@ struct Results {
   std::map<std::string, uint64_t> by_code;  // "OK", "RESOURCE_EXHAUSTED"; not those we cancelled
   std::map<std::string, std::string> first_message;  // of every code but OK
 
-  uint64_t input_tokens = 0;   // of completed requests, as the server counts them
-  uint64_t output_tokens = 0;  // received, whatever became of the stream
-
-  Histogram ttft;     // to the first token
-  Histogram itl;      // between messages that carry tokens
-  Histogram tpot;     // of completed requests: (last - first token) / (tokens - 1)
-  Histogram e2e;      // of completed requests
+  Histogram tpot;  // of completed requests but slow readers': (last - first token) / (tokens - 1)
   Histogram refusal;  // to RESOURCE_EXHAUSTED or UNAVAILABLE without a token
   Histogram lag;      // sent later than meant: the generator's own fault
 
-  uint64_t slow_readers = 0;
+  uint64_t slow_readers = 0;  // streams that were never read
+  uint64_t slowly_read = 0;   // of those sent
+  uint64_t cut = 0;           // requests whose lengths were above a limit
+
+  static constexpr size_t kAdaptersKept = 1024;  // more names are one, kOtherAdapters
+  static constexpr const char* kOtherAdapters = "(others)";
+  std::map<std::string, Measures> adapters;  // by name; empty: the request named none
+  std::vector<PhaseResult> phases;
+  std::vector<ActionResult> actions;
+  Timeline timeline;  // arrivals, TTFT and end-to-end when due; the rest when seen
 
   std::chrono::duration<double> sending{0};  // from the start until the last request went out
   std::chrono::duration<double> total{0};    // until the last answer

@@ -26,7 +26,7 @@ const std::atomic<bool> kNeverStop{false};
 
 class Load : public ::testing::Test {
  protected:
-  Results Run() { return RunLoad(options_, prompts_, kNeverStop); }
+  Results Run() { return RunLoad(options_, Workload(prompts_), kNeverStop); }
 
   FakeRouter server_;
   Options options_ = {
@@ -210,7 +210,7 @@ TEST_F(Load, AStopCancelsWhatIsOpenAndSendsNoMore) {
     EXPECT_TRUE(WaitFor([&] { return server_.calls() >= 5; }, "five calls"));
     stop = true;
   });
-  const Results results = RunLoad(options_, prompts_, stop);
+  const Results results = RunLoad(options_, Workload(prompts_), stop);
   stopper.join();
   EXPECT_GE(results.sent, 5U);
   EXPECT_EQ(results.cancelled, results.sent);

@@ -1,0 +1,47 @@
+#pragma once
+// The command line: flags, and what they mean together. Main thread.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "loadtest/load.h"
+#include "loadtest/workload.h"
+#include "services/credentials.h"
+#include "services/flags.h"
+
+namespace conclave::loadtest {
+
+struct Arguments {
+  Options options;
+  services::Credentials::Options credentials;
+  double duration = 0;  // seconds
+  double rate_end = 0;
+  double temperature = 0;
+  double timeout = 60;  // seconds
+  std::string prompts;
+  std::vector<std::string> prompt;
+  std::string prompt_lengths;
+  std::string output_lengths;
+  std::string trace;
+  std::string adapters;
+  uint32_t vocabulary = 0;
+  uint32_t max_prompt_tokens = Lengths::kMaxTokens;
+  uint32_t max_output_tokens = Lengths::kMaxTokens;
+  bool json = false;
+  bool strict = false;
+};
+
+// What is to be done.
+struct Plan {
+  Options options;
+  Workload::Options workload;  // `vocabulary` is 0 where the server has to be asked
+};
+
+void Bind(services::Flags& flags, Arguments& arguments);
+
+// INVALID_ARGUMENT or NOT_FOUND, naming the flag or the file, line and field.
+absl::StatusOr<Plan> Settle(const services::Flags& flags, const Arguments& arguments);
+
+}  // namespace conclave::loadtest
