@@ -1,11 +1,14 @@
 #include "loadtest/arguments.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "loadtest/arrivals.h"
+#include "loadtest/scenario.h"
 #include "services/address.h"
 #include "worker/status.h"
 
@@ -34,6 +37,12 @@ void BindArrivals(Flags& flags, Arguments& arguments) {
              "open loop: arrivals and lengths as recorded, in the format of Azure's LLM traces "
              "(CSV) or Mooncake's (JSON lines)"});
   flags.Add({"trace-speed", &o.trace_speed, "FACTOR", "so many times as fast", 1e-3, 1e3});
+  flags.Add(
+      {"scenario", &arguments.scenario, "FILE",
+       "open loop: phases of a rate and a mix each, and commands run at their time (JSON; see "
+       "loadtest/README.md). It runs what the file says: trust it like a script"});
+  flags.Add({"set", &arguments.values, "NAME=VALUE",
+             "what {NAME} stands for in the scenario's commands; {server} is --server"});
   flags.Add({"concurrency", &o.concurrency, "N",
              "closed loop, without any of the above: so many streams, one request after the other",
              1, 1e5});
@@ -120,17 +129,47 @@ absl::Status AtMostOne(const Flags& flags, const std::vector<std::string>& names
 }
 
 absl::Status CheckArrivals(const Flags& flags, const Arguments& arguments) {
-  CONCLAVE_RETURN_IF_ERROR(AtMostOne(flags, {"rate", "concurrency", "trace"}));
+  CONCLAVE_RETURN_IF_ERROR(AtMostOne(flags, {"rate", "concurrency", "trace", "scenario"}));
+  CONCLAVE_RETURN_IF_ERROR(AtMostOne(flags, {"scenario", "duration"}));
+  CONCLAVE_RETURN_IF_ERROR(AtMostOne(flags, {"scenario", "arrival-cv"}));
+  if (flags.Given("set") && !flags.Given("scenario")) {
+    return absl::InvalidArgumentError("--set wants --scenario");
+  }
   if (flags.Given("rate-end") && !(flags.Given("rate") && arguments.duration > 0)) {
     return absl::InvalidArgumentError("--rate-end wants --rate and --duration");
   }
   if (flags.Given("rate-end") && arguments.options.rate + arguments.rate_end == 0) {
     return absl::InvalidArgumentError("--rate and --rate-end are both 0");
   }
-  if (flags.Given("trace")) return absl::OkStatus();
+  if (flags.Given("trace") || flags.Given("scenario")) return absl::OkStatus();
   if (arguments.options.requests == 0 && arguments.duration == 0) {
     return absl::InvalidArgumentError("give --requests or --duration");
   }
+  return absl::OkStatus();
+}
+
+template <typename T>
+bool InEvery(const std::vector<Phase>& phases, T Phase::*part) {
+  return std::all_of(phases.begin(), phases.end(), [&](const Phase& p) { return p.*part; });
+}
+
+template <typename T>
+bool InAny(const std::vector<Phase>& phases, T Phase::*part) {
+  return std::any_of(phases.begin(), phases.end(), [&](const Phase& p) { return p.*part; });
+}
+
+absl::Status TakeScenario(const Arguments& arguments, Plan* plan) {
+  if (arguments.scenario.empty()) return absl::OkStatus();
+  std::map<std::string, std::string> values = {{"server", plan->options.server}};
+  for (const std::string& value : arguments.values) {
+    const size_t equals = value.find('=');
+    if (equals == value.npos) return absl::InvalidArgumentError("--set: want NAME=VALUE");
+    values[value.substr(0, equals)] = value.substr(equals + 1);
+  }
+  CONCLAVE_ASSIGN_OR_RETURN(Scenario scenario, ReadScenario(arguments.scenario, values));
+  plan->options.variation = scenario.variation;
+  plan->options.actions = std::move(scenario.actions);
+  plan->workload.phases = std::move(scenario.phases);
   return absl::OkStatus();
 }
 
@@ -149,18 +188,25 @@ absl::Status TakePrompts(const Flags& flags, const Arguments& arguments,
     auto lengths = Lengths::Parse(arguments.prompt_lengths);
     CONCLAVE_RETURN_IF_ERROR(Named("prompt-lengths", lengths.status()));
     workload->prompt_lengths = *std::move(lengths);
-  } else {
+  } else if (workload->phases.empty() || !InEvery(workload->phases, &Phase::prompt_lengths)) {
     return absl::InvalidArgumentError("give --prompts, --prompt, --prompt-lengths or --trace");
+  }
+  if (!workload->prompts.empty() && InAny(workload->phases, &Phase::prompt_lengths)) {
+    return absl::InvalidArgumentError(
+        "the scenario's prompt_lengths are for random tokens, and --prompts or --prompt gives "
+        "texts");
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Workload::Options> MakeWorkload(const Flags& flags, const Arguments& arguments) {
-  Workload::Options workload = {.seed = arguments.options.seed,
-                                .vocabulary = arguments.vocabulary,
-                                .prompt_tokens_limit = arguments.max_prompt_tokens,
-                                .output_tokens_limit = arguments.max_output_tokens};
-  CONCLAVE_RETURN_IF_ERROR(TakePrompts(flags, arguments, &workload));
+absl::Status TakeRequests(const Flags& flags, const Arguments& arguments,
+                          Workload::Options* target) {
+  Workload::Options& workload = *target;
+  workload.seed = arguments.options.seed;
+  workload.vocabulary = arguments.vocabulary;
+  workload.prompt_tokens_limit = arguments.max_prompt_tokens;
+  workload.output_tokens_limit = arguments.max_output_tokens;
+  CONCLAVE_RETURN_IF_ERROR(TakePrompts(flags, arguments, target));
   if (!arguments.output_lengths.empty()) {
     auto lengths = Lengths::Parse(arguments.output_lengths);
     CONCLAVE_RETURN_IF_ERROR(Named("output-lengths", lengths.status()));
@@ -171,7 +217,7 @@ absl::StatusOr<Workload::Options> MakeWorkload(const Flags& flags, const Argumen
     CONCLAVE_RETURN_IF_ERROR(Named("adapters", mix.status()));
     workload.adapters = *std::move(mix);
   }
-  return workload;
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -184,6 +230,7 @@ void Bind(Flags& flags, Arguments& arguments) {
   BindClients(flags, arguments);
   services::Credentials::AddClientFlags(flags, arguments.credentials);
   flags.Add({"strict", &arguments.strict, "", "fail on any status but OK"});
+  flags.Add({"html", &arguments.html, "FILE", "also write a page with tables and plots"});
   flags.Add({"json", &arguments.json, "", "print one JSON document"});
 }
 
@@ -198,8 +245,37 @@ absl::StatusOr<Plan> Settle(const Flags& flags, const Arguments& arguments) {
   options.duration = std::chrono::duration<double>(arguments.duration);
   options.timeout = std::chrono::duration<double>(arguments.timeout);
   options.temperature = static_cast<float>(arguments.temperature);
-  CONCLAVE_ASSIGN_OR_RETURN(plan.workload, MakeWorkload(flags, arguments));
+  CONCLAVE_RETURN_IF_ERROR(TakeScenario(arguments, &plan));
+  CONCLAVE_RETURN_IF_ERROR(TakeRequests(flags, arguments, &plan.workload));
   return plan;
+}
+
+Setting Describe(const Options& options, const Workload& workload) {
+  Setting setting = {.server = options.server,
+                     .seed = options.seed,
+                     .open = IsOpenLoop(options, workload),
+                     .concurrency = options.concurrency,
+                     .objectives = options.objectives};
+  const Workload::Options& load = workload.options();
+  const std::string gaps =
+      options.variation == 1 ? "Poisson" : absl::StrFormat("gamma, cv %g", options.variation);
+  if (!load.trace.empty()) {
+    setting.arrivals = absl::StrFormat("trace, %g times as fast", options.trace_speed);
+  } else if (!load.phases.empty()) {
+    setting.arrivals = absl::StrFormat("%d phases, %s", load.phases.size(), gaps);
+  } else if (options.rate_end) {
+    setting.arrivals =
+        absl::StrFormat("ramp from %g to %g per second, %s", options.rate, *options.rate_end, gaps);
+  } else if (setting.open) {
+    setting.arrivals = gaps;
+    setting.rate = options.rate;
+  } else {
+    setting.arrivals = "closed loop";
+  }
+  if (load.adapters && !InAny(load.phases, &Phase::adapters)) {
+    for (const auto& [name, share] : load.adapters->shares()) setting.weights[name] = share;
+  }
+  return setting;
 }
 
 }  // namespace conclave::loadtest

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "loadtest/load.h"
+#include "loadtest/report.h"
 #include "loadtest/workload.h"
 #include "services/credentials.h"
 #include "services/flags.h"
@@ -29,6 +30,9 @@ struct Arguments {
   uint32_t vocabulary = 0;
   uint32_t max_prompt_tokens = Lengths::kMaxTokens;
   uint32_t max_output_tokens = Lengths::kMaxTokens;
+  std::string scenario;
+  std::vector<std::string> values;  // NAME=VALUE
+  std::string html;                 // where to write it
   bool json = false;
   bool strict = false;
 };
@@ -38,6 +42,9 @@ struct Plan {
   Options options;
   Workload::Options workload;  // `vocabulary` is 0 where the server has to be asked
 };
+
+// What a report says of the plan.
+Setting Describe(const Options& options, const Workload& workload);
 
 void Bind(services::Flags& flags, Arguments& arguments);
 

@@ -1,9 +1,9 @@
 // conclave-loadtest: flags, the run, the report. Exit code 0: everything that was answered was
-// right; 1: a mismatch, an incomplete stream, arrivals that could not be sent or nothing that
-// succeeded (and, with --strict, any error); 2: bad flags.
+// right; 1: a mismatch, an incomplete stream, arrivals that could not be sent, an action that
+// failed or nothing that succeeded (and, with --strict, any error); 2: bad flags.
 
 #include <atomic>
-#include <cstdio>
+#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -13,6 +13,7 @@
 
 #include "loadtest/arguments.h"
 #include "loadtest/load.h"
+#include "loadtest/report.h"
 #include "loadtest/results.h"
 #include "loadtest/vocabulary.h"
 #include "loadtest/workload.h"
@@ -26,6 +27,9 @@ using services::Flags;
 
 bool Good(const Results& results, bool strict) {
   if (results.mismatched > 0 || results.incomplete > 0 || results.unsent > 0) return false;
+  for (const ActionResult& action : results.actions) {
+    if (!action.ok) return false;
+  }
   if (strict) return results.completed + results.cancelled == results.sent;
   return results.completed + results.cancelled > 0;
 }
@@ -61,7 +65,7 @@ int Main(int argc, char** argv) {
   shutdown.Request();
   watcher.join();
 
-  const Setting setting = {options.server, options.seed, options.rate, options.concurrency};
+  const Setting setting = Describe(options, workload);
   if (arguments.json) {
     using Handler = nlohmann::json::error_handler_t;
     std::cout << ToJson(setting, results).dump(2, ' ', false, Handler::replace) << "\n";
@@ -69,6 +73,13 @@ int Main(int argc, char** argv) {
     std::cout << ToTable(setting, results);
   }
   if (!std::cout.flush()) return 1;
+  if (!arguments.html.empty()) {
+    std::ofstream page(arguments.html, std::ios::binary);
+    if (!(page << ToHtml(setting, results)).flush()) {
+      std::cerr << "conclave-loadtest: --html: cannot write \"" << arguments.html << "\"\n";
+      return 1;
+    }
+  }
   if (interrupted) return 130;
   return Good(results, arguments.strict) ? 0 : 1;
 }

@@ -1,12 +1,11 @@
 #pragma once
-// What a load test has seen, as plain data, and how it is told: a table for people, JSON for
-// programs. Times are measured from the moment a request was meant to be sent, so a generator or a
-// server that stalls cannot hide the requests it delayed (no coordinated omission).
+// What a load test has seen, as plain data. Times are measured from the moment a request was meant
+// to be sent, so a generator or a server that stalls cannot hide the requests it delayed (no
+// coordinated omission).
 
 #include <chrono>
 #include <cstdint>
 #include <map>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -84,16 +83,5 @@ struct Results : Measures {
   std::chrono::duration<double> sending{0};  // from the start until the last request went out
   std::chrono::duration<double> total{0};    // until the last answer
 };
-
-// What was asked for, as far as a report repeats it.
-struct Setting {
-  std::string server;
-  uint64_t seed = 0;
-  double rate = 0;           // per second; 0: closed loop
-  uint32_t concurrency = 0;  // closed loop
-};
-
-nlohmann::json ToJson(const Setting& setting, const Results& results);
-std::string ToTable(const Setting& setting, const Results& results);
 
 }  // namespace conclave::loadtest

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "loadtest/report.h"
 #include "tests/services/cli/fake_router.h"
 #include "tests/testing/wait_for.h"
 
@@ -231,7 +232,7 @@ TEST_F(Load, WaitsOutItsTimeThoughNoRequestIsDueInIt) {
   const Results results = Run();
   EXPECT_EQ(results.sent, 0U);
   EXPECT_GE(results.total, options_.duration);
-  const std::string table = ToTable({.server = "s", .rate = options_.rate}, results);
+  const std::string table = ToTable({.server = "s", .open = true, .rate = options_.rate}, results);
   EXPECT_THAT(table, HasSubstr("NO REQUEST was due in this time\n"));
   EXPECT_THAT(table, HasSubstr("Request rate configured (req/s):         0.0001    \n"));
 }
@@ -239,7 +240,7 @@ TEST_F(Load, WaitsOutItsTimeThoughNoRequestIsDueInIt) {
 TEST_F(Load, ReportsSayTheSameInJsonAndInTheTable) {
   prompts_[0].expect_text = "wrong";
   const Results results = Run();
-  const Setting setting = {.server = "s", .seed = 3, .rate = 2000};
+  const Setting setting = {.server = "s", .seed = 3, .open = true, .rate = 2000};
   const nlohmann::json json = ToJson(setting, results);
   EXPECT_EQ(json["mode"], "open");
   EXPECT_EQ(json["requests"]["completed"], 40);

@@ -1,38 +1,9 @@
-#include "loadtest/results.h"
-
-#include <cmath>
-#include <initializer_list>
-#include <nlohmann/json.hpp>
-
 #include "absl/strings/str_format.h"
+#include "loadtest/figures.h"
+#include "loadtest/report.h"
 
 namespace conclave::loadtest {
 namespace {
-
-using Json = nlohmann::json;
-using Seconds = std::chrono::duration<double>;
-
-double Milliseconds(Histogram::Nanos value) {
-  return std::round(std::chrono::duration<double, std::micro>(value).count()) / 1000;
-}
-
-// 0 rather than nonsense when nothing took any time.
-double PerSecond(uint64_t count, Seconds time) {
-  return time.count() > 0 ? static_cast<double>(count) / time.count() : 0;
-}
-
-double AchievedRate(const Results& results) { return PerSecond(results.sent, results.sending); }
-
-Json Latencies(const Histogram& histogram) {
-  return {{"count", histogram.count()},
-          {"mean", Milliseconds(histogram.mean())},
-          {"min", Milliseconds(histogram.min())},
-          {"p50", Milliseconds(histogram.Percentile(50))},
-          {"p90", Milliseconds(histogram.Percentile(90))},
-          {"p99", Milliseconds(histogram.Percentile(99))},
-          {"p99_9", Milliseconds(histogram.Percentile(99.9))},
-          {"max", Milliseconds(histogram.max())}};
-}
 
 std::string Heading(const std::string& text, char fill) {
   constexpr size_t kWidth = 50;
@@ -72,6 +43,8 @@ std::string Codes(const Results& results) {
     const auto message = results.first_message.find(code);
     if (message != results.first_message.end()) text += "    " + message->second + "\n";
   }
+  if (results.slowly_read > 0) text += Count("read slowly as asked", results.slowly_read);
+  if (results.cut > 0) text += Count("cut to the longest allowed", results.cut);
   if (results.cancelled > 0) text += Count("cancelled as asked", results.cancelled);
   return text;
 }
@@ -93,54 +66,61 @@ std::string Warnings(const Results& results) {
   return text;
 }
 
-}  // namespace
-
-Json ToJson(const Setting& setting, const Results& results) {
-  Json mismatches = Json::array();
-  for (const Mismatch& mismatch : results.mismatches) {
-    mismatches.push_back({{"line", mismatch.line}, {"what", mismatch.what}});
-  }
-  const uint64_t tokens = results.input_tokens + results.output_tokens;
-  Json json = {{"server", setting.server},
-               {"seed", setting.seed},
-               {"mode", setting.rate > 0 ? "open" : "closed"},
-               {"requests",
-                {{"sent", results.sent},
-                 {"completed", results.completed},
-                 {"cancelled", results.cancelled},
-                 {"incomplete", results.incomplete},
-                 {"unsent", results.unsent}}},
-               {"status", results.by_code},
-               {"messages", results.first_message},
-               {"rate",
-                {{"intended", setting.rate > 0 ? Json(setting.rate) : Json(nullptr)},
-                 {"achieved", AchievedRate(results)}}},
-               {"duration_s", results.total.count()},
-               {"tokens", {{"input", results.input_tokens}, {"output", results.output_tokens}}},
-               {"throughput",
-                {{"requests_per_s", PerSecond(results.completed, results.total)},
-                 {"output_tokens_per_s", PerSecond(results.output_tokens, results.total)},
-                 {"total_tokens_per_s", PerSecond(tokens, results.total)}}},
-               {"ttft_ms", Latencies(results.ttft)},
-               {"tpot_ms", Latencies(results.tpot)},
-               {"itl_ms", Latencies(results.itl)},
-               {"e2e_ms", Latencies(results.e2e)},
-               {"refusal_ms", Latencies(results.refusal)},
-               {"lag_ms", Latencies(results.lag)},
-               {"checked", results.checked},
-               {"mismatches", {{"count", results.mismatched}, {"first", mismatches}}},
-               {"slow_readers", results.slow_readers}};
-  if (setting.rate <= 0) json["concurrency"] = setting.concurrency;
-  return json;
+std::string Goodput(const Setting& setting, const Results& results) {
+  if (!setting.objectives.any()) return "";
+  return Number("Goodput (% of requests)", 100 * GoodShare(results)) +
+         Rate("Goodput (req/s)", PerSecond(results.good, results.total));
 }
+
+// A row per part: counts, then medians and 99th percentiles in milliseconds.
+std::string Parts(const std::string& title, const Rows& rows) {
+  if (rows.empty()) return "";
+  std::string text = Heading(title, '-');
+  text += absl::StrFormat("%-20s %7s %7s %7s %9s %18s %18s\n", "", "sent", "ok", "failed", "tokens",
+                          "TTFT p50/p99 ms", "ITL p50/p99 ms");
+  for (const auto& [name, measures] : rows) {
+    const auto pair = [](const Histogram& values) {
+      return absl::StrFormat("%.1f/%.1f", Milliseconds(values.Percentile(50)),
+                             Milliseconds(values.Percentile(99)));
+    };
+    text += absl::StrFormat("%-20s %7d %7d %7d %9d %18s %18s\n", name, measures->sent,
+                            measures->completed, measures->failed, measures->output_tokens,
+                            pair(measures->ttft), pair(measures->itl));
+  }
+  return text;
+}
+
+std::string Jain(const Setting& setting, const Results& results) {
+  if (AdapterRows(results).empty()) return "";
+  const Fairness fairness = FairnessOf(setting, results);
+  const auto index = [](const std::string& name, double value) {
+    return absl::StrFormat("%-40s %-10.4f\n", name + ":", value);
+  };
+  std::string text = index("Jain index of served tokens", fairness.tokens);
+  if (setting.weights.empty()) return text;
+  return text + index("Jain index of served tokens per weight", fairness.tokens_per_weight);
+}
+
+std::string Actions(const Results& results) {
+  std::string text;
+  for (const ActionResult& action : results.actions) {
+    text +=
+        absl::StrFormat("%s%s: %s\n", action.ok ? "" : "FAILED ", action.name, Describe(action));
+    if (!action.ok && !action.output.empty()) text += action.output;
+  }
+  return text;
+}
+
+}  // namespace
 
 std::string ToTable(const Setting& setting, const Results& results) {
   const uint64_t tokens = results.input_tokens + results.output_tokens;
   std::string text = Heading(" Serving Benchmark Result ", '=');
   text += Count("Successful requests", results.completed);
-  text += Count("Failed requests", results.sent - results.completed - results.cancelled);
-  if (setting.rate > 0) {
-    text += Rate("Request rate configured (req/s)", setting.rate);
+  text += Count("Failed requests", results.failed);
+  if (!setting.arrivals.empty()) text += "Arrivals: " + setting.arrivals + "\n";
+  if (setting.open) {
+    if (setting.rate > 0) text += Rate("Request rate configured (req/s)", setting.rate);
     text += Rate("Request rate achieved (req/s)", AchievedRate(results));
   } else {
     text += Count("Maximum request concurrency", setting.concurrency);
@@ -152,13 +132,16 @@ std::string ToTable(const Setting& setting, const Results& results) {
   text +=
       Number("Output token throughput (tok/s)", PerSecond(results.output_tokens, results.total));
   text += Number("Total Token throughput (tok/s)", PerSecond(tokens, results.total));
-  text += Warnings(results) + Codes(results);
+  text += Goodput(setting, results) + Warnings(results) + Codes(results);
   text += Section("Time to First Token", "TTFT", results.ttft);
   text += Section("Time per Output Token (excl. 1st token)", "TPOT", results.tpot);
   text += Section("Inter-token Latency", "ITL", results.itl);
   text += Section("End-to-end Latency", "E2EL", results.e2e);
   text += Section("Refusal Latency", "refusal", results.refusal);
   text += Section("Sent later than meant", "lag", results.lag);
+  text += Parts("Adapters", AdapterRows(results)) + Jain(setting, results);
+  text += Parts("Phases", PhaseRows(results));
+  text += Parts("During actions", ActionRows(results)) + Actions(results);
   return text + std::string(50, '=') + "\n";
 }
 
