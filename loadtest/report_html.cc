@@ -20,7 +20,7 @@ constexpr char kStyle[] =
     "td,th{padding:2px 9px;text-align:right;border-bottom:1px solid #ddd}"
     "td:first-child,th:first-child{text-align:left}"
     "svg{width:100%;height:auto;margin:.7em 0}svg text{font-size:11px}"
-    "polyline{fill:none;stroke-width:1.5}.grid{stroke:#eee}.axis{stroke:#444}"
+    "polyline{fill:none;stroke-width:1.5;stroke-linecap:round}.grid{stroke:#eee}.axis{stroke:#444}"
     ".mark{stroke:#888;stroke-dasharray:4 3}.band{fill:#f5a623;fill-opacity:.25}"
     "pre{background:#f4f4f4;padding:.5em;overflow:auto}.bad{color:#b00}";
 
@@ -125,6 +125,8 @@ Plot OverTime(const Results& results, std::string title, std::string y_label) {
   Plot plot = {.title = std::move(title),
                .x_label = "seconds since the start",
                .y_label = std::move(y_label)};
+  plot.x_least = 0;
+  plot.x_most = results.total.count();
   for (const PhaseResult& phase : results.phases) plot.marks.push_back({phase.name, phase.begin});
   for (const ActionResult& action : results.actions) {
     if (!action.begin) continue;
@@ -133,7 +135,7 @@ Plot OverTime(const Results& results, std::string title, std::string y_label) {
   return plot;
 }
 
-// `value` of each window, at the window's middle; of a window for which it is negative, nothing.
+// `value` of each window, at the window's middle; no number is a gap.
 template <typename Value>
 Plot::Series Series(const Results& results, std::string name, Value value) {
   Plot::Series series = {.name = std::move(name)};
@@ -141,7 +143,7 @@ Plot::Series Series(const Results& results, std::string name, Value value) {
   double middle = width / 2;
   for (const Measures& window : results.timeline.windows()) {
     const double y = value(window);
-    if (y >= 0) series.points.emplace_back(middle, y);
+    series.points.emplace_back(middle, y);
     middle += width;
   }
   return series;
@@ -154,7 +156,7 @@ std::string LatencyOverTime(const Results& results, const std::string& name,
     plot.series.push_back(
         Series(results, absl::StrFormat("p%g", percent), [&](const Measures& window) {
           const Histogram& values = window.*which;
-          return values.count() == 0 ? -1 : Milliseconds(values.Percentile(percent));
+          return values.count() == 0 ? std::nan("") : Milliseconds(values.Percentile(percent));
         }));
   }
   return ToSvg(plot);

@@ -79,7 +79,8 @@ std::string Parts(const std::string& title, const Rows& rows) {
   text += absl::StrFormat("%-20s %7s %7s %7s %9s %18s %18s\n", "", "sent", "ok", "failed", "tokens",
                           "TTFT p50/p99 ms", "ITL p50/p99 ms");
   for (const auto& [name, measures] : rows) {
-    const auto pair = [](const Histogram& values) {
+    const auto pair = [](const Histogram& values) -> std::string {
+      if (values.count() == 0) return "-";
       return absl::StrFormat("%.1f/%.1f", Milliseconds(values.Percentile(50)),
                              Milliseconds(values.Percentile(99)));
     };

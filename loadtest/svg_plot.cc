@@ -59,6 +59,10 @@ std::string Line(double x1, double y1, double x2, double y2, const char* kind) {
                          kind, x1, y1, x2, y2);
 }
 
+std::string Polyline(const char* colour, const std::string& points) {
+  return absl::StrFormat("<polyline stroke=\"%s\" points=\"%s\"/>\n", colour, points);
+}
+
 class Drawing {
  public:
   explicit Drawing(const Plot& plot) : plot_(plot) {
@@ -80,6 +84,8 @@ class Drawing {
     svg += Text(kLeft, 16, "start", plot_.title);
     if (x_.empty()) return svg + Text(kWidth / 2, kHeight / 2, "middle", "no data") + "</svg>\n";
     y_.Cover(0);
+    if (plot_.x_least) x_.Cover(*plot_.x_least);
+    if (plot_.x_most) x_.Cover(*plot_.x_most);
     x_.Widen();
     y_.Widen();
     return svg + Bands() + Axes() + Marks() + Lines() + Legend() + "</svg>\n";
@@ -129,12 +135,24 @@ class Drawing {
   std::string Lines() const {
     std::string svg;
     for (size_t i = 0; i < plot_.series.size(); ++i) {
-      std::string points;
+      const char* const colour = kColours[i % kColours.size()];
+      std::string line;
+      size_t length = 0;
+      const auto end = [&] {
+        if (length == 1) line += line;  // a dot, by its round ends
+        if (length > 0) svg += Polyline(colour, line);
+        line.clear();
+        length = 0;
+      };
       for (const auto& [x, y] : plot_.series[i].points) {
-        if (x_.Has(x) && y_.Has(y)) points += absl::StrFormat("%.1f,%.1f ", x_.At(x), y_.At(y));
+        if (!x_.Has(x) || !y_.Has(y)) {
+          end();
+          continue;
+        }
+        line += absl::StrFormat("%.1f,%.1f ", x_.At(x), y_.At(y));
+        ++length;
       }
-      svg += absl::StrFormat("<polyline stroke=\"%s\" points=\"%s\"/>\n",
-                             kColours[i % kColours.size()], points);
+      end();
     }
     return svg;
   }

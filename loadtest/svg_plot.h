@@ -1,6 +1,7 @@
 #pragma once
 // A plot of lines as an SVG element that stands in a page by itself. Pure functions.
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -27,7 +28,9 @@ struct Plot {
   std::string title;
   std::string x_label;
   std::string y_label;
-  bool log_x = false;  // then points with x <= 0 are left out
+  bool log_x = false;             // then points with x <= 0 are gaps
+  std::optional<double> x_least;  // the axis has these at least, if there is any point
+  std::optional<double> x_most;
   std::vector<Series> series;
   std::vector<Band> bands;
   std::vector<Mark> marks;

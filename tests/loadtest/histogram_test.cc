@@ -63,6 +63,44 @@ TEST(Histogram, SmallValuesAndExtremesAreExact) {
   EXPECT_EQ(histogram.mean(), Nanos((3 + 200 + 255 + 7'000'001 + 2) / 4));
 }
 
+// What HdrHistogram promises of its two significant digits (1/100), and better: a value is told as
+// the middle of a bucket that is at most 1/128 of it wide, whatever its size.
+TEST(Histogram, AValueIsNeverFurtherOffThanHalfABucket) {
+  std::mt19937_64 random(17);
+  for (int bits = 1; bits <= 46; ++bits) {
+    for (int i = 0; i < 50; ++i) {
+      const auto value = static_cast<int64_t>((random() >> 18 | uint64_t{1} << 45) >> (46 - bits));
+      Histogram histogram;
+      histogram.Record(Nanos(0));
+      histogram.Record(Nanos(value));
+      histogram.Record(Histogram::kLongest);
+      const auto off = std::abs(histogram.Percentile(50).count() - value);
+      EXPECT_LE(static_cast<double>(off), static_cast<double>(value) / 256) << value;
+    }
+  }
+}
+
+TEST(Histogram, PercentilesNeverFall) {
+  std::mt19937_64 random(18);
+  Histogram histogram;
+  for (int i = 0; i < 1000; ++i) histogram.Record(Nanos(static_cast<int64_t>(random() >> 24)));
+  Nanos last{0};
+  for (int percent = 0; percent <= 100; ++percent) {
+    EXPECT_GE(histogram.Percentile(percent), last);
+    last = histogram.Percentile(percent);
+  }
+}
+
+TEST(Histogram, AnEmptyOneAddsNothing) {
+  Histogram histogram;
+  histogram.Add(Histogram());
+  EXPECT_EQ(histogram.count(), 0U);
+  histogram.Record(Nanos(5));
+  histogram.Add(Histogram());
+  EXPECT_EQ(histogram.min(), Nanos(5));
+  EXPECT_EQ(histogram.Percentile(100), Nanos(5));
+}
+
 TEST(Histogram, EmptyIsZeroEverywhere) {
   const Histogram histogram;
   EXPECT_EQ(histogram.count(), 0U);

@@ -133,13 +133,20 @@ TEST(SvgPlot, DrawsPointsInTheirPlace) {
   EXPECT_THAT(svg, HasSubstr("points=\"64.0,256.0 404.0,151.0 744.0,46.0 \""));
 }
 
-TEST(SvgPlot, LeavesOutWhatHasNoPlace) {
+TEST(SvgPlot, WhatHasNoPlaceIsAGap) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::string svg =
-      ToSvg({.log_x = true, .series = {{"s", {{0, 1}, {1, 0}, {2, nan}, {100, 100}}}}});
-  EXPECT_THAT(svg, HasSubstr("points=\"64.0,256.0 744.0,46.0 \""));
+      ToSvg({.log_x = true, .series = {{"s", {{0, 1}, {1, 0}, {2, nan}, {10, 100}, {100, 100}}}}});
+  EXPECT_THAT(svg, HasSubstr("points=\"64.0,256.0 64.0,256.0 \""));
+  EXPECT_THAT(svg, HasSubstr("points=\"404.0,46.0 744.0,46.0 \""));
   EXPECT_THAT(ToSvg({.series = {{"s", {{nan, 1}}}}}), HasSubstr("no data"));
   EXPECT_THAT(ToSvg({.series = {{"s", {{3, 0}}}}}), Not(HasSubstr("nan")));
+}
+
+TEST(SvgPlot, TheAxisHasWhatItIsAskedFor) {
+  const std::string svg =
+      ToSvg({.x_least = 0, .x_most = 20, .series = {{"s", {{5, 0}, {10, 100}}}}});
+  EXPECT_THAT(svg, HasSubstr("points=\"234.0,256.0 404.0,46.0 \""));
 }
 
 TEST(SvgPlot, BandsBeyondTheAxisEndThere) {
