@@ -43,9 +43,11 @@ void BindArrivals(Flags& flags, Arguments& arguments) {
        "loadtest/README.md). It runs what the file says: trust it like a script"});
   flags.Add({"set", &arguments.values, "NAME=VALUE",
              "what {NAME} stands for in the scenario's commands; {server} is --server"});
-  flags.Add({"concurrency", &o.concurrency, "N",
-             "closed loop, without any of the above: so many streams, one request after the other",
-             1, 1e5});
+  flags.Add(
+      {"concurrency", &o.concurrency, "N",
+       "closed loop, without --rate, --trace and --scenario: so many streams, one request after "
+       "the other",
+       1, 1e5});
   flags.Add({"requests", &o.requests, "N", "end after so many", 0, kMostRequests});
   flags.Add({"duration", &arguments.duration, "S", "end after so long", 0, kLongestRun});
   flags.Add({"max-in-flight", &o.in_flight_limit, "N",
@@ -69,7 +71,7 @@ void BindRequests(Flags& flags, Arguments& arguments) {
   flags.Add({"max-prompt-tokens", &arguments.max_prompt_tokens, "N",
              "longer ones of a trace or of --prompt-lengths are cut", 1, Lengths::kMaxTokens});
   flags.Add({"max-output-tokens", &arguments.max_output_tokens, "N",
-             "likewise of a trace or of --output-lengths", 1, Lengths::kMaxTokens});
+             "longer ones of a trace or of --output-lengths are cut", 1, Lengths::kMaxTokens});
   flags.Add({"adapters", &arguments.adapters, "MIX",
              "adapter of a request that names none: uniform:NAME,..., zipf:S:NAME,..., "
              "weights:NAME=W,... or file:PATH (NAME W a line); \"base\" is the base model"});
@@ -93,10 +95,10 @@ void BindClients(Flags& flags, Arguments& arguments) {
     flags.Add({name, target, "MS", std::string("goodput counts answers with at most this ") + of, 0,
                kMostMilliseconds});
   };
-  objective("slo-ttft-ms", &want.ttft_ms, "time to the first token; 0, as below: any");
-  objective("slo-itl-ms", &want.itl_ms, "between any two messages with tokens");
-  objective("slo-tpot-ms", &want.tpot_ms, "per token behind the first, on average");
-  objective("slo-e2e-ms", &want.e2e_ms, "to the end");
+  objective("slo-ttft-ms", &want.ttft_ms, "time to the first token; 0: any");
+  objective("slo-itl-ms", &want.itl_ms, "time between any two messages with tokens; 0: any");
+  objective("slo-tpot-ms", &want.tpot_ms, "time per token behind the first, on average; 0: any");
+  objective("slo-e2e-ms", &want.e2e_ms, "time to the end; 0: any");
 }
 
 absl::Status Named(const char* flag, const absl::Status& status) {
