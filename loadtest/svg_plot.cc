@@ -203,7 +203,8 @@ std::string EscapeMarkup(std::string_view text) {
 std::vector<double> Ticks(double low, double high, bool logarithmic, int count) {
   std::vector<double> ticks;
   if (logarithmic) {
-    for (double power = std::ceil(std::log10(low)); power <= std::log10(high); ++power) {
+    const auto last = static_cast<int>(std::floor(std::log10(high)));
+    for (int power = static_cast<int>(std::ceil(std::log10(low))); power <= last; ++power) {
       ticks.push_back(std::pow(10, power));
     }
     if (ticks.size() > 1) return ticks;
