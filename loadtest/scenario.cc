@@ -88,16 +88,18 @@ absl::Status TakeMix(const Json& json, std::optional<AdapterMix>* target) {
     }
     mix = AdapterMix::Make(weights);
   }
-  if (mix.ok()) *target = *std::move(mix);
-  return mix.status();
+  if (!mix.ok()) return mix.status();
+  *target = *std::move(mix);
+  return absl::OkStatus();
 }
 
 absl::Status TakeLengths(const Json& json, std::optional<Lengths>* target) {
   if (!json.is_string() && !json.is_number_unsigned()) return Bad("want a text or a whole number");
   absl::StatusOr<Lengths> lengths =
       Lengths::Parse(json.is_string() ? json.get<std::string>() : json.dump());
-  if (lengths.ok()) *target = *std::move(lengths);
-  return lengths.status();
+  if (!lengths.ok()) return lengths.status();
+  *target = *std::move(lengths);
+  return absl::OkStatus();
 }
 
 absl::Status TakeName(const Json& json, size_t most, std::string* target) {
