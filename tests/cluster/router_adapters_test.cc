@@ -240,7 +240,7 @@ TEST(RouterAdapters, SaysBeforeADeadlineThatItWaitsForMemory) {
   FakeWorker worker;
   TestRouter router({&worker});
   router.frontend().SetAdapters(LawOnDisk());
-  const grpc::Status status = router.Generate(AdapterRequest("law"), 2s).status;
+  const grpc::Status status = router.Generate(AdapterRequest("law"), 5s).status;
   EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
   EXPECT_THAT(status.error_message(), HasSubstr("adapter 'law' is on disk and got no place"));
 }
