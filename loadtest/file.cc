@@ -1,7 +1,8 @@
 #include "loadtest/file.h"
 
+#include <algorithm>
 #include <fstream>
-#include <sstream>
+#include <string_view>
 
 #include "absl/strings/str_format.h"
 
@@ -24,12 +25,17 @@ absl::StatusOr<std::string> ReadWhole(const std::string& path, size_t limit_byte
 }
 
 absl::Status ForEachLine(const std::string& path, const std::string& text, const TakeLine& take) {
-  std::istringstream lines(text);
-  std::string line;
-  for (size_t number = 1; std::getline(lines, line); ++number) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
+  const auto take_checked = [&](size_t number, std::string_view line) {
+    if (line.size() <= kMaxLineBytes) return take(number, std::string(line));
+    return absl::InvalidArgumentError(absl::StrFormat("longer than %d bytes", kMaxLineBytes));
+  };
+  std::string_view left = text;
+  for (size_t number = 1; !left.empty(); ++number) {
+    std::string_view line = left.substr(0, left.find('\n'));
+    left.remove_prefix(std::min(left.size(), line.size() + 1));
+    if (line.ends_with('\r')) line.remove_suffix(1);
     if (line.empty()) continue;
-    if (const absl::Status status = take(number, line); !status.ok()) {
+    if (const absl::Status status = take_checked(number, line); !status.ok()) {
       return absl::InvalidArgumentError(
           absl::StrFormat("%s:%d: %s", path, number, status.message()));
     }

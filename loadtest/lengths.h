@@ -2,8 +2,8 @@
 // How long prompts or outputs are, in tokens, where no file of prompts says it:
 //   N or fixed:N            always N
 //   uniform:LOW:HIGH        each of LOW..HIGH alike
-//   lognormal:MEDIAN:SIGMA  exp of a normal with mean ln MEDIAN and deviation SIGMA, rounded, at
-//   least 1 file:PATH               one of the file's whole numbers, a line each, all alike
+//   lognormal:MEDIAN:SIGMA  exp of a normal of mean ln MEDIAN and deviation SIGMA, rounded, from 1
+//   file:PATH               one of the file's whole numbers, a line each, all alike
 // Immutable; any thread.
 
 #include <cstddef>

@@ -44,8 +44,8 @@ class Sender {
     const bool open = IsOpenLoop(options_, workload_);
     const Clock::time_point last = open ? SendOpen(start) : SendClosed(start);
     Drain();
+    const Clock::time_point end = Clock::now();  // what actions take longer is without load
     actions.clear();
-    const Clock::time_point end = Clock::now();
     Results results = recorder_.Take();
     results.slow_readers = unread_.size();
     results.sending = last - start;
@@ -111,7 +111,7 @@ class Sender {
     return std::chrono::duration_cast<Clock::duration>(duration);
   }
 
-  // Both say when the last request was sent.
+  // Both say when the last request was sent, or could not be.
   Clock::time_point SendOpen(Clock::time_point start) {
     const std::unique_ptr<Arrivals> arrivals = MakeArrivals();
     const Clock::duration duration = Duration();
@@ -121,24 +121,29 @@ class Sender {
     for (; at && More(index, *at, duration) && WaitUntil(start + *at); ++index) {
       if (open_.size() < options_.in_flight_limit) {
         Send(index, start, start + *at);
-        last = Clock::now();
       } else {
         recorder_.Unsent(workload_.At(index, *at), start + *at);
       }
+      last = Clock::now();
       at = arrivals->Next();
     }
-    // That no request is due in what is left of the time is part of the load.
-    if (!Enough(index)) WaitUntil(start + duration);
+    // That no request is due in what is left of the time is part of the load, unless a trace ended.
+    const bool trace_ended = !at && !workload_.options().trace.empty();
+    if (!Enough(index) && !trace_ended) WaitUntil(start + duration);
     return last;
   }
 
   Clock::time_point SendClosed(Clock::time_point start) {
-    Clock::time_point last = start;
     const Clock::duration duration = Duration();
-    uint64_t index = 0;
-    for (; More(index, Clock::now() - start, duration) && WaitForTurn(); ++index) {
+    const bool ends = duration.count() > 0;
+    const Clock::time_point end = ends ? start + duration : Clock::time_point::max();
+    open_.AddSlots(options_.concurrency, start);
+    Clock::time_point last = start;
+    for (uint64_t index = 0; !Enough(index); ++index) {
+      const std::optional<Clock::time_point> due = WaitForSlot(end);
+      if (!due || *due >= end) break;
+      Send(index, start, *due);
       last = Clock::now();
-      Send(index, start, last);
     }
     return last;
   }
@@ -147,12 +152,12 @@ class Sender {
     return options_.requests > 0 && requests >= options_.requests;
   }
 
-  bool More(uint64_t index, Clock::duration since_start, Clock::duration duration) const {
+  bool More(uint64_t index, Nanos due, Clock::duration duration) const {
     if (Enough(index)) return false;
-    return duration.count() <= 0 || since_start < duration;
+    return duration.count() <= 0 || due < duration;
   }
 
-  // False if stopped before, like the next.
+  // False if stopped before.
   bool WaitUntil(Clock::time_point due) {
     while (!stop_ && Clock::now() < due) {
       std::this_thread::sleep_until(std::min(due, Clock::now() + kStopCheck));
@@ -160,10 +165,14 @@ class Sender {
     return !stop_;
   }
 
-  bool WaitForTurn() {
-    while (!stop_ && !open_.WaitForFewerThan(options_.concurrency, Clock::now() + kStopCheck)) {
+  // Since when the slot has been free; nothing if stopped, or at `end`, before one is.
+  std::optional<Clock::time_point> WaitForSlot(Clock::time_point end) {
+    while (!stop_) {
+      const Clock::time_point now = Clock::now();
+      const auto slot = open_.TakeSlot(std::min<Clock::time_point>(end, now + kStopCheck));
+      if (slot || now >= end) return stop_ ? std::nullopt : slot;
     }
-    return !stop_;
+    return std::nullopt;
   }
 
   Job MakeJobAt(uint64_t index, Nanos at) const {

@@ -24,7 +24,7 @@ void Measures::Add(const Measures& other) {
 
 Measures& Timeline::At(Nanos since_start) {
   CONCLAVE_CHECK(width_.count() > 0);
-  const Nanos at = std::clamp(since_start, Nanos(0), Histogram::kLongest);
+  const Nanos at = std::max(since_start, Nanos(0));
   while (at / width_ >= static_cast<int64_t>(kWindows)) Halve();
   const auto index = static_cast<size_t>(at / width_);
   if (windows_.size() <= index) windows_.resize(index + 1);

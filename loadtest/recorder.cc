@@ -38,10 +38,11 @@ Clock::duration TimePerToken(const Progress& progress) {
   return (progress.last_token - progress.first_token) / static_cast<int64_t>(progress.tokens - 1);
 }
 
+// The end is the first that is seen of an answer without a token.
 bool Good(const Objectives& want, const Job& job, const Progress& progress, Clock::time_point now) {
-  return Keeps(progress.first_token - job.due, want.ttft_ms) &&
-         Keeps(progress.longest_gap, want.itl_ms) && Keeps(TimePerToken(progress), want.tpot_ms) &&
-         Keeps(now - job.due, want.e2e_ms);
+  const Clock::time_point first = progress.tokens > 0 ? progress.first_token : now;
+  return Keeps(first - job.due, want.ttft_ms) && Keeps(progress.longest_gap, want.itl_ms) &&
+         Keeps(TimePerToken(progress), want.tpot_ms) && Keeps(now - job.due, want.e2e_ms);
 }
 
 }  // namespace
@@ -68,7 +69,7 @@ void Recorder::Begin(Clock::time_point start) {
 template <typename Change>
 void Recorder::Count(const Ask& ask, const Place& place, Change change) {
   change(results_);
-  change(OfAdapter(ask.prompt->adapter));
+  change(OfAdapter(ask.prompt.adapter));
   change(results_.timeline.At(place.at - start_));
   if (!results_.phases.empty()) change(results_.phases[place.phase].measures);
   for (ActionResult& action : results_.actions) {
@@ -156,7 +157,11 @@ void Recorder::EndBroken(const Job& job, const Progress& progress, const grpc::S
   }
   const bool refused = status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED ||
                        status.error_code() == grpc::StatusCode::UNAVAILABLE;
-  if (refused && progress.tokens == 0) results_.refusal.Record(now - job.due);
+  if (progress.tokens == 0) {
+    (refused ? results_.refusal : results_.broken).Record(now - job.due);
+  } else if (!job.slow_rate) {
+    results_.broken.Record(now - progress.last_token);
+  }
 }
 
 void Recorder::Check(const Job& job, const Progress& progress, bool whole,
@@ -167,7 +172,7 @@ void Recorder::Check(const Job& job, const Progress& progress, bool whole,
   if (!difference) return;
   ++results_.mismatched;
   if (results_.mismatches.size() < Results::kMismatchesKept) {
-    results_.mismatches.push_back({job.ask.prompt->line, *difference});
+    results_.mismatches.push_back({job.ask.prompt.line, *difference});
   }
 }
 

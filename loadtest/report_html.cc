@@ -67,14 +67,17 @@ std::string Summary(const Setting& setting, const Results& results) {
   html += Head({"ms", "count", "mean", "p50", "p90", "p99", "p99.9", "max"});
   html += LatencyRow("TTFT", results.ttft) + LatencyRow("TPOT", results.tpot);
   html += LatencyRow("ITL", results.itl) + LatencyRow("End to end", results.e2e);
-  html += LatencyRow("Refusal", results.refusal) + LatencyRow("Sent late", results.lag);
+  html += LatencyRow("Refusal", results.refusal) + LatencyRow("Broken", results.broken);
+  html += LatencyRow("Sent late", results.lag);
   return html + "</table>\n";
 }
 
-std::string Parts(const Setting& setting, const std::string& title, const Rows& rows) {
+// `sent`: what the first count is.
+std::string Parts(const Setting& setting, const std::string& title, const Rows& rows,
+                  const std::string& sent = "sent") {
   if (rows.empty()) return "";
   std::string html = "<h2>" + title + "</h2>\n<table>\n";
-  std::vector<std::string> heads = {"",         "sent",     "ok",      "failed",  "tokens",
+  std::vector<std::string> heads = {"",         sent,       "ok",      "failed",  "tokens",
                                     "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "e2e p99"};
   if (setting.objectives.any()) heads.push_back("good %");
   html += Head(heads);
@@ -217,7 +220,7 @@ std::string ToHtml(const Setting& setting, const Results& results) {
   html += Distributions(results);
   html += Parts(setting, "Adapters", AdapterRows(results)) + Jain(setting, results);
   html += Parts(setting, "Phases", PhaseRows(results));
-  html += Parts(setting, "During actions", ActionRows(results)) + Actions(results);
+  html += Parts(setting, "During actions", ActionRows(results), "due") + Actions(results);
   return html + "</body></html>\n";
 }
 

@@ -26,9 +26,9 @@ Json Goodput(const Measures& measures, std::chrono::duration<double> time) {
           {"requests_per_s", PerSecond(measures.good, time)}};
 }
 
-// What is told of a part of the requests.
-Json Part(const Measures& measures, bool judged) {
-  Json json = {{"sent", measures.sent},
+// What is told of a part of the requests; `sent`: what the first count is.
+Json Part(const Measures& measures, bool judged, const char* sent = "sent") {
+  Json json = {{sent, measures.sent},
                {"unsent", measures.unsent},
                {"completed", measures.completed},
                {"cancelled", measures.cancelled},
@@ -67,7 +67,7 @@ Json Phases(const Setting& setting, const Results& results) {
 Json Actions(const Setting& setting, const Results& results) {
   Json json = Json::array();
   for (const ActionResult& action : results.actions) {
-    Json part = Part(action.measures, setting.objectives.any());
+    Json part = Part(action.measures, setting.objectives.any(), "due");
     part["name"] = action.name;
     part["command"] = action.command;
     part["at_s"] = action.at;
@@ -137,6 +137,7 @@ Json ToJson(const Setting& setting, const Results& results) {
                {"itl_ms", Latencies(results.itl)},
                {"e2e_ms", Latencies(results.e2e)},
                {"refusal_ms", Latencies(results.refusal)},
+               {"broken_ms", Latencies(results.broken)},
                {"lag_ms", Latencies(results.lag)},
                {"checked", results.checked},
                {"mismatches", {{"count", results.mismatched}, {"first", mismatches}}},

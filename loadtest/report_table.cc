@@ -1,3 +1,4 @@
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
 #include "loadtest/figures.h"
 #include "loadtest/report.h"
@@ -73,10 +74,11 @@ std::string Goodput(const Setting& setting, const Results& results) {
 }
 
 // A row per part: counts, then medians and 99th percentiles in milliseconds.
-std::string Parts(const std::string& title, const Rows& rows) {
+// `sent`: what the first count is.
+std::string Parts(const std::string& title, const Rows& rows, const std::string& sent = "sent") {
   if (rows.empty()) return "";
   std::string text = Heading(title, '-');
-  text += absl::StrFormat("%-20s %7s %7s %7s %9s %18s %18s\n", "", "sent", "ok", "failed", "tokens",
+  text += absl::StrFormat("%-20s %7s %7s %7s %9s %18s %18s\n", "", sent, "ok", "failed", "tokens",
                           "TTFT p50/p99 ms", "ITL p50/p99 ms");
   for (const auto& [name, measures] : rows) {
     const auto pair = [](const Histogram& values) -> std::string {
@@ -84,9 +86,9 @@ std::string Parts(const std::string& title, const Rows& rows) {
       return absl::StrFormat("%.1f/%.1f", Milliseconds(values.Percentile(50)),
                              Milliseconds(values.Percentile(99)));
     };
-    text += absl::StrFormat("%-20s %7d %7d %7d %9d %18s %18s\n", name, measures->sent,
-                            measures->completed, measures->failed, measures->output_tokens,
-                            pair(measures->ttft), pair(measures->itl));
+    text += absl::StrFormat("%-20s %7d %7d %7d %9d %18s %18s\n", absl::Utf8SafeCHexEscape(name),
+                            measures->sent, measures->completed, measures->failed,
+                            measures->output_tokens, pair(measures->ttft), pair(measures->itl));
   }
   return text;
 }
@@ -139,10 +141,11 @@ std::string ToTable(const Setting& setting, const Results& results) {
   text += Section("Inter-token Latency", "ITL", results.itl);
   text += Section("End-to-end Latency", "E2EL", results.e2e);
   text += Section("Refusal Latency", "refusal", results.refusal);
+  text += Section("Wait That Ended in an Error", "broken", results.broken);
   text += Section("Sent later than meant", "lag", results.lag);
   text += Parts("Adapters", AdapterRows(results)) + Jain(setting, results);
   text += Parts("Phases", PhaseRows(results));
-  text += Parts("During actions", ActionRows(results)) + Actions(results);
+  text += Parts("During actions", ActionRows(results), "due") + Actions(results);
   return text + std::string(50, '=') + "\n";
 }
 

@@ -1,20 +1,23 @@
 #include "loadtest/request.h"
 
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "loadtest/random.h"
 
 namespace conclave::loadtest {
 namespace {
 
-v1::GenerateRequest MakeRequest(const Options& options, const Prompt& prompt, uint64_t seed) {
+// Takes the text and the tokens away, for many streams may be open and none needs them twice.
+v1::GenerateRequest MakeRequest(const Options& options, Prompt& prompt, uint64_t seed) {
   v1::GenerateRequest request;
   request.set_adapter(prompt.adapter);
   if (prompt.token_ids.empty()) {
-    request.mutable_prompt()->set_text(prompt.text);
+    request.mutable_prompt()->set_text(std::exchange(prompt.text, {}));
   } else {
-    auto* const ids = request.mutable_prompt()->mutable_tokens()->mutable_ids();
-    ids->Add(prompt.token_ids.begin(), prompt.token_ids.end());
+    const std::vector<uint32_t> ids = std::exchange(prompt.token_ids, {});
+    request.mutable_prompt()->mutable_tokens()->mutable_ids()->Add(ids.begin(), ids.end());
   }
   v1::Sampling& sampling = *request.mutable_sampling();
   sampling.set_temperature(prompt.temperature.value_or(options.temperature));
@@ -34,7 +37,7 @@ Job MakeJob(const Options& options, uint64_t index, Ask ask) {
   const auto draws = [&](Random::Purpose purpose) { return Random(options.seed, purpose, index); };
   Random sampling = draws(Random::Purpose::kSampling);
   Job job;
-  job.request = MakeRequest(options, *ask.prompt, sampling());
+  job.request = MakeRequest(options, ask.prompt, sampling());
   job.ask = std::move(ask);
   Random cancel = draws(Random::Purpose::kCancel);
   if (Uniform(cancel) < options.cancel_fraction) {

@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <memory>
 #include <optional>
 
 #include "conclave/v1/inference.pb.h"
@@ -15,7 +14,7 @@ namespace conclave::loadtest {
 using Clock = std::chrono::steady_clock;
 
 struct Job {
-  Ask ask;
+  Ask ask;  // without the prompt's text and token ids, which `request` has
   v1::GenerateRequest request;
   Clock::time_point due;
   std::optional<uint32_t> cancel_at;  // after this many tokens

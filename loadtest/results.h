@@ -29,8 +29,8 @@ struct PhaseResult {
   Measures measures;
 };
 
-// An action and what was seen while it ran: every wait that it overlapped. Times are seconds since
-// the start.
+// An action and what was seen while it ran: every wait that it overlapped; `sent` are requests that
+// were due meanwhile. Times are seconds since the start.
 struct ActionResult {
   std::string name;
   std::string command;
@@ -67,7 +67,10 @@ struct Results : Measures {
 
   Histogram tpot;  // of completed requests but slow readers': (last - first token) / (tokens - 1)
   Histogram refusal;  // to RESOURCE_EXHAUSTED or UNAVAILABLE without a token
-  Histogram lag;      // sent later than meant: the generator's own fault
+  // The last wait of any other failed request: since its last token, or since it was due; of slow
+  // readers only the latter.
+  Histogram broken;
+  Histogram lag;  // sent later than meant: the generator's own fault
 
   uint64_t slow_readers = 0;  // streams that were never read
   uint64_t slowly_read = 0;   // of those sent
@@ -80,8 +83,9 @@ struct Results : Measures {
   std::vector<ActionResult> actions;
   Timeline timeline;  // arrivals, TTFT and end-to-end when due; the rest when seen
 
-  std::chrono::duration<double> sending{0};  // from the start until the last request went out
-  std::chrono::duration<double> total{0};    // until the last answer
+  std::chrono::duration<double> sending{
+      0};  // from the start until the last request was due and sent, or not
+  std::chrono::duration<double> total{0};  // until the last answer
 };
 
 }  // namespace conclave::loadtest

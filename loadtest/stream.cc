@@ -7,7 +7,7 @@ namespace conclave::loadtest {
 
 Stream::Stream(Job job, std::chrono::duration<double> timeout, Recorder& recorder, OpenCalls& open)
     : job_(std::move(job)),
-      expectation_(*job_.ask.prompt),
+      expectation_(job_.ask.prompt),
       recorder_(recorder),
       open_(open),
       deadline_(Clock::now() + std::chrono::duration_cast<Clock::duration>(timeout)) {

@@ -46,15 +46,14 @@ size_t Workload::PhaseAt(std::chrono::nanoseconds at) const {
 Ask Workload::At(uint64_t index, std::chrono::nanoseconds at) const {
   Ask ask = {.phase = PhaseAt(at)};
   const Phase* const phase = options_.phases.empty() ? nullptr : &options_.phases[ask.phase];
-  auto prompt = std::make_shared<Prompt>();
-  if (!options_.prompts.empty()) *prompt = options_.prompts[index % options_.prompts.size()];
-  ask.cut = FillLengths(index, phase, prompt.get());
+  Prompt& prompt = ask.prompt;
+  if (!options_.prompts.empty()) prompt = options_.prompts[index % options_.prompts.size()];
+  ask.cut = FillLengths(index, phase, &prompt);
   const std::optional<AdapterMix>& mix = Choose(phase, &Phase::adapters, options_.adapters);
-  if (prompt->adapter.empty() && mix) {
+  if (prompt.adapter.empty() && mix) {
     Random random(options_.seed, Random::Purpose::kAdapter, index);
-    prompt->adapter = mix->Draw(random);
+    prompt.adapter = mix->Draw(random);
   }
-  ask.prompt = std::move(prompt);
   return ask;
 }
 

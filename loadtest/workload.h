@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,7 +31,7 @@ struct Phase {
 
 // What one request asks for.
 struct Ask {
-  std::shared_ptr<const Prompt> prompt;
+  Prompt prompt;
   size_t phase = 0;
   bool cut = false;  // its lengths were above a limit
 };

@@ -88,7 +88,7 @@ Child::Lines::~Lines() {
 std::vector<std::string> Child::Lines::Take() {
   std::vector<std::string> lines;
   char buffer[4096];
-  while (fd_ >= 0) {
+  for (int reads = 0; fd_ >= 0 && reads < kMaxReads; ++reads) {
     const ssize_t got = read(fd_, buffer, sizeof(buffer));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) break;

@@ -18,6 +18,7 @@ namespace conclave::services {
 class Child {
  public:
   static constexpr size_t kMaxLineBytes = 8192;  // longer lines come in parts
+  static constexpr int kMaxReads = 17;           // of 4 KiB: a full pipe and its end
 
   // An end of a pipe, read without waiting.
   class Lines {
@@ -30,7 +31,8 @@ class Child {
     // To poll for reading; -1 once everything was read.
     int fd() const { return fd_; }
     // Whole lines that have arrived, without their ends; at the end of everything also the last
-    // one's beginning.
+    // one's beginning. At most kMaxReads reads, so that one who writes without end keeps nobody
+    // here: poll and ask again.
     std::vector<std::string> Take();
 
    private:

@@ -4,11 +4,19 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "tests/testing/wait_for.h"
 
 namespace conclave::loadtest {
 namespace {
 
+using namespace std::chrono_literals;
+using conclave::testing::WaitFor;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 using ::testing::StartsWith;
 
 ActionEnd EndOf(std::vector<std::string> command, double timeout = 60) {
@@ -37,13 +45,26 @@ TEST(Action, ItsOutputIsCutAndPrintable) {
   EXPECT_THAT(end.output, StartsWith("a\\x01"));
 }
 
+// What a process was started with; nothing of one that is gone or only waits to be reaped.
+std::string CommandOf(const std::string& pid) {
+  std::ifstream file("/proc/" + pid + "/cmdline", std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
 // The grandchild, which holds the pipes open, goes too.
 TEST(Action, OneThatTakesTooLongIsKilledWithItsChildren) {
   const auto begin = std::chrono::steady_clock::now();
-  const ActionEnd end = EndOf({"sh", "-c", "sleep 100; true"}, 0.2);
+  const ActionEnd end = EndOf({"sh", "-c", "sleep 100 & echo $!; wait"}, 1);
   EXPECT_FALSE(end.ok);
-  EXPECT_EQ(end.outcome, "stopped after 0.2 s");
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(50));
+  EXPECT_EQ(end.outcome, "stopped after 1 s");
+  ASSERT_THAT(end.output, MatchesRegex("[0-9]+\n"));
+  const std::string pid = end.output.substr(0, end.output.size() - 1);
+  EXPECT_TRUE(WaitFor([&] { return CommandOf(pid).empty(); }, "the grandchild to go", 50s));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 50s);
+}
+
+TEST(Action, OneThatWritesWithoutEndIsStoppedInTime) {
+  EXPECT_EQ(EndOf({"yes"}, 0.2).outcome, "stopped after 0.2 s");
 }
 
 TEST(Action, AStopEndsIt) {

@@ -3,17 +3,22 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <filesystem>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "loadtest/load.h"
 #include "loadtest/vocabulary.h"
+#include "tests/loadtest/temporary_file.h"
 #include "tests/services/cli/fake_router.h"
+#include "tests/testing/wait_for.h"
 
 namespace conclave::loadtest {
 namespace {
 
 using conclave::testing::FakeRouter;
+using conclave::testing::WaitFor;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::HasSubstr;
@@ -81,6 +86,25 @@ TEST_F(LoadMix, ATraceIsAskedForAsItIs) {
   EXPECT_GE(results.sending, milliseconds(300));
 }
 
+TEST_F(LoadMix, ATraceThatHasEndedIsNotWaitedOut) {
+  load_ = {.trace = {{.prompt_tokens = 3, .output_tokens = 2}}, .vocabulary = 50};
+  options_.rate = 0;
+  options_.requests = 0;
+  options_.duration = seconds(20);
+  const Results results = Run();
+  EXPECT_EQ(results.completed, 1U);
+  EXPECT_LT(results.total, seconds(15));
+}
+
+// The action ends two seconds after the load, which is but one request.
+TEST_F(LoadMix, TheTimeOfTheLoadIsNotThatOfItsActions) {
+  options_.requests = 1;
+  options_.actions = {{.name = "nap", .at = 0, .command = {"sleep", "2"}}};
+  const Results results = Run();
+  EXPECT_TRUE(results.actions[0].ok);
+  EXPECT_LT(results.total, seconds(2));
+}
+
 TEST_F(LoadMix, SlowReadersTakeTheirTimeAndCountApart) {
   options_.slow_fraction = 1;
   options_.slow_rate = 50;
@@ -113,7 +137,7 @@ TEST_F(LoadMix, AStopEndsASlowReader) {
   options_.requests = 2;
   std::atomic<bool> stop{false};
   std::thread stopper([&] {
-    while (server_.calls() < 2) std::this_thread::yield();
+    EXPECT_TRUE(WaitFor([&] { return server_.calls() >= 2; }, "two calls"));
     stop = true;
   });
   const Results results = RunLoad(options_, Workload(load_), stop);
@@ -141,6 +165,21 @@ TEST_F(LoadMix, GoodputCountsWhatKeepsEveryObjective) {
     options_.objectives.*limit = 1e-6;
     EXPECT_EQ(Run().good, 0U);
   }
+}
+
+// The wait for the first token lasts until the end if there is none.
+TEST_F(LoadMix, AnAnswerWithoutATokenKeepsNoLimitForTheFirst) {
+  server_.generate = [](grpc::ServerContext&, const v1::GenerateRequest&,
+                        FakeRouter::GenerateWriter& writer) {
+    v1::GenerateResponse end;
+    end.set_finish_reason(v1::FINISH_REASON_STOP);
+    writer.Write(end);
+    return grpc::Status::OK;
+  };
+  options_.objectives.ttft_ms = 1e-6;
+  const Results results = Run();
+  EXPECT_EQ(results.completed, 40U);
+  EXPECT_EQ(results.good, 0U);
 }
 
 TEST_F(LoadMix, PhasesHaveTheirRequestsAndActionsWhatTheyOverlap) {
@@ -182,11 +221,16 @@ TEST_F(LoadMix, AStopEndsActionsToo) {
   load_.phases = {{.name = "long", .seconds = 3600, .rate_from = 100, .rate_to = 100}};
   options_.rate = 0;
   options_.requests = 0;
-  options_.actions = {{.name = "sleep", .at = 0, .command = {"sleep", "1000"}, .timeout = 3600},
+  const std::string begun = TemporaryPath("begun");
+  options_.actions = {{.name = "sleep",
+                       .at = 0,
+                       .command = {"sh", "-c", "touch \"$0\"; exec sleep 1000", begun},
+                       .timeout = 3600},
                       {.name = "never", .at = 3000, .command = {"true"}}};
   std::atomic<bool> stop{false};
   std::thread stopper([&] {
-    while (server_.calls() < 20) std::this_thread::yield();
+    EXPECT_TRUE(WaitFor([&] { return server_.calls() >= 20; }, "twenty calls"));
+    EXPECT_TRUE(WaitFor([&] { return std::filesystem::exists(begun); }, "the action to begin"));
     stop = true;
   });
   const Results results = RunLoad(options_, Workload(load_), stop);

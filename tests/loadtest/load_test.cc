@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "loadtest/figures.h"
+#include "loadtest/open_calls.h"
 #include "loadtest/report.h"
 #include "tests/services/cli/fake_router.h"
 #include "tests/testing/wait_for.h"
@@ -72,6 +74,41 @@ TEST_F(Load, ClosedLoopNeverHasMoreThanItsStreams) {
   EXPECT_LE(most, 3);
 }
 
+// Those that it has when its time is over end, and no further ones are sent; they count from when
+// their stream became free.
+TEST_F(Load, AClosedLoopEndsWithItsTime) {
+  server_.generate = [](grpc::ServerContext& context, const v1::GenerateRequest& request,
+                        FakeRouter::GenerateWriter& writer) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    return FakeRouter::GenerateAlphabet(context, request, writer);
+  };
+  options_.rate = 0;
+  options_.requests = 0;
+  options_.concurrency = 2;
+  options_.duration = std::chrono::milliseconds(300);
+  EXPECT_EQ(Run().sent, 2U);
+}
+
+// A stall of the generator's own, here of its only thread that sends, is in the latencies.
+TEST_F(Load, AClosedLoopsRequestsAreDueWhenTheirStreamIsFree) {
+  OpenCalls open;
+  const Clock::time_point start = Clock::now();
+  open.AddSlots(2, start);
+  EXPECT_EQ(open.TakeSlot(start), start);
+  EXPECT_EQ(open.TakeSlot(start), start);
+  EXPECT_EQ(open.TakeSlot(start), std::nullopt);
+  const auto call = std::make_shared<Call>();
+  open.Add(call);
+  const Clock::time_point before = Clock::now();
+  open.Remove(call);
+  const Clock::time_point after = Clock::now();
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const auto due = open.TakeSlot(start);
+  ASSERT_TRUE(due);
+  EXPECT_GE(*due, before);
+  EXPECT_LE(*due, after);
+}
+
 // The server answers nothing until all have arrived, which only an open loop survives; and the wait
 // is in the latencies, for they count from the intended moment.
 TEST_F(Load, ArrivalsDoNotWaitForAnswersAndLatencyCountsFromTheIntendedMoment) {
@@ -125,6 +162,7 @@ TEST_F(Load, RefusalsAreCountedByCodeAndTimedApart) {
             (std::map<std::string, uint64_t>{{"OK", 30}, {"RESOURCE_EXHAUSTED", 10}}));
   EXPECT_EQ(results.first_message.at("RESOURCE_EXHAUSTED"), "queue\\nfull");
   EXPECT_EQ(results.refusal.count(), 10U);
+  EXPECT_EQ(results.broken.count(), 0U);
   EXPECT_EQ(results.ttft.count(), 30U);
   EXPECT_EQ(results.e2e.count(), 30U);
 }
@@ -139,6 +177,7 @@ TEST_F(Load, OkWithoutAFinishReasonIsIncomplete) {
   };
   const Results results = Run();
   EXPECT_EQ(results.incomplete, 40U);
+  EXPECT_EQ(results.broken.count(), 40U);
   EXPECT_EQ(results.completed, 0U);
 }
 
@@ -178,16 +217,23 @@ TEST_F(Load, ADeadlineEndsAStreamThatHangs) {
   const Results results = Run();
   EXPECT_EQ(results.by_code, (std::map<std::string, uint64_t>{{"DEADLINE_EXCEEDED", 3}}));
   EXPECT_EQ(results.refusal.count(), 0U);
+  EXPECT_EQ(results.broken.count(), 3U);
+  EXPECT_GT(results.broken.min().count(), 0);
 }
 
 TEST_F(Load, ArrivalsBeyondTheLimitAreReportedNotSent) {
   server_.generate = FakeRouter::GenerateOneThenHang;
   options_.requests = 10;
+  options_.rate = 100;
+  options_.variation = 0;
   options_.in_flight_limit = 4;
-  options_.timeout = std::chrono::seconds(1);
+  options_.timeout = std::chrono::seconds(5);
   const Results results = Run();
   EXPECT_EQ(results.sent, 4U);
   EXPECT_EQ(results.unsent, 6U);
+  EXPECT_GE(results.sending, std::chrono::milliseconds(100));
+  EXPECT_LE(OfferedRate(results), 100);
+  EXPECT_LE(AchievedRate(results), 40);
 }
 
 TEST_F(Load, SlowReadersHoldUpNobody) {

@@ -3,10 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <string>
 
 #include "loadtest/expectation.h"
+#include "loadtest/file.h"
+#include "tests/loadtest/temporary_file.h"
 
 namespace conclave::loadtest {
 namespace {
@@ -14,15 +15,8 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-std::string Write(const std::string& text) {
-  const std::string path = ::testing::TempDir() + "prompts_" +
-                           ::testing::UnitTest::GetInstance()->current_test_info()->name();
-  std::ofstream(path, std::ios::binary) << text;
-  return path;
-}
-
 TEST(Prompts, LinesArePlainOrJson) {
-  const auto prompts = ReadPrompts(Write(
+  const auto prompts = ReadPrompts(TemporaryFile(
       "Once upon\r\n\n"
       R"({"prompt": "x", "max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "seed": 18446744073709551615, "stop": ["\n"], "ignore_eos": true, "adapter": "law", "expect_text": "y"})"
       "\n"
@@ -68,7 +62,7 @@ TEST(Prompts, BadLinesAreNamed) {
   };
   for (const auto& [line, error] : cases) {
     SCOPED_TRACE(line);
-    const auto prompts = ReadPrompts(Write("good\n" + line + "\n"));
+    const auto prompts = ReadPrompts(TemporaryFile("good\n" + line + "\n"));
     ASSERT_FALSE(prompts.ok());
     EXPECT_THAT(std::string(prompts.status().message()), HasSubstr(":2: "));
     EXPECT_THAT(std::string(prompts.status().message()), HasSubstr(error));
@@ -76,11 +70,21 @@ TEST(Prompts, BadLinesAreNamed) {
 }
 
 TEST(Prompts, FilesAreBounded) {
-  EXPECT_TRUE(ReadPrompts(Write("a\nb\n"), {.file_bytes = 4, .prompts = 2}).ok());
-  EXPECT_FALSE(ReadPrompts(Write("a\nb\n"), {.file_bytes = 3, .prompts = 2}).ok());
-  EXPECT_FALSE(ReadPrompts(Write("a\nb\n"), {.file_bytes = 4, .prompts = 1}).ok());
-  EXPECT_FALSE(ReadPrompts(Write("\n\n")).ok());
+  EXPECT_TRUE(ReadPrompts(TemporaryFile("a\nb\n"), {.file_bytes = 4, .prompts = 2}).ok());
+  EXPECT_FALSE(ReadPrompts(TemporaryFile("a\nb\n"), {.file_bytes = 3, .prompts = 2}).ok());
+  EXPECT_FALSE(ReadPrompts(TemporaryFile("a\nb\n"), {.file_bytes = 4, .prompts = 1}).ok());
+  EXPECT_FALSE(ReadPrompts(TemporaryFile("\n\n")).ok());
   EXPECT_EQ(ReadPrompts("/nonexistent/prompts").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(Prompts, LinesAreBounded) {
+  const auto error_of = [](size_t bytes) {
+    const std::string line = R"({"prompt": ")" + std::string(bytes - 14, 'x') + R"("})";
+    const auto prompts = ReadPrompts(TemporaryFile("good\n" + line + "\r\n"));
+    return prompts.ok() ? "accepted" : std::string(prompts.status().message());
+  };
+  EXPECT_EQ(error_of(kMaxLineBytes), "accepted");
+  EXPECT_THAT(error_of(kMaxLineBytes + 1), HasSubstr(":2: longer than 1048576 bytes"));
 }
 
 TEST(Expectation, AgreesHoweverTheStreamIsCut) {

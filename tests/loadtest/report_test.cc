@@ -28,6 +28,7 @@ Results ARun() {
   Results results;
   static_cast<Measures&>(results) = Some(8, 40, 7);
   results.adapters = {{"a", Some(6, 30, 5)}, {"<b>", Some(2, 10, 9)}};
+  results.broken.Record(milliseconds(11));
   results.phases = {{.name = "calm & quiet", .begin = 0, .seconds = 2, .measures = Some(3, 1, 2)},
                     {.name = "flood", .begin = 2, .seconds = 2, .measures = Some(5, 39, 8)}};
   results.actions = {{.name = "add",
@@ -73,6 +74,10 @@ TEST(Report, JsonHasThePartsOfTheRun) {
   EXPECT_EQ(json["phases"][1]["ttft_ms"]["max"], 8);
   EXPECT_EQ(json["actions"][0]["end_s"], 1.5);
   EXPECT_EQ(json["actions"][0]["ttft_ms"]["count"], 1);
+  EXPECT_EQ(json["actions"][0]["due"], 1);
+  EXPECT_FALSE(json["actions"][0].contains("sent"));
+  EXPECT_EQ(json["phases"][0]["sent"], 3);
+  EXPECT_EQ(json["broken_ms"]["max"], 11);
   EXPECT_EQ(json["actions"][1]["outcome"], "exit code 1");
   EXPECT_EQ(json["actions"][2]["begin_s"], nullptr);
 }
@@ -93,11 +98,16 @@ TEST(Report, WhoWasNeverServedCountsAsUnfair) {
 }
 
 TEST(Report, TableHasARowForEachPart) {
-  const std::string table = ToTable(kSetting, ARun());
+  Results results = ARun();
+  results.adapters["\x1b[31m"];  // a file of prompts may name anything
+  const std::string table = ToTable(kSetting, results);
   EXPECT_THAT(table, HasSubstr("Goodput (% of requests):                 50.00"));
   EXPECT_THAT(table, HasSubstr("Jain index of served tokens per weight:  1.0000"));
   EXPECT_THAT(table, HasSubstr("\na                          6       6       0        30"));
+  EXPECT_THAT(table, HasSubstr("\n\\x1b[31m "));
+  EXPECT_THAT(table, HasSubstr("Max broken (ms):                         11.00"));
   EXPECT_THAT(table, HasSubstr("\nflood "));
+  EXPECT_THAT(table.substr(table.find("During actions")), HasSubstr(" due      ok "));
   EXPECT_THAT(table, HasSubstr("\nadd: 1.001 s to 1.500 s, exit code 0\n"));
   EXPECT_THAT(table, HasSubstr("FAILED kill: 2.000 s to 2.250 s, exit code 1\nno </pre> such\n"));
   EXPECT_THAT(table, HasSubstr("FAILED late: never begun\n"));
@@ -107,6 +117,8 @@ TEST(Report, PageStandsByItselfAndEscapesWhatItWasGiven) {
   const std::string page = ToHtml(kSetting, ARun());
   EXPECT_THAT(page, HasSubstr("<!DOCTYPE html>"));
   EXPECT_THAT(page, HasSubstr("&lt;b&gt;"));
+  EXPECT_THAT(page, HasSubstr("<td>Broken</td><td>1</td>"));
+  EXPECT_THAT(page, HasSubstr("<th>due</th>"));
   EXPECT_THAT(page, HasSubstr("calm &amp; quiet"));
   EXPECT_THAT(page, HasSubstr("no &lt;/pre&gt; such"));
   for (const char* const outside : {"<script", "<link", "<img", "src=", "url(", "@import", "<b>"}) {

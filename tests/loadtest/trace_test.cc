@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 
+#include "loadtest/file.h"
 #include "tests/loadtest/temporary_file.h"
 
 namespace conclave::loadtest {
@@ -118,6 +119,8 @@ TEST(Trace, LimitsHoldAtTheirEdge) {
   EXPECT_EQ(ErrorOf(two, {.span = hours(1)}), "accepted");
   EXPECT_THAT(ErrorOf(first + "2023-01-01 01:00:00.001,8,1\n", {.span = hours(1)}),
               HasSubstr("field \"TIMESTAMP\": more than 1 hours after the first"));
+  EXPECT_THAT(ErrorOf(first + std::string(kMaxLineBytes + 1, '[')),
+              HasSubstr(":3: longer than 1048576 bytes"));
   EXPECT_EQ(ReadTrace("/no/such/file").status().code(), absl::StatusCode::kNotFound);
 }
 
