@@ -89,7 +89,7 @@ TEST_F(Load, AClosedLoopEndsWithItsTime) {
   EXPECT_EQ(Run().sent, 2U);
 }
 
-// A stall of the generator's own, here of its only thread that sends, is in the latencies.
+// So a stall of the generator's own is in the latencies of a closed loop too.
 TEST_F(Load, AClosedLoopsRequestsAreDueWhenTheirStreamIsFree) {
   OpenCalls open;
   const Clock::time_point start = Clock::now();
