@@ -14,7 +14,7 @@ class Pace {
  public:
   using Clock = std::chrono::steady_clock;
   struct Options {
-    double share = 0.1;  // of the time, that it works while steps are made; above 0, at most 1
+    double share = 0.05;  // of the time, that it works while steps are made; above 0, at most 1
     std::chrono::milliseconds longest{50};  // rest
     std::chrono::milliseconds lately{50};   // after its end a step counts as being made
   };
