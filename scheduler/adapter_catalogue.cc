@@ -266,6 +266,7 @@ bool AdapterCatalogue::StepRotation(const Known& known, Micros now) {
     if (const PlacedAdapter* const placed = FindAdapter(*current, digest))
       version.replaced = placed->replaced;
   }
+  if (now - started_ < options_.listen) return changed;  // nobody could leave
   while (const auto leaver = rotation_.Leaver(*current, stored_.versions, now)) {
     stored_.versions[*leaver].on_disk = true;
     ++stats_.to_disk;

@@ -87,7 +87,8 @@ std::string AdapterRotation::ProblemOf(const Placement& placement, const PlacedA
   if (most == bytes.end() || *most <= options_.bytes) return "";
   return "its experts take " + std::to_string(*most) + " bytes on worker " +
          placement.workers[static_cast<size_t>(most - bytes.begin())] +
-         ", those of all adapters may take " + std::to_string(options_.bytes);
+         ", those of all adapters may take " + std::to_string(options_.bytes) +
+         " (--adapter-bytes)";
 }
 
 std::vector<std::string> AdapterRotation::Wanted(const Versions& versions, Micros now) const {
@@ -139,11 +140,9 @@ std::optional<std::string> AdapterRotation::Stayer(const Placement& placement,
   for (const PlacedAdapter& adapter : placement.adapters) {
     const auto version = versions.find(adapter.digest);
     if (version == versions.end() || !version->second.on_disk) continue;
-    Placement with = placement;
-    std::erase_if(with.adapters, [&](const PlacedAdapter& other) {
-      const auto found = versions.find(other.digest);
-      return other.digest != adapter.digest && found != versions.end() && found->second.on_disk;
-    });
+    // The same who are counted on to leave as Leaver does, or both would undo what the other did.
+    Placement with = Staying(placement, versions, now);
+    if (FindAdapter(with, adapter.digest) == nullptr) with.adapters.push_back(adapter);
     if (Suffices(with, versions, now)) return adapter.digest;
   }
   return std::nullopt;

@@ -384,8 +384,8 @@ void Frontend::TickRequests(const LiveRequests& requests, const std::string& all
       request->Tick(now, *wait->second.what);
     } else {
       request->End(
-          WithPushback(absl::UnavailableError(absl::StrFormat("%s in %d ms", *wait->second.what,
-                                                              options_.adapter_wait.count())),
+          WithPushback(absl::UnavailableError(absl::StrFormat(
+                           "%s (waited %d ms)", *wait->second.what, options_.adapter_wait.count())),
                        options_.admission.pushback_default));
     }
   }

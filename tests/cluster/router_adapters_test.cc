@@ -228,7 +228,8 @@ TEST(RouterAdapters, SaysWhyAnAdapterGotNoMemoryWhenTheWaitIsOver) {
   router.frontend().SetAdapters(LawOnDisk());
   const grpc::Status status = router.Generate(AdapterRequest("law")).status;
   EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
-  EXPECT_EQ(status.error_message(), "adapter 'law' is on disk and got no place in memory in 50 ms");
+  EXPECT_EQ(status.error_message(),
+            "adapter 'law' is on disk and got no place in memory (waited 50 ms)");
   router.frontend().SetAdapters(LawOnDisk("worker a cannot: no such directory"));
   EXPECT_THAT(router.Generate(AdapterRequest("law")).status.error_message(),
               HasSubstr("no place in memory: worker a cannot: no such directory"));

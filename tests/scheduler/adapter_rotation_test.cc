@@ -68,7 +68,8 @@ TEST_F(AdapterRotationTest, WhatCannotFitAloneIsRefusedWithWhatItNeeds) {
   Run(8);
   EXPECT_EQ(Of(opened).error, AdapterError::kFull);
   EXPECT_EQ(Of(opened).message,
-            "its experts take 101 bytes on worker a, those of all adapters may take 100");
+            "its experts take 101 bytes on worker a, those of all adapters may take 100 "
+            "(--adapter-bytes)");
   Put("/fits", "78", 200);
   catalogue_->Add("", "fits", "/fits");
   Run(8);
@@ -146,6 +147,22 @@ TEST_F(AdapterRotationTest, OneThatRunsForLongIsLeftAloneAndAnotherMakesRoom) {
   Uses({"1a"}, {"3c", "2b"});
   Run(12);
   EXPECT_TRUE(Placed("3c") && !OnDisk("3c"));
+}
+
+// Of another size each, so that who makes room is not enough, or more than that.
+TEST_F(AdapterRotationTest, NobodyIsToldToLeaveAndToStayAgainAndAgain) {
+  Put("/small", "51", 20);
+  Put("/large", "52", 160);
+  Put("/next", "53", 120);
+  for (const char* const name : {"small", "large", "next"}) {
+    catalogue_->Add("", name, std::string("/") + name);
+    Run(8);
+  }
+  ASSERT_TRUE(Placed("51") && Placed("52") && OnDisk("53"));
+  Run(1, options_.rotation.turn);
+  Uses({"51", "52"}, {"53"});
+  for (int i = 0; i < 200; ++i) Run(1, milliseconds(50));  // neither ever ends
+  EXPECT_LE(catalogue_->stats().to_disk, 8u) << "once a turn for each, in ten seconds";
 }
 
 TEST_F(AdapterRotationTest, OneThatNeedNotLeaveAnyMoreStays) {

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <memory>
@@ -125,6 +126,18 @@ TEST_F(AdapterStoreTest, KeepsTheLastOnesOpenThoughNoPlacementNamesThem) {
     ASSERT_TRUE(store_.Check(other.path()).ok());
   }
   EXPECT_FALSE(store_.Hold(placed, "a").ok()) << "of four others it is the oldest";
+}
+
+TEST_F(AdapterStoreTest, AsksADirectoryAnewThatWasDamagedAndIsMended) {
+  const Placement placed = Placed();
+  const std::string file = directory_.path() + "/model-00001-of-000001.safetensors";
+  const std::string kept = directory_.path() + "/../kept-" + std::to_string(getpid());
+  std::filesystem::copy_file(file, kept);
+  std::filesystem::resize_file(file, std::filesystem::file_size(file) - 1);
+  EXPECT_FALSE(store_.Hold(placed, "a").ok());
+  std::filesystem::rename(kept, file);
+  const absl::Status held = store_.Hold(placed, "a");
+  EXPECT_TRUE(held.ok()) << held;
 }
 
 TEST_F(AdapterStoreTest, RefusesADirectoryThatHasBecomeAnotherVersion) {

@@ -230,8 +230,14 @@ absl::Status AdapterStore::HoldVersion(const Placement& placement, const PlacedA
   std::vector<std::byte> buffer;
   for (const auto& [id, index] : missing) {
     buffer.assign(Aligned(files->layout(index).bytes()), std::byte{});
-    CONCLAVE_RETURN_IF_ERROR(
-        files->Read(index, std::span(buffer).first(files->layout(index).bytes())));
+    if (const absl::Status read =
+            files->Read(index, std::span(buffer).first(files->layout(index).bytes()));
+        !read.ok()) {
+      // Next time the directory is asked anew: it may have been mended since.
+      const std::lock_guard lock(mutex_);
+      std::erase_if(spare_, [&](const Files& one) { return one == files; });
+      return read;
+    }
     CONCLAVE_RETURN_IF_ERROR(
         memory.Append({reinterpret_cast<const char*>(buffer.data()), buffer.size()}));
     pace.Rest();
