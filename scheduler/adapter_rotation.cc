@@ -137,18 +137,21 @@ std::optional<std::string> AdapterRotation::Leaver(const Placement& placement,
 
 std::optional<std::string> AdapterRotation::Stayer(const Placement& placement,
                                                    const Versions& versions, Micros now) const {
+  // The same are counted on to leave as Leaver does, or both would undo what the other did.
+  const Placement staying = Staying(placement, versions, now);
   for (const PlacedAdapter& adapter : placement.adapters) {
     const auto version = versions.find(adapter.digest);
     if (version == versions.end() || !version->second.on_disk) continue;
-    // The same who are counted on to leave as Leaver does, or both would undo what the other did.
-    Placement with = Staying(placement, versions, now);
-    if (FindAdapter(with, adapter.digest) == nullptr) with.adapters.push_back(adapter);
+    Placement with = placement;
+    std::erase_if(with.adapters, [&](const PlacedAdapter& other) {
+      return other.digest != adapter.digest && FindAdapter(staying, other.digest) == nullptr;
+    });
     if (Suffices(with, versions, now)) return adapter.digest;
   }
   return std::nullopt;
 }
 
-// Who is idle goes whatever its turn if it was not used for so long, and before all that are busy.
+// Of those that had their turn: who is idle goes before all that are busy.
 std::optional<std::string> AdapterRotation::Victim(const Placement& placement,
                                                    const Versions& versions, Micros now) const {
   struct Candidate {
