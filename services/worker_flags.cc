@@ -44,7 +44,8 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"metrics", &options.metrics, "HOST:PORT", "where Prometheus scrapes; empty: nowhere"});
   flags.Add({"threads", &options.threads, "N", "compute threads; 0: one per CPU", 0, 1024});
   flags.Add({"numerics", &options.numerics, "LEVEL",
-             "dispatch level: avx512bf16, avx512, avx2 or portable; empty: the best this CPU has"});
+             "dispatch level: amxbf16, avx512bf16, avx512, avx2 or portable; empty: the best this "
+             "CPU has"});
   scheduler::BatchPlanner::Options& planner = options.engine.planner;
   flags.Add({"step-tokens", &planner.step_tokens, "N", "tokens of one step", 1, 1 << 16});
   flags.Add({"prefill-chunk", &planner.prefill_chunk, "N", "tokens of one prompt in one step", 1,

@@ -32,7 +32,8 @@ struct PassedOn {
 constexpr std::array kWorkerFlags = {
     PassedOn{"threads", "N", "compute threads; 0: one per CPU"},
     PassedOn{"numerics", "LEVEL",
-             "dispatch level: avx512bf16, avx512, avx2 or portable; without it the best there is"},
+             "dispatch level: amxbf16, avx512bf16, avx512, avx2 or portable; without it the best "
+             "there is"},
     PassedOn{"returns", "WHAT",
              "rows, or sums: owners of experts return fewer bytes; results then depend on the "
              "placement and are marked"},

@@ -275,7 +275,7 @@ class Device {
 
 struct CpuDeviceOptions {
   int threads = 0;    // compute threads, the caller included; 0: one per CPU of the affinity mask
-  std::string level;  // "avx512bf16", "avx512", "avx2", "portable"; empty: the best there is
+  std::string level;  // "amxbf16", "avx512bf16", "avx512", "avx2", "portable"; empty: the best
   DType activation_type = DType::kBF16;
   int32_t max_rows =
       512;  // rows of x in the largest call, for scratch memory (touched only as used)

@@ -160,7 +160,7 @@ void CpuDevice::Attention(ConstRows q, const AttentionShape& shape, const BatchP
   CONCLAVE_CHECK(shape.sinks.empty() || shape.sinks.size() == static_cast<size_t>(shape.heads));
 
   AttentionCall call{q, shape, places, cache, out};
-  const auto pairs = static_cast<int32_t>(kTaskRows);
+  const auto pairs = static_cast<int32_t>(kAttentionPairs);
   call.Split(std::min(shape.kv_heads, kTaskKvHeads), std::min(call.group(), pairs));
   const int64_t blocks = MakeRowBlocks(call, pairs / call.at_once);
   const auto tasks = [&] { return blocks * call.kv_tasks * call.head_tasks; };
@@ -183,8 +183,8 @@ void CpuDevice::AttendTask(const AttentionCall& call, int64_t task, int thread) 
   const int pairs = block.count * heads;
   auto* scores =
       reinterpret_cast<float*>(static_cast<char*>(threads_.data()) + thread * kThreadBytes);
-  float max[kTaskKvHeads][kTaskRows];
-  float sum[kTaskKvHeads][kTaskRows];
+  float max[kTaskKvHeads][kAttentionPairs];
+  float sum[kTaskKvHeads][kAttentionPairs];
   for (int64_t kv = first_kv; kv < last_kv; ++kv) {
     StartSums(call, {.block = block,
                      .first_head = kv * call.group() + first_head,
@@ -243,10 +243,10 @@ void CpuDevice::AttendTile(const AttentionCall& call, const AttentionTile& tile)
     values[p] = tile.cache[p] + (shape.value_offset + tile.kv_head * shape.value_dim) * element;
   }
   const int pairs = tile.block.count * tile.heads;
-  const void* queries[kTaskRows];
-  float* scores[kTaskRows];
-  float* outputs[kTaskRows];
-  float shrink[kTaskRows];
+  const void* queries[kAttentionPairs];
+  float* scores[kAttentionPairs];
+  float* outputs[kAttentionPairs];
+  float shrink[kAttentionPairs];
   for (int i = 0; i < pairs; ++i) {
     const int64_t row = tile.block.first + i / tile.heads;
     const int64_t head = tile.first_head + i % tile.heads;

@@ -6,6 +6,8 @@
 #include <cpuid.h>
 #endif
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -46,11 +48,24 @@ bool HasAvx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 bool HasAvx512Bf16() { return HasAvx512() && HasBf16(); }
+// The tiles are a state of threads that a process asks Linux for, once.
+bool HasAmxBf16() {
+  static const bool granted = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    constexpr unsigned kTile = 1u << 24, kBf16 = 1u << 22;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+    if ((edx & kTile) == 0 || (edx & kBf16) == 0) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of asm/prctl.h, Linux 5.16
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return HasAvx512Bf16() && granted;
+}
 #endif
 
 // Best first.
 constexpr Level kLevels[] = {
 #if defined(__x86_64__)
+    {"amxbf16", HasAmxBf16, &cpu::kKernelsAmxBf16},
     {"avx512bf16", HasAvx512Bf16, &cpu::kKernelsAvx512Bf16},
     {"avx512", HasAvx512, &cpu::kKernelsAvx512},
     {"avx2", HasAvx2, &cpu::kKernelsAvx2},
@@ -85,8 +100,9 @@ absl::StatusOr<const Level*> FindLevel(const std::string& name) {
           "this CPU cannot run level ", name, "; it has ", absl::StrJoin(CpuLevels(), ", ")));
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "unknown CPU level \"", name, "\"; there are avx512bf16, avx512, avx2 and portable"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown CPU level \"", name,
+                   "\"; there are amxbf16, avx512bf16, avx512, avx2 and portable"));
 }
 
 absl::Status CheckLimits(const CpuDeviceOptions& options) {
@@ -132,6 +148,7 @@ CpuDevice::CpuDevice(const CpuDeviceOptions& options, const char* level,
       level_(level),
       kernels_(kernels),
       type_(static_cast<int>(options.activation_type)),
+      task_rows_(kernels.tiles != nullptr ? kMostTaskRows : kTaskRows),
       pool_({.threads = options.threads, .spin_us = options.spin_us}) {}
 
 absl::StatusOr<std::unique_ptr<Device>> CpuDevice::Create(const CpuDeviceOptions& options,

@@ -73,16 +73,19 @@ class CpuDevice final : public Device {
  private:
   CpuDevice(const CpuDeviceOptions& options, const char* level, const cpu::Kernels& kernels);
 
-  // Activations as a product reads them: BF16 where the kernel multiplies BF16, else fp32 rounded
-  // to the activation type.
+  // Activations as a product reads them: BF16 where the kernel multiplies BF16, packed where it
+  // multiplies tiles, else fp32 rounded to the activation type.
   struct Operand {
     const char* data = nullptr;
     int64_t stride = 0;  // bytes
     bool bf16 = false;
+    // Of packed rows: where a panel begins, r a multiple of kPanelRows.
     const void* row(int64_t r) const { return data + r * stride; }
   };
   bool MultipliesBf16(Weight weight) const;
-  void RoundRow(const float* x, int64_t cols, bool bf16, void* out) const;
+  int64_t OperandRowBytes(int64_t cols, bool bf16) const;
+  // Rounds m <= kPanelRows rows into operand memory of their own.
+  void RoundRows(const float* const* x, int64_t m, int64_t cols, bool bf16, void* out) const;
   cpu::Kernels::Dot DotFor(const Operand& x, Weight weight) const;
   // Rows [first, first + count) of x as inputs of a product with `weight`, rounded into scratch
   // memory if need be.
@@ -101,7 +104,11 @@ class CpuDevice final : public Device {
   struct ExpertItem;
   int64_t PackExperts(std::span<const ExpertWork> work, int64_t dim, size_t* next, int64_t* offset);
   void Activate(const FfnActivation& activation, float* gate, const float* up, int64_t count) const;
+  int64_t Tasks(int64_t rows, int64_t columns) const;
+  void PackInputs(const ExpertItem& item, int64_t row, ConstRows x);
   void GateUp(const ExpertItem& item, int64_t first, int64_t row, int thread);
+  void StoreHidden(const ExpertItem& item, int64_t row, int64_t rows, int64_t first, int64_t count,
+                   const float* const* values);
   void Down(const ExpertItem& item, int64_t first, int64_t row, Rows out);
 
   struct RowBlock;
@@ -120,7 +127,8 @@ class CpuDevice final : public Device {
   const CpuDeviceOptions options_;
   const char* const level_;
   const cpu::Kernels& kernels_;
-  const int type_;  // of activations, as the kernels' tables are indexed
+  const int type_;           // of activations, as the kernels' tables are indexed
+  const int64_t task_rows_;  // of the batch in one task of a product
   ThreadPool pool_;
 
   Pages input_;    // operands of the current product: max_rows * max_columns floats
@@ -131,13 +139,18 @@ class CpuDevice final : public Device {
   std::vector<Pages> allocated_;
 };
 
-// Rows of the batch and rows of weights in one task of a product.
+// Rows of the batch in one task of a product: of tiles as many as a product takes.
 inline constexpr int64_t kTaskRows = 64;
+inline constexpr int64_t kMostTaskRows = cpu::kTileDotRows;
+static_assert(kTaskRows <= kMostTaskRows && kMostTaskRows % cpu::kPanelRows == 0);
+// Rows of weights in it.
 inline constexpr int64_t kTaskColumns = 32;
+static_assert(kTaskColumns % 32 == 0);  // a whole number of tiles of hidden columns
 // Columns of an untransposed product in one task.
 inline constexpr int64_t kMixColumns = 128;
-// Kv heads in a task of attention; each has at most kTaskRows (row, head) pairs there.
+// Kv heads in a task of attention; each has at most kAttentionPairs (row, head) pairs there.
 inline constexpr int32_t kTaskKvHeads = 16;
+inline constexpr int64_t kAttentionPairs = 64;
 // Experts in one pass.
 inline constexpr int64_t kMaxExpertItems = 1024;
 // Scratch memory of a thread.
@@ -150,8 +163,8 @@ struct CpuDevice::ExpertItem {
   const int32_t* inputs = nullptr;
   const int32_t* outputs = nullptr;
   int64_t rows = 0;
-  int64_t first_row = 0;   // in input_ and hidden_, counted over the pass
-  int64_t input_byte = 0;  // where its rows begin there
+  int64_t first_panel = 0;  // of kPanelRows rows, counted over the pass
+  int64_t input_byte = 0;   // where its rows begin in input_ and hidden_
   int64_t hidden_byte = 0;
   int64_t gate_up_task = 0;  // its first task of each product
   int64_t down_task = 0;

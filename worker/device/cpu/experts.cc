@@ -10,11 +10,13 @@
 namespace conclave::worker {
 namespace {
 
-int64_t Tasks(int64_t rows, int64_t columns) {
-  return ((rows + kTaskRows - 1) / kTaskRows) * ((columns + kTaskColumns - 1) / kTaskColumns);
-}
+int64_t Over(int64_t count, int64_t each) { return (count + each - 1) / each; }
 
 }  // namespace
+
+int64_t CpuDevice::Tasks(int64_t rows, int64_t columns) const {
+  return Over(rows, task_rows_) * Over(columns, kTaskColumns);
+}
 
 // Gate and up share their input.
 bool CpuDevice::GateUpInBf16(const FfnWeights& weights) const {
@@ -26,7 +28,7 @@ bool CpuDevice::GateUpInBf16(const FfnWeights& weights) const {
 int64_t CpuDevice::PackExperts(std::span<const ExpertWork> work, int64_t dim, size_t* next,
                                int64_t* offset) {
   const int64_t room = int64_t{options_.max_rows} * options_.max_columns * 4;
-  int64_t count = 0, rows = 0, input = 0, hidden = 0, gate_up = 0, down = 0;
+  int64_t count = 0, panels = 0, input = 0, hidden = 0, gate_up = 0, down = 0;
   while (*next < work.size() && count < kMaxExpertItems) {
     const ExpertWork& from = work[*next];
     const FfnWeights& w = *from.weights;
@@ -38,8 +40,8 @@ int64_t CpuDevice::PackExperts(std::span<const ExpertWork> work, int64_t dim, si
     CONCLAVE_CHECK(!w.up_bias || w.up_bias.rows * w.up_bias.cols == ffn);
     CONCLAVE_CHECK(!w.down_bias || w.down_bias.rows * w.down_bias.cols == w.down.rows);
     CONCLAVE_CHECK(std::max(dim, ffn) <= options_.max_columns);
-    const int64_t input_row = dim * (GateUpInBf16(w) ? 2 : 4);
-    const int64_t hidden_row = ffn * (MultipliesBf16(w.down) ? 2 : 4);
+    const int64_t input_row = OperandRowBytes(dim, GateUpInBf16(w));
+    const int64_t hidden_row = OperandRowBytes(ffn, MultipliesBf16(w.down));
     const int64_t fit = std::min((room - input) / input_row, (room - hidden) / hidden_row);
     const int64_t left = static_cast<int64_t>(from.inputs.size()) - *offset;
     const int64_t taken = std::min(left, fit);
@@ -50,13 +52,13 @@ int64_t CpuDevice::PackExperts(std::span<const ExpertWork> work, int64_t dim, si
           .inputs = from.inputs.data() + *offset,
           .outputs = from.outputs.data() + *offset,
           .rows = taken,
-          .first_row = rows,
+          .first_panel = panels,
           .input_byte = input,
           .hidden_byte = hidden,
           .gate_up_task = gate_up,
           .down_task = down,
       };
-      rows += taken;
+      panels += Over(taken, cpu::kPanelRows);
       input += taken * input_row;
       hidden += taken * hidden_row;
       gate_up += Tasks(taken, ffn);
@@ -68,7 +70,7 @@ int64_t CpuDevice::PackExperts(std::span<const ExpertWork> work, int64_t dim, si
     ++*next;
   }
   items_[static_cast<size_t>(count)] = {
-      .first_row = rows, .gate_up_task = gate_up, .down_task = down};
+      .first_panel = panels, .gate_up_task = gate_up, .down_task = down};
   return count;
 }
 
@@ -86,31 +88,39 @@ void CpuDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out)
                    [=](int64_t value, const ExpertItem& item) { return value < item.*start; }) -
                1);
     };
-    ForRows(end.first_row, x.cols, [&](int64_t first, int64_t n) {
-      for (int64_t r = first; r < first + n; ++r) {
-        const ExpertItem& item = find(r, &ExpertItem::first_row);
-        const bool bf16 = GateUpInBf16(*item.weights);
-        const int64_t row = r - item.first_row;
-        const int32_t from = item.inputs[row];
-        CONCLAVE_CHECK(from >= 0 && from < x.rows);
-        RoundRow(
-            x.row(from), x.cols, bf16,
-            static_cast<char*>(input_.data()) + item.input_byte + row * x.cols * (bf16 ? 2 : 4));
+    ForRows(end.first_panel, cpu::kPanelRows * x.cols, [&](int64_t first, int64_t n) {
+      for (int64_t panel = first; panel < first + n; ++panel) {
+        const ExpertItem& item = find(panel, &ExpertItem::first_panel);
+        PackInputs(item, (panel - item.first_panel) * cpu::kPanelRows, x);
       }
     });
     pool_.For(end.gate_up_task, [&](int thread, int64_t task) {
       const ExpertItem& item = find(task, &ExpertItem::gate_up_task);
-      const int64_t row_tasks = (item.rows + kTaskRows - 1) / kTaskRows;
+      const int64_t row_tasks = Over(item.rows, task_rows_);
       const int64_t own = task - item.gate_up_task;
-      GateUp(item, own / row_tasks * kTaskColumns, own % row_tasks * kTaskRows, thread);
+      GateUp(item, own / row_tasks * kTaskColumns, own % row_tasks * task_rows_, thread);
     });
     pool_.For(end.down_task, [&](int, int64_t task) {
       const ExpertItem& item = find(task, &ExpertItem::down_task);
-      const int64_t row_tasks = (item.rows + kTaskRows - 1) / kTaskRows;
+      const int64_t row_tasks = Over(item.rows, task_rows_);
       const int64_t own = task - item.down_task;
-      Down(item, own / row_tasks * kTaskColumns, own % row_tasks * kTaskRows, out);
+      Down(item, own / row_tasks * kTaskColumns, own % row_tasks * task_rows_, out);
     });
   }
+}
+
+// Rows [row, + kPanelRows) of the item, as its first products read them.
+void CpuDevice::PackInputs(const ExpertItem& item, int64_t row, ConstRows x) {
+  const bool bf16 = GateUpInBf16(*item.weights);
+  const int64_t m = std::min<int64_t>(cpu::kPanelRows, item.rows - row);
+  const float* rows[cpu::kPanelRows];
+  for (int64_t i = 0; i < m; ++i) {
+    const int32_t from = item.inputs[row + i];
+    CONCLAVE_CHECK(from >= 0 && from < x.rows);
+    rows[i] = x.row(from);
+  }
+  char* to = static_cast<char*>(input_.data()) + item.input_byte;
+  RoundRows(rows, m, x.cols, bf16, to + row * OperandRowBytes(x.cols, bf16));
 }
 
 // gate becomes what the net makes of both.
@@ -127,30 +137,45 @@ void CpuDevice::Activate(const FfnActivation& activation, float* gate, const flo
 // hidden[row .., first ..] = round(activation(x gate^T, x up^T)) for one task's rows and columns.
 void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row, int thread) {
   const FfnWeights& w = *item.weights;
-  const int64_t rows = std::min(kTaskRows, item.rows - row);
+  const int64_t rows = std::min(task_rows_, item.rows - row);
   const int64_t columns = std::min(kTaskColumns, w.gate.rows - first);
   const bool in_bf16 = GateUpInBf16(w);
-  const bool out_bf16 = MultipliesBf16(w.down);
   const Operand x{static_cast<const char*>(input_.data()) + item.input_byte,
-                  w.gate.cols * (in_bf16 ? 2 : 4), in_bf16};
+                  OperandRowBytes(w.gate.cols, in_bf16), in_bf16};
   auto* scratch =
       reinterpret_cast<float*>(static_cast<char*>(threads_.data()) + thread * kThreadBytes);
-  float* gate[kTaskRows];
-  float* up[kTaskRows];
+  float* gate[kMostTaskRows];
+  float* up[kMostTaskRows];
   for (int64_t i = 0; i < rows; ++i) {
     gate[i] = scratch + i * kTaskColumns;
-    up[i] = scratch + (kTaskRows + i) * kTaskColumns;
+    up[i] = scratch + (kMostTaskRows + i) * kTaskColumns;
   }
   DotRows(x, row, rows, w.gate, first, columns, gate);
   DotRows(x, row, rows, w.up, first, columns, up);
   if (w.gate_bias) AddBias(w.gate_bias, first, columns, rows, gate);
   if (w.up_bias) AddBias(w.up_bias, first, columns, rows, up);
-  const int64_t element = out_bf16 ? 2 : 4;
-  char* hidden =
-      static_cast<char*>(hidden_.data()) + item.hidden_byte + (row * w.gate.rows + first) * element;
+  for (int64_t i = 0; i < rows; ++i) Activate(w.activation, gate[i], up[i], columns);
+  StoreHidden(item, row, rows, first, columns, gate);
+}
+
+// Columns [first, first + count) of hidden rows, as the second product reads them. `first` begins a
+// task: a whole number of tiles.
+void CpuDevice::StoreHidden(const ExpertItem& item, int64_t row, int64_t rows, int64_t first,
+                            int64_t count, const float* const* values) {
+  const Weight& down = item.weights->down;
+  const bool bf16 = MultipliesBf16(down);
+  const int64_t row_bytes = OperandRowBytes(down.cols, bf16);
+  char* to = static_cast<char*>(hidden_.data()) + item.hidden_byte;
+  if (bf16 && kernels_.tiles != nullptr) {
+    for (int64_t i = 0; i < rows; i += cpu::kPanelRows) {
+      const int64_t m = std::min<int64_t>(cpu::kPanelRows, rows - i);
+      RoundRows(values + i, m, count, true,
+                to + (row + i) * row_bytes + m * cpu::PackedRowBytes(first));
+    }
+    return;
+  }
   for (int64_t i = 0; i < rows; ++i) {
-    Activate(w.activation, gate[i], up[i], columns);
-    RoundRow(gate[i], columns, out_bf16, hidden + i * w.gate.rows * element);
+    RoundRows(values + i, 1, count, bf16, to + (row + i) * row_bytes + first * (bf16 ? 2 : 4));
   }
 }
 
@@ -158,12 +183,12 @@ void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row, int t
 void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row, Rows out) {
   const Weight& down = item.weights->down;
   CONCLAVE_CHECK(down.rows == out.cols);
-  const int64_t rows = std::min(kTaskRows, item.rows - row);
+  const int64_t rows = std::min(task_rows_, item.rows - row);
   const int64_t columns = std::min(kTaskColumns, down.rows - first);
   const bool bf16 = MultipliesBf16(down);
   const Operand hidden{static_cast<const char*>(hidden_.data()) + item.hidden_byte,
-                       down.cols * (bf16 ? 2 : 4), bf16};
-  float* results[kTaskRows];
+                       OperandRowBytes(down.cols, bf16), bf16};
+  float* results[kMostTaskRows];
   for (int64_t i = 0; i < rows; ++i) {
     const int32_t to = item.outputs[row + i];
     CONCLAVE_CHECK(to >= 0 && to < out.rows);

@@ -392,10 +392,11 @@ float SoftmaxTile(float* s, int count, float scale, float* max, float* sum) {
   return shrink[0];
 }
 
-constexpr Kernels Table(Kernels::Dot dot_bf16) {
+constexpr Kernels Table(Kernels::Dot dot_bf16, const Tiles* tiles) {
   return {
       .dot = {Dot<Widened<RowF32>>, Dot<Widened<RowBf16>>, Dot<Widened<RowF16>>},
       .dot_bf16 = dot_bf16,
+      .tiles = tiles,
       .mix = {Mix<RowF32>, Mix<RowBf16>, Mix<RowF16>},
       .widen = {Widen<RowF32>, Widen<RowBf16>, Widen<RowF16>},
       .narrow = {Narrow<RowF32>, Narrow<RowBf16>, Narrow<RowF16>},

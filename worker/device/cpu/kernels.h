@@ -16,12 +16,32 @@ namespace conclave::worker::cpu {
 
 inline constexpr int kTypes = 3;  // tables below are indexed by DType: F32, BF16, F16
 
+// Rows of x that are packed together, and the most of them in one product.
+inline constexpr int kPanelRows = 16;
+inline constexpr int kTileDotRows = 256;
+// Bytes a row of k columns takes in a panel.
+static constexpr int64_t PackedRowBytes(int64_t k) { return (k + 31) / 32 * 64; }
+
+// Products of BF16 by BF16 where a level multiplies tiles: x is packed once for many rows of w,
+// which stay as they are.
+struct Tiles {
+  // The panel of x [m, k], rounded to BF16 (m * PackedRowBytes(k) bytes), m in [1, kPanelRows].
+  // Columns [a, b) of it, a a multiple of 32, begin at m * PackedRowBytes(a).
+  void (*pack)(const float* const* x, int m, int64_t k, void* panel);
+  // Kernels::Dot of m <= kTileDotRows rows, whose panels follow one another in x, each but the last
+  // of kPanelRows rows, and n rows of w, `stride` bytes from one to the next.
+  void (*dot)(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
+              float* const* out);
+};
+
 struct Kernels {
   // out[i][j] = sum over c < k of x[i][c] * w[j][c], for i < m, j < n. x in fp32, w of the type.
   using Dot = void (*)(const void* const* x, int m, const void* const* w, int n, int64_t k,
                        float* const* out);
   Dot dot[kTypes];
-  Dot dot_bf16;  // x and w both BF16; null where the level has no instruction for it
+  // x and w both BF16; both null where the level has no instruction for it, else one of them.
+  Dot dot_bf16;
+  const Tiles* tiles;
 
   // out[i][c] = (scale ? scale[i] * out[i][c] : 0) + sum over j < k ascending of p[i][j] * w[j][c],
   // for i < m, c < n.
@@ -65,5 +85,6 @@ extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const Kernels kKernelsAvx512Bf16;
+extern const Kernels kKernelsAmxBf16;
 
 }  // namespace conclave::worker::cpu

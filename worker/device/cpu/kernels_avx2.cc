@@ -4,6 +4,6 @@
 
 namespace conclave::worker::cpu {
 
-const Kernels kKernelsAvx2 = Table(nullptr);
+const Kernels kKernelsAvx2 = Table(nullptr, nullptr);
 
 }  // namespace conclave::worker::cpu

@@ -4,6 +4,6 @@
 
 namespace conclave::worker::cpu {
 
-const Kernels kKernelsAvx512 = Table(nullptr);
+const Kernels kKernelsAvx512 = Table(nullptr, nullptr);
 
 }  // namespace conclave::worker::cpu

@@ -26,6 +26,6 @@ struct Bf16Pairs {
 
 }  // namespace
 
-const Kernels kKernelsAvx512Bf16 = Table(Dot<Bf16Pairs>);
+const Kernels kKernelsAvx512Bf16 = Table(Dot<Bf16Pairs>, nullptr);
 
 }  // namespace conclave::worker::cpu

@@ -4,6 +4,6 @@
 
 namespace conclave::worker::cpu {
 
-const Kernels kKernelsPortable = Table(nullptr);
+const Kernels kKernelsPortable = Table(nullptr, nullptr);
 
 }  // namespace conclave::worker::cpu

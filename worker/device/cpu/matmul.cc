@@ -9,15 +9,27 @@ namespace conclave::worker {
 
 // The level multiplies BF16 by BF16: then that is how such a weight's inputs are kept.
 bool CpuDevice::MultipliesBf16(Weight weight) const {
-  return kernels_.dot_bf16 != nullptr && options_.activation_type == DType::kBF16 &&
-         weight.type == DType::kBF16;
+  return (kernels_.dot_bf16 != nullptr || kernels_.tiles != nullptr) &&
+         options_.activation_type == DType::kBF16 && weight.type == DType::kBF16;
 }
 
-void CpuDevice::RoundRow(const float* x, int64_t cols, bool bf16, void* out) const {
-  if (bf16) {
-    kernels_.narrow[type_](x, cols, out);
-  } else {
-    kernels_.round[type_](x, cols, static_cast<float*>(out));
+int64_t CpuDevice::OperandRowBytes(int64_t cols, bool bf16) const {
+  if (!bf16) return cols * 4;
+  return kernels_.tiles != nullptr ? cpu::PackedRowBytes(cols) : cols * 2;
+}
+
+void CpuDevice::RoundRows(const float* const* x, int64_t m, int64_t cols, bool bf16,
+                          void* out) const {
+  if (bf16 && kernels_.tiles != nullptr) {
+    return kernels_.tiles->pack(x, static_cast<int>(m), cols, out);
+  }
+  char* to = static_cast<char*>(out);
+  for (int64_t i = 0; i < m; ++i, to += OperandRowBytes(cols, bf16)) {
+    if (bf16) {
+      kernels_.narrow[type_](x[i], cols, to);
+    } else {
+      kernels_.round[type_](x[i], cols, reinterpret_cast<float*>(to));
+    }
   }
 }
 
@@ -32,11 +44,16 @@ CpuDevice::Operand CpuDevice::Prepare(ConstRows x, int64_t first, int64_t count,
     return {reinterpret_cast<const char*>(x.row(first)), stride, false};
   }
   const bool bf16 = MultipliesBf16(weight);
-  const int64_t stride = x.cols * (bf16 ? 2 : 4);
+  const int64_t stride = OperandRowBytes(x.cols, bf16);
   char* data = static_cast<char*>(input_.data());
-  ForRows(count, x.cols, [&](int64_t begin, int64_t n) {
-    for (int64_t r = begin; r < begin + n; ++r) {
-      RoundRow(x.row(first + r), x.cols, bf16, data + r * stride);
+  const int64_t panels = (count + cpu::kPanelRows - 1) / cpu::kPanelRows;
+  ForRows(panels, cpu::kPanelRows * x.cols, [&](int64_t begin, int64_t n) {
+    for (int64_t panel = begin; panel < begin + n; ++panel) {
+      const float* rows[cpu::kPanelRows];
+      const int64_t row = panel * cpu::kPanelRows;
+      const int64_t m = std::min<int64_t>(cpu::kPanelRows, count - row);
+      for (int64_t i = 0; i < m; ++i) rows[i] = x.row(first + row + i);
+      RoundRows(rows, m, x.cols, bf16, data + row * stride);
     }
   });
   return {data, stride, bf16};
@@ -44,8 +61,13 @@ CpuDevice::Operand CpuDevice::Prepare(ConstRows x, int64_t first, int64_t count,
 
 void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight,
                         int64_t first, int64_t count, float* const* out) const {
-  CONCLAVE_CHECK(rows <= kTaskRows && count <= kTaskColumns);
-  const void* px[kTaskRows];
+  CONCLAVE_CHECK(rows <= task_rows_ && count <= kTaskColumns);
+  if (x.bf16 && kernels_.tiles != nullptr) {
+    const Weight slice = weight.Slice(first, count);
+    return kernels_.tiles->dot(x.row(x_first), static_cast<int>(rows), slice.data, weight.cols * 2,
+                               static_cast<int>(count), weight.cols, out);
+  }
+  const void* px[kMostTaskRows];
   const void* pw[kTaskColumns];
   for (int64_t r = 0; r < rows; ++r) px[r] = x.row(x_first + r);
   for (int64_t c = 0; c < count; ++c) pw[c] = weight.Slice(first + c, 1).data;
@@ -66,20 +88,21 @@ void CpuDevice::AddBias(Weight bias, int64_t first, int64_t count, int64_t rows,
 void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) {
   CONCLAVE_CHECK(x.cols == weight.cols && out.cols == weight.rows && out.rows == x.rows);
   CONCLAVE_CHECK(!bias || bias.rows * bias.cols == weight.rows);
+  const int64_t row_bytes = std::max(OperandRowBytes(x.cols, false), OperandRowBytes(x.cols, true));
   const int64_t at_once =
-      int64_t{options_.max_rows} * options_.max_columns / std::max<int64_t>(1, x.cols);
+      int64_t{options_.max_rows} * options_.max_columns * 4 / std::max<int64_t>(1, row_bytes);
   CONCLAVE_CHECK(at_once >= 1);
   for (int64_t begin = 0; begin < x.rows; begin += at_once) {
     const int64_t rows = std::min(at_once, x.rows - begin);
     const Operand operand = Prepare(x, begin, rows, weight, inputs);
-    const int64_t row_tasks = (rows + kTaskRows - 1) / kTaskRows;
+    const int64_t row_tasks = (rows + task_rows_ - 1) / task_rows_;
     const int64_t column_tasks = (weight.rows + kTaskColumns - 1) / kTaskColumns;
     pool_.For(row_tasks * column_tasks, [&](int, int64_t task) {
-      const int64_t row = task % row_tasks * kTaskRows;
+      const int64_t row = task % row_tasks * task_rows_;
       const int64_t column = task / row_tasks * kTaskColumns;
-      const int64_t m = std::min(kTaskRows, rows - row);
+      const int64_t m = std::min(task_rows_, rows - row);
       const int64_t n = std::min(kTaskColumns, weight.rows - column);
-      float* results[kTaskRows];
+      float* results[kMostTaskRows];
       for (int64_t i = 0; i < m; ++i) results[i] = out.row(begin + row + i) + column;
       DotRows(operand, row, m, weight, column, n, results);
       if (bias) AddBias(bias, column, n, m, results);
@@ -98,22 +121,22 @@ void CpuDevice::MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shap
   CONCLAVE_CHECK(shape.transposed || shape.in_dim <= kMaxHeadDim);
   const int64_t per_task = shape.transposed ? kTaskColumns : kMixColumns;
   const int64_t column_tasks = (shape.out_dim + per_task - 1) / per_task;
-  const int64_t row_tasks = (x.rows + kTaskRows - 1) / kTaskRows;
+  const int64_t row_tasks = (x.rows + task_rows_ - 1) / task_rows_;
   const Operand operand = Prepare(x, 0, x.rows, weight, Inputs::kFloat);
   pool_.For(shape.heads * column_tasks * row_tasks, [&](int, int64_t task) {
-    const int64_t row = task % row_tasks * kTaskRows;
+    const int64_t row = task % row_tasks * task_rows_;
     const int64_t column = task / row_tasks % column_tasks * per_task;
     const int64_t head = task / row_tasks / column_tasks;
-    const int64_t m = std::min(kTaskRows, x.rows - row);
+    const int64_t m = std::min(task_rows_, x.rows - row);
     const int64_t n = std::min(per_task, shape.out_dim - column);
     const Weight own = weight.Slice(head * shape.head_stride + shape.first, w_rows);
     Operand in = operand;
     in.data += head * shape.in_stride * static_cast<int64_t>(sizeof(float));
-    float* results[kTaskRows];
+    float* results[kMostTaskRows];
     for (int64_t i = 0; i < m; ++i)
       results[i] = out.row(row + i) + head * shape.out_stride + column;
     if (shape.transposed) return DotRows(in, row, m, own, column, n, results);
-    const float* factors[kTaskRows];
+    const float* factors[kMostTaskRows];
     const void* mixed[kMaxHeadDim];
     for (int64_t i = 0; i < m; ++i) factors[i] = static_cast<const float*>(in.row(row + i));
     for (int64_t k = 0; k < w_rows; ++k) {
