@@ -77,6 +77,10 @@ int TakeBusSlot(const char* data, uint64_t size, const char* path) {
   return -1;
 }
 
+// Files so large are mapped in huge pages: of smaller ones those would keep more in memory than is
+// used.
+constexpr uint64_t kHugeBytes = uint64_t{256} << 20;
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const MappedFile>> MappedFile::Open(const std::string& path) {
@@ -95,7 +99,13 @@ absl::StatusOr<std::unique_ptr<const MappedFile>> MappedFile::Open(const std::st
     status = absl::InvalidArgumentError(absl::StrFormat("%s: is empty", path));
   } else {
     data = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED) status = absl::ResourceExhaustedError(error());
+    if (data == MAP_FAILED) {
+      status = absl::ResourceExhaustedError(error());
+    } else if (static_cast<uint64_t>(info.st_size) >= kHugeBytes) {
+      // What is not in the page cache yet is read into huge pages, where the file system has them:
+      // weights stream as fast as from memory of our own. Without them it is no worse.
+      madvise(data, static_cast<size_t>(info.st_size), MADV_HUGEPAGE);
+    }
   }
   if (!status.ok()) {
     close(fd);

@@ -94,17 +94,18 @@ void CpuDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out)
         PackInputs(item, (panel - item.first_panel) * cpu::kPanelRows, x);
       }
     });
+    // Tasks of the same rows follow one another: these stay in a cache, the weights pass through.
     pool_.For(end.gate_up_task, [&](int thread, int64_t task) {
       const ExpertItem& item = find(task, &ExpertItem::gate_up_task);
-      const int64_t row_tasks = Over(item.rows, task_rows_);
+      const int64_t column_tasks = Over(item.weights->gate.rows, kTaskColumns);
       const int64_t own = task - item.gate_up_task;
-      GateUp(item, own / row_tasks * kTaskColumns, own % row_tasks * task_rows_, thread);
+      GateUp(item, own % column_tasks * kTaskColumns, own / column_tasks * task_rows_, thread);
     });
     pool_.For(end.down_task, [&](int, int64_t task) {
       const ExpertItem& item = find(task, &ExpertItem::down_task);
-      const int64_t row_tasks = Over(item.rows, task_rows_);
+      const int64_t column_tasks = Over(item.weights->down.rows, kTaskColumns);
       const int64_t own = task - item.down_task;
-      Down(item, own / row_tasks * kTaskColumns, own % row_tasks * task_rows_, out);
+      Down(item, own % column_tasks * kTaskColumns, own / column_tasks * task_rows_, out);
     });
   }
 }

@@ -20,7 +20,7 @@ constexpr int kPanels = kTileDotRows / kSide;
 constexpr int64_t kTileBytes = kSide * 64;
 // Where x has many panels, w is copied tile by tile, so many columns at a time: they stay in the
 // first cache, where rows a power of two apart would displace each other.
-constexpr int kManyPanels = 6;
+constexpr int kManyPanels = 4;
 constexpr int64_t kBlock = 128;
 
 // Tiles: 0 .. 3 sums [tile of w][panel], 4 and 5 of w, 6 and 7 of x.
@@ -63,30 +63,23 @@ struct WeightTile {
   int64_t step = kStep * 2;  // bytes from a tile's columns to the next tile's
 
   const char* at(int64_t column) const { return rows + column / kStep * step; }
-  bool whole(int64_t columns) const { return count == kSide && columns == kStep; }
-};
-
-// Where a tile's rows begin, and the bytes from one to the next.
-struct Place {
-  const char* data;
-  int64_t stride;
 };
 
 // Beyond the last row or column are zeros.
 inline void CopyTile(const WeightTile& w, int64_t column, int64_t columns, char* copy) {
+  const char* from = w.at(column);
+  if (w.count == kSide && columns == kStep) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kSide; ++r, from += w.stride) {
+      _mm512_store_si512(copy + r * 64, _mm512_loadu_si512(from));
+    }
+    return;
+  }
   const auto mask = static_cast<__mmask32>((uint64_t{1} << columns) - 1);
   for (int r = 0; r < kSide; ++r) {
     const __mmask32 have = r < w.count ? mask : 0;
-    _mm512_store_si512(copy + r * 64, _mm512_maskz_loadu_epi16(have, w.at(column) + r * w.stride));
+    _mm512_store_si512(copy + r * 64, _mm512_maskz_loadu_epi16(have, from + r * w.stride));
   }
-}
-
-// The tile of w as it lies or, beyond its end, a copy.
-inline Place TileAt(const WeightTile& w, int64_t column, int64_t columns, char* copy) {
-  if (w.whole(columns)) return {w.at(column), w.stride};
-  CopyTile(w, column, columns, copy);
-  Settle();
-  return {copy, 64};
 }
 
 struct Panel {
@@ -94,13 +87,47 @@ struct Panel {
   int rows;
   int64_t row_bytes() const { return rows * 4; }
   const char* at(int64_t column) const { return data + column * 2 * rows; }
+  int64_t step() const { return rows * 64; }
 };
+
+// Where tiles are loaded from: rows `stride` bytes apart, the next columns' tile `step` behind.
+struct Place {
+  const char* data;
+  int64_t stride;
+  int64_t step;
+};
+
+// Adds the products of so many tiles to the sums in the tiles.
+template <int kTiles, int kPair>
+inline void MultiplyTiles(const Place* x, const Place* w, int64_t count) {
+  const char* x0 = x[0].data;
+  const char* x1 = x[kPair - 1].data;
+  const char* w0 = w[0].data;
+  const char* w1 = w[kTiles - 1].data;
+  for (int64_t i = 0; i < count; ++i) {
+    _tile_loadd(6, x0, x[0].stride);
+    _tile_loadd(4, w0, w[0].stride);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (kPair == 2) {
+      _tile_loadd(7, x1, x[1].stride);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (kTiles == 2) {
+      _tile_loadd(5, w1, w[1].stride);
+      _tile_dpbf16ps(2, 5, 6);
+      if constexpr (kPair == 2) _tile_dpbf16ps(3, 5, 7);
+    }
+    x0 += x[0].step;
+    x1 += x[kPair - 1].step;
+    w0 += w[0].step;
+    w1 += w[kTiles - 1].step;
+  }
+}
 
 // Adds the products of columns [begin, end) to sums [tile of w][panel][kSide][rows of the panel].
 template <int kTiles, int kPair>
 void AddProducts(const Panel* x, const WeightTile* w, int64_t begin, int64_t end,
                  float (*const* sums)[kSide * kSide]) {
-  alignas(64) char copy[kTileBytes];
   const auto sum = [&](int tile, int panel) { return sums[tile][panel]; };
   Settle();
   if (begin == 0) {
@@ -114,22 +141,27 @@ void AddProducts(const Panel* x, const WeightTile* w, int64_t begin, int64_t end
     if constexpr (kTiles == 2) _tile_loadd(2, sum(1, 0), x[0].row_bytes());
     if constexpr (kTiles == 2 && kPair == 2) _tile_loadd(3, sum(1, 1), x[1].row_bytes());
   }
-  for (int64_t c = begin; c < end; c += kStep) {
-    const int64_t columns = end - c < kStep ? end - c : kStep;
-    _tile_loadd(6, x[0].at(c), x[0].row_bytes());
-    const Place first = TileAt(w[0], c, columns, copy);
-    _tile_loadd(4, first.data, first.stride);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (kPair == 2) {
-      _tile_loadd(7, x[1].at(c), x[1].row_bytes());
-      _tile_dpbf16ps(1, 4, 7);
+  const Place from_x[] = {{x[0].at(begin), x[0].row_bytes(), x[0].step()},
+                          {x[kPair - 1].at(begin), x[kPair - 1].row_bytes(), x[kPair - 1].step()}};
+  Place from_w[kTiles];
+  bool rows = true;
+  for (int tile = 0; tile < kTiles; ++tile) {
+    from_w[tile] = {w[tile].at(begin), w[tile].stride, w[tile].step};
+    rows = rows && w[tile].count == kSide;
+  }
+  const int64_t whole = rows ? (end - begin) / kStep : 0;
+  MultiplyTiles<kTiles, kPair>(from_x, from_w, whole);
+  // At an end of w: copies, one tile after the other.
+  for (int64_t c = begin + whole * kStep; c < end; c += kStep) {
+    alignas(64) char copies[kTiles][kTileBytes];
+    const Place next_x[] = {{x[0].at(c), x[0].row_bytes(), 0},
+                            {x[kPair - 1].at(c), x[kPair - 1].row_bytes(), 0}};
+    for (int tile = 0; tile < kTiles; ++tile) {
+      CopyTile(w[tile], c, end - c < kStep ? end - c : kStep, copies[tile]);
+      from_w[tile] = {copies[tile], 64, 0};
     }
-    if constexpr (kTiles == 2) {
-      const Place second = TileAt(w[1], c, columns, copy);
-      _tile_loadd(5, second.data, second.stride);
-      _tile_dpbf16ps(2, 5, 6);
-      if constexpr (kPair == 2) _tile_dpbf16ps(3, 5, 7);
-    }
+    Settle();
+    MultiplyTiles<kTiles, kPair>(next_x, from_w, 1);
   }
   _tile_stored(0, sum(0, 0), x[0].row_bytes());
   if constexpr (kPair == 2) _tile_stored(1, sum(0, 1), x[1].row_bytes());

@@ -98,8 +98,8 @@ void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, R
     const int64_t row_tasks = (rows + task_rows_ - 1) / task_rows_;
     const int64_t column_tasks = (weight.rows + kTaskColumns - 1) / kTaskColumns;
     pool_.For(row_tasks * column_tasks, [&](int, int64_t task) {
-      const int64_t row = task % row_tasks * task_rows_;
-      const int64_t column = task / row_tasks * kTaskColumns;
+      const int64_t row = task / column_tasks * task_rows_;
+      const int64_t column = task % column_tasks * kTaskColumns;
       const int64_t m = std::min(task_rows_, rows - row);
       const int64_t n = std::min(kTaskColumns, weight.rows - column);
       float* results[kMostTaskRows];

@@ -1,0 +1,139 @@
+#include "worker/bench/metered_device.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace conclave::worker {
+namespace {
+
+double BytesOf(Weight weight) {
+  return static_cast<double>(weight.rows * weight.cols) * static_cast<double>(SizeOf(weight.type));
+}
+
+}  // namespace
+
+MeteredDevice::Meter& MeteredDevice::Meter::operator+=(const Meter& other) {
+  seconds += other.seconds;
+  bytes += other.bytes;
+  bf16_operations += other.bf16_operations;
+  fp32_operations += other.fp32_operations;
+  return *this;
+}
+
+MeteredDevice::Meter MeteredDevice::total() const {
+  Meter sum;
+  for (const Meter& meter : meters_) sum += meter;
+  return sum;
+}
+
+template <typename Call>
+void MeteredDevice::Time(Kind kind, Call call) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin = Clock::now();
+  call();
+  meters_[kind].seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+void MeteredDevice::CountProduct(Kind kind, double rows, Weight weight, Inputs inputs) {
+  const bool bf16 = inputs == Inputs::kActivationType && weight.type == DType::kBF16 &&
+                    activation_type() == DType::kBF16;
+  const double operations = 2 * rows * static_cast<double>(weight.rows * weight.cols);
+  meters_[kind].bytes += BytesOf(weight);
+  (bf16 ? meters_[kind].bf16_operations : meters_[kind].fp32_operations) += operations;
+}
+
+void MeteredDevice::Embed(Weight table, std::span<const int32_t> ids, Rows out) {
+  meters_[kRest].bytes += BytesOf(table.Slice(0, static_cast<int64_t>(ids.size())));
+  Time(kRest, [&] { device_->Embed(table, ids, out); });
+}
+
+void MeteredDevice::RmsNorm(ConstRows x, Weight weight, float eps, Rows out) {
+  Time(kRest, [&] { device_->RmsNorm(x, weight, eps, out); });
+}
+
+void MeteredDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) {
+  CountProduct(kMatMul, static_cast<double>(x.rows), weight, inputs);
+  Time(kMatMul, [&] { device_->MatMul(x, weight, bias, inputs, out); });
+}
+
+void MeteredDevice::MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shape, Rows out) {
+  const int64_t rows = shape.transposed ? shape.out_dim : shape.in_dim;
+  CountProduct(kPerHead, static_cast<double>(x.rows), weight.Slice(0, shape.heads * rows),
+               Inputs::kFloat);
+  Time(kPerHead, [&] { device_->MatMulPerHead(x, weight, shape, out); });
+}
+
+void MeteredDevice::Clip(Rows x, float limit) {
+  Time(kRest, [&] { device_->Clip(x, limit); });
+}
+
+void MeteredDevice::ScaleBySigmoid(ConstRows logits, Rows x) {
+  Time(kRest, [&] { device_->ScaleBySigmoid(logits, x); });
+}
+
+void MeteredDevice::Rope(ConstRows x, const RopeColumns& columns, const BatchPlaces& places,
+                         const RopeTable& table, Rows out) {
+  Time(kRest, [&] { device_->Rope(x, columns, places, table, out); });
+}
+
+void MeteredDevice::StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) {
+  Time(kRest, [&] { device_->StoreKv(x, places, column, cache); });
+}
+
+void MeteredDevice::CopyKv(KvLayer cache, int32_t from, int32_t to) {
+  Time(kRest, [&] { device_->CopyKv(cache, from, to); });
+}
+
+void MeteredDevice::Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places,
+                              KvLayer cache, Rows out) {
+  double positions = 0, pairs = 0;  // of the cache, once for each sequence; seen by all rows
+  for (size_t r = 0; r < places.rows.size(); ++r) {
+    const RowPlace& place = places.rows[r];
+    const int32_t begin = shape.window > 0 ? std::max(0, place.position - shape.window + 1) : 0;
+    pairs += place.position + 1 - begin;
+    const bool last = r + 1 == places.rows.size() || places.rows[r + 1].sequence != place.sequence;
+    if (last) positions += place.position + 1;
+  }
+  meters_[kAttention].bytes +=
+      positions * static_cast<double>(cache.width) * static_cast<double>(SizeOf(cache.type));
+  meters_[kAttention].fp32_operations +=
+      2 * pairs * shape.heads * (shape.key_dim + shape.value_dim);
+  Time(kAttention, [&] { device_->Attention(q, shape, places, cache, out); });
+}
+
+void MeteredDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias,
+                         std::span<int32_t> slots, std::span<float> weights) {
+  Time(kRest, [&] { device_->Gate(logits, shape, bias, slots, weights); });
+}
+
+void MeteredDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out) {
+  for (const ExpertWork& item : work) {
+    const auto rows = static_cast<double>(item.inputs.size());
+    if (rows == 0) continue;
+    for (const Weight& weight : {item.weights->gate, item.weights->up, item.weights->down}) {
+      CountProduct(kExperts, rows, weight, Inputs::kActivationType);
+    }
+  }
+  Time(kExperts, [&] { device_->Experts(x, work, out); });
+}
+
+void MeteredDevice::Combine(ConstRows outputs, std::span<const float> weights, int32_t top_k,
+                            ConstRows shared, Rows hidden) {
+  Time(kRest, [&] { device_->Combine(outputs, weights, top_k, shared, hidden); });
+}
+
+void MeteredDevice::Add(ConstRows y, Rows x) {
+  Time(kRest, [&] { device_->Add(y, x); });
+}
+
+void MeteredDevice::Gather(ConstRows x, std::span<const int32_t> rows, Rows out) {
+  Time(kRest, [&] { device_->Gather(x, rows, out); });
+}
+
+void MeteredDevice::Sample(Rows logits, std::span<const SampleRow> rows,
+                           std::span<SampledToken> out) {
+  Time(kRest, [&] { device_->Sample(logits, rows, out); });
+}
+
+}  // namespace conclave::worker
