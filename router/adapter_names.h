@@ -30,7 +30,7 @@ struct AdapterView {
   State state = State::kLoading;
   std::vector<uint32_t> replaced{};  // as PlacedAdapter's; empty: not known
   bool on_disk = false;              // no place in memory, or about to leave it: nobody begins
-  bool placed = true;                // workers have it still
+  bool placed = true;                // workers have it still, all of it
   std::string problem{};             // why it could not come back
 };
 

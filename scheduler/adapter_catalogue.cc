@@ -10,27 +10,11 @@ namespace {
 
 using Worker = AdapterCatalogue::Worker;
 
-bool Holds(const std::vector<std::string>& digests, const std::string& digest) {
-  return std::find(digests.begin(), digests.end(), digest) != digests.end();
-}
-
-// Whether a request of it runs, or could.
-bool Runs(const AdapterCatalogue::Report& router, const std::string& digest) {
-  return Holds(router.in_use, digest) && !Holds(router.waiting, digest);
-}
-
 AdapterVersion VersionOf(const AdapterOperation& operation) {
   return {.source = operation.source,
           .replaced = operation.experts,
           .bytes = operation.bytes,
           .shared_bytes = operation.shared_bytes};
-}
-
-// Whether every worker serves by a placement that has the version, and no plan takes it away.
-bool Serves(const PlacementChange& change, const std::string& digest) {
-  return change.current() && change.floor() == change.epoch() &&
-         FindAdapter(*change.current(), digest) != nullptr &&
-         !(change.next() && FindAdapter(*change.next(), digest) == nullptr);
 }
 
 // Whether no worker serves it or is about to.
@@ -51,6 +35,13 @@ std::string Seconds(Micros time) {
 }
 
 }  // namespace
+
+// Whether every worker serves by a placement that has the version, and no plan takes it away.
+bool AdapterCatalogue::Serves(const PlacementChange& change, const std::string& digest) {
+  return change.current() && change.floor() == change.epoch() &&
+         FindAdapter(*change.current(), digest) != nullptr &&
+         !(change.next() && FindAdapter(*change.next(), digest) == nullptr);
+}
 
 AdapterCatalogue::AdapterCatalogue(const Options& options, Stored stored, Micros now)
     : options_(options), started_(now), stored_(std::move(stored)), rotation_(options.rotation) {
@@ -86,7 +77,8 @@ AdapterAnswer AdapterCatalogue::Begin(AdapterOperation operation) {
 }
 
 bool AdapterCatalogue::Step(const Known& known, Micros now) {
-  bool changed = StepLost(known);
+  bool changed = StepLacks(known);
+  changed |= StepLost(known);
   changed |= StepPlan(known, now);
   changed |= StepChecking(known, now);
   changed |= StepPlacing(known, now);
@@ -184,7 +176,10 @@ bool AdapterCatalogue::StepPlacing(const Known& known, Micros now) {
   for (AdapterOperation& operation : stored_.operations) {
     if (operation.stage != AdapterStage::kPlacing) continue;
     if (!Serves(known.placement, operation.digest)) continue;
-    Activate(operation, /*on_disk=*/false);
+    const bool lacked = IsLacked(operation.digest);
+    // It leaves first, and is placed anew.
+    if (lacked && stored_.versions.contains(operation.digest)) continue;
+    Activate(operation, lacked);
     changed = true;
   }
   const AdapterOperation* const head = FirstIn(AdapterStage::kPlacing);
@@ -244,104 +239,15 @@ void AdapterCatalogue::SettleDraining() {
   }
 }
 
-// Of what requests hold of each version, who comes to memory or has to leave it follows.
-bool AdapterCatalogue::StepRotation(const Known& known, Micros now) {
-  const Placement* const current =
-      known.placement.current() ? &*known.placement.current() : nullptr;
-  std::map<std::string, AdapterRotation::Use> uses;
-  for (const Router& router : known.routers) {
-    if (!IsHeard(router, now)) continue;
-    for (const std::string& digest : router.report->in_use)
-      uses[digest].runs |= Runs(*router.report, digest);
-    for (const std::string& digest : router.report->waiting) uses[digest].wanted = true;
-  }
-  for (const Worker& worker : known.workers) {
-    if (!worker.alive || worker.report == nullptr) continue;
-    for (const std::string& digest : worker.report->in_use) uses[digest].runs = true;
-  }
-  bool changed = rotation_.Note(current, stored_.versions, uses, now);
-  if (current == nullptr) return changed;
-  for (auto& [digest, version] : stored_.versions) {
-    if (!version.replaced.empty()) continue;  // else as an older scheduler has stored it
-    if (const PlacedAdapter* const placed = FindAdapter(*current, digest))
-      version.replaced = placed->replaced;
-  }
-  if (now - started_ < options_.listen) return changed;  // nobody could leave
-  while (const auto leaver = rotation_.Leaver(*current, stored_.versions, now)) {
-    stored_.versions[*leaver].on_disk = true;
-    ++stats_.to_disk;
-    changed = true;
-  }
-  if (coming_) return changed;
-  const auto stayer = rotation_.Stayer(*current, stored_.versions, now);
-  if (!stayer || !Serves(known.placement, *stayer)) return changed;
-  stored_.versions[*stayer].on_disk = false;
-  ++stats_.to_memory;
-  return true;
-}
-
 bool AdapterCatalogue::StepComing(const Known& known) {
   if (!coming_ || !Serves(known.placement, *coming_)) return false;
-  if (const auto version = stored_.versions.find(*coming_); version != stored_.versions.end()) {
+  const auto version = stored_.versions.find(*coming_);
+  if (version != stored_.versions.end() && !IsLacked(*coming_)) {
     version->second.on_disk = false;
     ++stats_.to_memory;
   }
   coming_.reset();
   return true;
-}
-
-bool AdapterCatalogue::StepLeaving(const Known& known, Micros now) {
-  const auto& current = known.placement.current();
-  if (!current) return false;
-  std::map<std::string, bool> leaves;  // digest to Leaving::to_disk
-  for (const PlacedAdapter& adapter : current->adapters) {
-    const bool to_disk = IsOnDisk(adapter.digest) && !IsComing(adapter.digest);
-    if (to_disk || !IsWanted(adapter.digest)) leaves[adapter.digest] = to_disk;
-  }
-  for (const auto& [digest, version] : stored_.versions) {
-    if (version.on_disk && !IsWanted(digest)) leaves.try_emplace(digest, false);
-  }
-  std::erase_if(leaving_, [&](const auto& one) {
-    const auto still = leaves.find(one.first);
-    return still == leaves.end() || still->second != one.second.to_disk;
-  });
-  bool changed = false;
-  for (const auto& [digest, to_disk] : leaves) {
-    const auto [leaving, is_new] =
-        leaving_.try_emplace(digest, Leaving{.to_disk = to_disk, .view = known.view + 1});
-    changed |= is_new;
-    const bool quiet =
-        now - started_ >= options_.listen &&
-        std::none_of(known.routers.begin(), known.routers.end(), [&](const Router& router) {
-          return MayHold(router, digest, leaving->second, now);
-        });
-    if (!quiet) leaving->second.quiet.reset();
-    if (quiet && !leaving->second.quiet) leaving->second.quiet = now;
-  }
-  return changed;
-}
-
-// Whether requests of a router hold it, or may come to.
-bool AdapterCatalogue::MayHold(const Router& router, const std::string& digest,
-                               const Leaving& leaving, Micros now) const {
-  if (!IsHeard(router, now)) return false;
-  if (router.report->view < leaving.view) return true;
-  return leaving.to_disk ? Runs(*router.report, digest) : Holds(router.report->in_use, digest);
-}
-
-// One that is silent for long does not count.
-bool AdapterCatalogue::IsHeard(const Router& router, Micros now) const {
-  return router.report != nullptr && now - router.report->at < options_.silent;
-}
-
-bool AdapterCatalogue::MayGo(const Leaving& leaving, const std::string& digest,
-                             const Known& known) const {
-  if (!leaving.quiet) return false;
-  return std::all_of(known.workers.begin(), known.workers.end(), [&](const Worker& worker) {
-    if (!worker.alive) return true;
-    return worker.report != nullptr && worker.report->view >= leaving.view &&
-           worker.report->at > *leaving.quiet && !Holds(worker.report->in_use, digest);
-  });
 }
 
 // Its memory is given back once every worker follows a view that says that epochs with it are over.

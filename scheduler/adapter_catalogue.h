@@ -11,8 +11,9 @@
 //             nobody used it, and a placement without it is adopted
 //
 // Where memory does not suffice for all, AdapterRotation says which are placed; the others are on
-// disk, and come back on demand. What leaves memory takes no new requests, is not placed once
-// those that run have ended, and stays what its name means.
+// disk, and come back on demand. So is, whatever room there is, a version of which a worker lacks
+// experts: it had to take them over and could not read them. What leaves memory takes no new
+// requests, is not placed once those that run have ended, and stays what its name means.
 //
 // A version is a digest. Names may share one; its experts are placed once. What is placed and no
 // name's version drains: it goes when every router follows a view that says so and holds no request
@@ -68,6 +69,8 @@ class AdapterCatalogue {
     std::vector<std::string> in_use;  // digests that requests hold there
     // Of a router, of these: those whose requests all wait until the version is in memory.
     std::vector<std::string> waiting;
+    // Of a worker: versions, by digest, whose experts it lacks in what is committed, and why.
+    std::map<std::string, std::string> lacks;
     // Of a worker: its verdict on a directory.
     uint64_t check = 0;  // 0: none
     FoundAdapter found;
@@ -111,11 +114,14 @@ class AdapterCatalogue {
   const Stored& Save() const { return stored_; }
   // Why a version on disk could not come back when it was tried; empty: it was not.
   std::string WhyNot(const std::string& digest) const { return rotation_.WhyNot(digest); }
+  // Whether it is placed and a worker lacks its experts: who asks for it is asked to wait.
+  bool IsLacked(const std::string& digest) const { return lacked_.contains(digest); }
 
   struct Stats {
     uint64_t added = 0, replaced = 0, unchanged = 0, removed = 0, failed = 0;
     uint64_t bytes_freed = 0;
-    uint64_t to_memory = 0, to_disk = 0;  // versions that came back, or had to leave
+    uint64_t to_memory = 0, to_disk = 0;  // versions that came back, or had to leave for others
+    uint64_t lacked = 0;                  // that had to because a worker lacked their experts
   };
   const Stats& stats() const { return stats_; }
 
@@ -131,12 +137,18 @@ class AdapterCatalogue {
   // By a name, or by an operation that has verified it.
   bool IsWanted(const std::string& digest) const;
 
+  // Whether every worker serves by a placement that has the version, and no plan takes it away.
+  static bool Serves(const PlacementChange& change, const std::string& digest);
+
+  // In calling order; adapter_catalogue_memory.cc has those of memory.
+  bool StepLacks(const Known& known);
   bool StepLost(const Known& known);
   bool StepPlan(const Known& known, Micros now);
   bool StepChecking(const Known& known, Micros now);
   bool StepPlacing(const Known& known, Micros now);
-  bool StepRotation(const Known& known, Micros now);
   bool StepComing(const Known& known);
+  bool StepRotation(const Known& known, Micros now);
+  bool MarkLacked(Micros now);
   bool StepLeaving(const Known& known, Micros now);
   bool StepGone(const Known& known);
   bool MayHold(const Router& router, const std::string& digest, const Leaving& leaving,
@@ -172,8 +184,9 @@ class AdapterCatalogue {
   Micros not_before_{};  // the next plan
   std::string waits_;    // what the first operation waits for
   AdapterRotation rotation_;
-  std::optional<std::string> coming_;       // the digest that is brought back
-  std::map<std::string, Leaving> leaving_;  // wanted by nobody, or to go to disk; by digest
+  std::optional<std::string> coming_;          // the digest that is brought back
+  std::map<std::string, std::string> lacked_;  // placed, and a worker lacks its experts; why
+  std::map<std::string, Leaving> leaving_;     // wanted by nobody, or to go to disk; by digest
   struct Gone {
     uint64_t view = 0;  // since which it is not placed
     bool freed = false;

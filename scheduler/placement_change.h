@@ -12,11 +12,11 @@
 //      over
 //
 // A worker that dies ends an open plan, and an emergency epoch gives what only it owned to those
-// that are left: committed at once, as every worker refuses what it has not got ready yet and does
-// not adopt what it cannot have. One that comes back is fenced until it has adopted an epoch of
-// after its death; then a plan of this machine's own restores what was wanted of it. Idea:
-// two-phase commit with fencing by epoch, checked as a model (acks bound to the plan's id, rollback
-// before the commit, forward after it).
+// that are left: committed at once, as every worker refuses what it has not got ready yet, does not
+// adopt what it cannot have of the base, and says what it lacks of adapters. One that comes back is
+// fenced until it has adopted an epoch of after its death; then a plan of this machine's own
+// restores what was wanted of it. Idea: two-phase commit with fencing by epoch, checked as a model
+// (acks bound to the plan's id, rollback before the commit, forward after it).
 
 #include <array>
 #include <cstdint>

@@ -52,6 +52,7 @@ bool AdapterDriver::Hear(const v1::HeartbeatRequest& beat, Micros now) {
                                   .view = beat.view(),
                                   .in_use = {beat.in_use().begin(), beat.in_use().end()},
                                   .waiting = {beat.waiting().begin(), beat.waiting().end()}};
+  for (const v1::AdapterLack& lack : beat.lacks()) report.lacks[lack.digest()] = lack.why();
   if (!router && beat.has_checked()) {
     report.check = beat.checked().check();
     report.found = FromProto(beat.checked());
@@ -60,7 +61,7 @@ bool AdapterDriver::Hear(const v1::HeartbeatRequest& beat, Micros now) {
   const AdapterCatalogue::Report& before = heard.report;
   const bool news = heard.incarnation != incarnation || before.check != report.check ||
                     before.view != report.view || before.in_use != report.in_use ||
-                    before.waiting != report.waiting;
+                    before.waiting != report.waiting || before.lacks != report.lacks;
   heard = {.incarnation = incarnation, .report = std::move(report)};
   return news;
 }
@@ -167,6 +168,7 @@ void AdapterDriver::AddRows(google::protobuf::RepeatedPtrField<v1::Adapter>* ada
     *adapters->Add() = ToProto(row);
     if (row.version.on_disk) {
       adapters->rbegin()->set_problem(catalogue_.WhyNot(row.digest));
+      adapters->rbegin()->set_lacking(catalogue_.IsLacked(row.digest));
     }
   }
 }

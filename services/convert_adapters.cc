@@ -23,6 +23,7 @@ using scheduler::FoundAdapter;
 
 constexpr int32_t kLastCode = 16;  // of gRPC's
 constexpr size_t kMessageBytes = 2048;
+constexpr size_t kLackBytes = 512;  // so that a beat has room for those of all versions
 
 v1::AdapterStage ToProto(AdapterStage stage) {
   switch (stage) {
@@ -47,6 +48,12 @@ absl::StatusOr<AdapterStage> FromProto(v1::AdapterStage stage) {
     if (ToProto(known) == stage) return known;
   }
   return absl::InvalidArgumentError(absl::StrFormat("has the unknown stage %d", stage));
+}
+
+// Of a worker's, which names files: as a message may have it.
+std::string Told(const std::string& message, size_t bytes) {
+  const std::string text = message.substr(0, bytes);
+  return router::IsUtf8(text) ? text : absl::CHexEscape(text);
 }
 
 bool IsDigest(const std::string& text, size_t limit) {
@@ -175,6 +182,15 @@ absl::StatusOr<AdapterRegister> FromProto(const v1::AdapterCatalogue& catalogue)
   return stored;
 }
 
+void AddLacks(const std::map<std::string, std::string>& lacks, v1::HeartbeatRequest& beat) {
+  for (const auto& [digest, why] : lacks) {
+    if (beat.lacks_size() == kLacksMax) return;
+    v1::AdapterLack& lack = *beat.add_lacks();
+    lack.set_digest(digest);
+    lack.set_why(Told(why, kLackBytes));
+  }
+}
+
 v1::AdapterChecked ToProto(uint64_t check, const FoundAdapter& found) {
   v1::AdapterChecked message;
   message.set_check(check);
@@ -183,8 +199,7 @@ v1::AdapterChecked ToProto(uint64_t check, const FoundAdapter& found) {
   message.set_bytes(found.bytes);
   message.set_shared_bytes(found.shared_bytes);
   message.set_code(static_cast<int32_t>(found.error));
-  const std::string text = found.message.substr(0, kMessageBytes);
-  message.set_message(router::IsUtf8(text) ? text : absl::CHexEscape(text));
+  message.set_message(Told(found.message, kMessageBytes));
   return message;
 }
 

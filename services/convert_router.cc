@@ -76,7 +76,7 @@ std::vector<router::AdapterView> AdaptersOf(const v1::ClusterView& view) {
                         .on_disk = adapter.on_disk(),
                         .problem = adapter.problem()});
     const auto found = placed.find(adapter.digest());
-    adapters.back().placed = found != placed.end();
+    adapters.back().placed = found != placed.end() && !adapter.lacking();
     const auto& replaced = found != placed.end() ? found->second->replaced() : adapter.replaced();
     adapters.back().replaced = {replaced.begin(), replaced.end()};
   }

@@ -146,6 +146,7 @@ void ToProto(const worker::SequenceEvent& event, const worker::Model& model,
   } else {
     SetError(event.end->status, *proto.mutable_end());
     proto.mutable_end()->set_lacks_expert(event.end->lacks_expert);
+    proto.mutable_end()->set_lacks_adapter(event.end->lacks_adapter);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_format.h"
 #include "services/address.h"
+#include "services/convert_adapters.h"
 #include "services/exchange/peer_transport.h"
 #include "services/identity.h"
 #include "worker/status.h"
@@ -16,6 +17,7 @@ constexpr size_t kMaxInfoBytes = 64 << 10;
 constexpr size_t kMaxBeatBytes = 1 << 20;  // room for all peers lost, or an adapter of all experts
 constexpr int kMaxInUse = 1024;            // versions of adapters
 constexpr size_t kMaxDigestBytes = 128;
+constexpr size_t kMaxWhyBytes = 2048;
 
 // By the words of --exchange; who says none may take anything.
 bool Reach(const std::string& one, const std::string& other) {
@@ -65,6 +67,19 @@ Standing StandingOf(const Membership::Worker& worker) {
   return Standing::kNone;
 }
 
+absl::Status ValidateLacks(const v1::HeartbeatRequest& beat) {
+  if (beat.lacks_size() > kLacksMax) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "lacks: names %d versions of adapters, the limit is %d", beat.lacks_size(), kLacksMax));
+  }
+  for (const v1::AdapterLack& lack : beat.lacks()) {
+    if (lack.digest().empty() || lack.digest().size() > kMaxDigestBytes ||
+        lack.why().size() > kMaxWhyBytes)
+      return absl::InvalidArgumentError("lacks: has what is no digest, or too long a reason");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ValidateUse(const v1::HeartbeatRequest& beat) {
@@ -89,6 +104,7 @@ absl::Status ValidateBeat(const v1::HeartbeatRequest& beat) {
   if (beat.ByteSizeLong() > kMaxBeatBytes)
     return absl::InvalidArgumentError("heartbeat: it is too long");
   CONCLAVE_RETURN_IF_ERROR(ValidateUse(beat));
+  CONCLAVE_RETURN_IF_ERROR(ValidateLacks(beat));
   CONCLAVE_RETURN_IF_ERROR(ValidateId(info.id()));
   CONCLAVE_ASSIGN_OR_RETURN(const Address address, Address::Parse(info.address()));
   if (address.port == 0 || address.wildcard()) {

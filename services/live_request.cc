@@ -261,6 +261,7 @@ void LiveRequest::Absorb(const v1::SequenceEvent& event, bool others, After& aft
   }
   if (!told.ok() || transcript_->finished()) return Finish(told, after);
   const absl::Status error = EndError(event);
+  if (event.end().lacks_adapter() && !error.ok()) return LackAdapter(error);
   if (event.end().lacks_expert() && !error.ok()) return LackExpert(error, others, after);
   if (!error.ok()) return Fail(error, after);
   MaybePause(after);

@@ -198,6 +198,7 @@ class LiveRequest : public std::enable_shared_from_this<LiveRequest> {
   void NoteLoss(const absl::Status& why);
   // Its home waited for an expert as long as it may.
   void LackExpert(const absl::Status& status, bool others, After& after);
+  void LackAdapter(const absl::Status& status);
   void Finish(absl::Status status, After& after);
   void CloseSequence(After& after);
   void Observe(const v1::SequenceEvent& event);

@@ -46,7 +46,7 @@ void PlacementFollower::FollowCommitted(const v1::Placement& committed) {
                holder_.adopted());
     return;
   }
-  absl::Status status = Prepare(committed);
+  absl::Status status = Prepare(committed, /*committed=*/true);
   if (status.ok()) status = holder_.Commit(committed.plan(), committed.epoch());
   if (!status.ok()) {
     const std::string failed = absl::StrFormat("epoch %d cannot be adopted: %s", committed.epoch(),
@@ -59,6 +59,9 @@ void PlacementFollower::FollowCommitted(const v1::Placement& committed) {
   committed_ = committed.plan();
   if (prepared_ == committed_) prepared_ = 0;
   LogInfo("epoch %d", committed.epoch());
+  for (const auto& [digest, why] : holder_.Lacks()) {
+    LogError("epoch %d: without version %s of an adapter: %s", committed.epoch(), digest, why);
+  }
 }
 
 bool PlacementFollower::FollowPrepared(const v1::ClusterView& view) {
@@ -68,7 +71,7 @@ bool PlacementFollower::FollowPrepared(const v1::ClusterView& view) {
     prepared_ = 0;
     return false;
   }
-  const absl::Status status = Prepare(view.prepared());
+  const absl::Status status = Prepare(view.prepared(), /*committed=*/false);
   prepared_ = status.ok() ? plan : 0;
   v1::PlacementReport report;
   if (status.ok()) {
@@ -85,9 +88,11 @@ bool PlacementFollower::FollowPrepared(const v1::ClusterView& view) {
   return news;
 }
 
-absl::Status PlacementFollower::Prepare(const v1::Placement& message) {
-  CONCLAVE_ASSIGN_OR_RETURN(scheduler::Placement placement, FromProto(message));
-  return holder_.Prepare(std::make_shared<const scheduler::Placement>(std::move(placement)));
+absl::Status PlacementFollower::Prepare(const v1::Placement& message, bool committed) {
+  CONCLAVE_ASSIGN_OR_RETURN(scheduler::Placement read, FromProto(message));
+  auto placement = std::make_shared<const scheduler::Placement>(std::move(read));
+  return committed ? holder_.PrepareCommitted(std::move(placement))
+                   : holder_.Prepare(std::move(placement));
 }
 
 v1::PlacementReport PlacementFollower::Report() const {

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -27,6 +28,8 @@ class PlacementHolder {
   virtual ~PlacementHolder() = default;
   // OK: it can serve the placement and step by it. FAILED_PRECONDITION: it comes too late.
   virtual absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement) = 0;
+  // Likewise, but for what it Lacks() then.
+  virtual absl::Status PrepareCommitted(std::shared_ptr<const scheduler::Placement> placement) = 0;
   // Of what is prepared; taken at the next step.
   virtual absl::Status Commit(uint64_t plan, scheduler::Epoch epoch) = 0;
   virtual void Abort(uint64_t plan) = 0;
@@ -39,6 +42,9 @@ class PlacementHolder {
   // another thread than the one that follows. INVALID_ARGUMENT, NOT_FOUND and others: by file and
   // tensor.
   virtual absl::StatusOr<worker::AdapterCheck> CheckAdapter(const std::string& source) = 0;
+  // Versions of adapters, by digest, whose experts it lacks in what is committed, and why; any
+  // thread.
+  virtual std::map<std::string, std::string> Lacks() const = 0;
   // Digests of the versions of adapters that its sequences hold, each once; any thread.
   virtual std::vector<std::string> AdaptersInUse() const = 0;
 };
@@ -63,7 +69,7 @@ class PlacementFollower {
   void FollowPeers(const v1::ClusterView& view);
   void FollowCommitted(const v1::Placement& committed);
   bool FollowPrepared(const v1::ClusterView& view);
-  absl::Status Prepare(const v1::Placement& placement);
+  absl::Status Prepare(const v1::Placement& placement, bool committed);
 
   const std::string self_;
   PlacementHolder& holder_;

@@ -52,6 +52,13 @@ void LiveRequest::LackExpert(const absl::Status& status, bool others, After& aft
   after.wants_home = true;
 }
 
+// Every home would say the same until the scheduler has told that the version is on disk, where the
+// request waits for it.
+void LiveRequest::LackAdapter(const absl::Status& status) {
+  NoteLoss(status);
+  asks_at_tick_ = true;
+}
+
 bool LiveRequest::OthersGoOn() const {
   std::shared_ptr<WorkerLink> link;
   {

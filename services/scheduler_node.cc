@@ -57,6 +57,9 @@ void WriteMetrics(const ClusterService::Stats& stats, MetricsWriter& writer) {
           "Times that a version on disk was brought back for a request.", adapters.to_memory);
   counter("conclave_adapter_versions_to_disk_total",
           "Times that a version had to leave memory for others.", adapters.to_disk);
+  counter("conclave_adapter_versions_lacked_total",
+          "Times that a version had to leave memory because a worker could not read its experts.",
+          adapters.lacked);
   writer.Gauge("conclave_adapter_operations", "Operations on adapters that are open.", {},
                stats.adapter_operations);
   const auto by_outcome = [&](const char* outcome, uint64_t value) {

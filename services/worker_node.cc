@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "router/utf8.h"
 #include "services/channel.h"
+#include "services/convert_adapters.h"
 #include "services/convert_worker.h"
 #include "services/exchange_metrics.h"
 #include "services/expert_metrics.h"
@@ -67,16 +68,10 @@ class EngineHolder final : public PlacementHolder {
   explicit EngineHolder(worker::Engine& engine) : engine_(engine) {}
 
   absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement) override {
-    const auto began = std::chrono::steady_clock::now();
-    const uint64_t plan = placement->plan;
-    const size_t before = engine_.expert_stats().store.fetched;
-    const absl::Status status = engine_.Prepare(std::move(placement));
-    const worker::ExpertStore::Stats now = engine_.expert_stats().store;
-    if (now.fetched > before) {
-      LogInfo("plan %d: %d experts of other workers, %d bytes in sealed memory, after %d ms", plan,
-              now.fetched, now.fetched_bytes, -Until(began).count());
-    }
-    return status;
+    return Timed(std::move(placement), &worker::Engine::Prepare);
+  }
+  absl::Status PrepareCommitted(std::shared_ptr<const scheduler::Placement> placement) override {
+    return Timed(std::move(placement), &worker::Engine::PrepareCommitted);
   }
   absl::Status Commit(uint64_t plan, scheduler::Epoch epoch) override {
     return engine_.Commit(plan, epoch);
@@ -88,9 +83,25 @@ class EngineHolder final : public PlacementHolder {
   absl::StatusOr<worker::AdapterCheck> CheckAdapter(const std::string& source) override {
     return engine_.CheckAdapter(source);
   }
+  std::map<std::string, std::string> Lacks() const override { return engine_.Lacks(); }
   std::vector<std::string> AdaptersInUse() const override { return engine_.AdaptersInUse(); }
 
  private:
+  using Shared = std::shared_ptr<const scheduler::Placement>;
+
+  absl::Status Timed(Shared placement, absl::Status (worker::Engine::*prepare)(Shared)) {
+    const auto began = std::chrono::steady_clock::now();
+    const uint64_t plan = placement->plan;
+    const size_t before = engine_.expert_stats().store.fetched;
+    const absl::Status status = (engine_.*prepare)(std::move(placement));
+    const worker::ExpertStore::Stats now = engine_.expert_stats().store;
+    if (now.fetched > before) {
+      LogInfo("plan %d: %d experts of other workers, %d bytes in sealed memory, after %d ms", plan,
+              now.fetched, now.fetched_bytes, -Until(began).count());
+    }
+    return status;
+  }
+
   worker::Engine& engine_;
 };
 
@@ -293,6 +304,7 @@ v1::HeartbeatRequest WorkerNode::Beat() const {
   beat.set_view(
       follower_->followed());  // before what is in use: it is of that view, or a later one
   for (std::string& digest : holder_->AdaptersInUse()) beat.add_in_use(std::move(digest));
+  AddLacks(holder_->Lacks(), beat);
   if (auto checked = checker_->Report()) *beat.mutable_checked() = *std::move(checked);
   for (const worker::Peer& peer : engine_->LostPeers()) {
     v1::LostPeer& lost = *beat.add_lost();

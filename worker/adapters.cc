@@ -24,14 +24,42 @@ void Engine::Impl::FollowAdapters(const Placement& adopted) {
   for (auto& [id, sequence] : live_) {
     const std::string& version = sequence.request.adapter;
     if (version.empty() || event_index_.contains(id)) continue;
-    if (const std::optional<AdapterIndex> index = experts_->Find(version)) {
+    const std::optional<AdapterIndex> index = experts_->Find(version);
+    const std::string lacks = host_->WhyLacks(version);
+    if (index && lacks.empty()) {
       sequence.adapter = *index;
+      continue;
+    }
+    planner_->Drop(id);
+    ++step_stats_.ended_error;
+    if (index) {
+      EndLacking(id, lacks);
     } else {
-      planner_->Drop(id);
-      ++step_stats_.ended_error;
       End(id, ServedNoMore(version), FinishReason::kStop);
     }
   }
+}
+
+void Engine::Impl::EndLacking(scheduler::SequenceId id, const std::string& why) {
+  End(id,
+      absl::UnavailableError(absl::StrCat("adapter version ", Live(id).request.adapter,
+                                          " cannot be served at present: ", why)),
+      FinishReason::kStop);
+  EventOf(id).end->lacks_adapter = true;
+}
+
+// An owner said so of rows of the step, which is planned again without the version's sequences.
+void Engine::Impl::LeaveLacking(const scheduler::StepPlan& plan,
+                                const ExpertHost::Lacking& lacking) {
+  for (auto& [id, sequence] : live_) {
+    const auto event = event_index_.find(id);
+    const bool ended = event != event_index_.end() && events_[event->second].second.end;
+    if (ended || sequence.request.adapter != lacking.digest) continue;
+    planner_->Drop(id);
+    ++step_stats_.ended_error;
+    EndLacking(id, lacking.why);
+  }
+  Abandon(plan);
 }
 
 std::vector<std::string> Engine::Impl::AdaptersInUse() const {

@@ -59,6 +59,10 @@ void Engine::Impl::Enqueue(LiveSequence sequence) {
     const LiveSequence& refused = live_.emplace(id, std::move(sequence)).first->second;
     return End(id, ServedNoMore(refused.request.adapter), FinishReason::kStop);
   }
+  if (const std::string lacks = host_->WhyLacks(sequence.request.adapter); !lacks.empty()) {
+    live_.emplace(id, std::move(sequence));
+    return EndLacking(id, lacks);
+  }
   sequence.adapter = *adapter;
   BatchPlanner::Sequence planned = {.id = id,
                                     .prompt_tokens = sequence.prompt_size,

@@ -35,6 +35,8 @@ bool Engine::Impl::Step(Micros now) {
     if (const absl::Status status = RunLayers(plan); status.ok()) {
       RunHead(plan);
       Commit(plan);
+    } else if (const auto lacking = host_->LackingOwner()) {
+      LeaveLacking(plan, *lacking);
     } else if (MayRedo(status)) {
       Wait(plan, status, now);
     } else {

@@ -51,12 +51,16 @@ std::string Engine::numerics() const { return impl_->numerics(); }
 absl::Status Engine::Prepare(std::shared_ptr<const scheduler::Placement> placement) {
   return impl_->host().Prepare(std::move(placement));
 }
+absl::Status Engine::PrepareCommitted(std::shared_ptr<const scheduler::Placement> placement) {
+  return impl_->host().PrepareCommitted(std::move(placement));
+}
 absl::Status Engine::Commit(uint64_t plan, scheduler::Epoch epoch) {
   return impl_->CommitPlacement(plan, epoch);
 }
 void Engine::Abort(uint64_t plan) { impl_->host().Abort(plan); }
 void Engine::Release(scheduler::Epoch below) { impl_->host().Release(below); }
 void Engine::SetPeers(const std::vector<Peer>& peers) { impl_->host().SetPeers(peers); }
+AdapterStore::Lacks Engine::Lacks() const { return impl_->host().Lacks(); }
 scheduler::Epoch Engine::adopted() const { return impl_->host().adopted(); }
 std::vector<Peer> Engine::LostPeers() const { return impl_->host().Lost(); }
 std::vector<std::string> Engine::LatePeers() const { return impl_->host().Late(); }

@@ -48,6 +48,8 @@ struct SequenceEnd {
   scheduler::FinishReason reason = scheduler::FinishReason::kStop;
   absl::Status status;        // not ok: the sequence failed and reason does not count
   bool lacks_expert = false;  // it failed for want of an expert
+  // It failed because experts of its adapter's version could not be read.
+  bool lacks_adapter = false;
 };
 
 // What one step brought one sequence.
@@ -106,7 +108,8 @@ class Engine {
   // Takes a sequence or refuses it without effect: INVALID_ARGUMENT (token outside the vocabulary,
   // too long, bad parameter), NOT_FOUND (a version of an adapter that is not served here),
   // ALREADY_EXISTS (id), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining). A sequence whose
-  // version is served no more ends with ABORTED.
+  // version is served no more ends with ABORTED; one whose version's experts somebody could not
+  // read, with UNAVAILABLE.
   absl::Status Submit(std::shared_ptr<Link> link, SequenceRequest request);
   void Cancel(const Link* link, uint64_t id);
   void SetPaused(const Link* link, uint64_t id, bool paused);
@@ -125,6 +128,7 @@ class Engine {
   // Changes of the cluster, as ExpertHost takes them; a placement is adopted at the next step, and
   // by an engine that has nothing to do at once.
   absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement);
+  absl::Status PrepareCommitted(std::shared_ptr<const scheduler::Placement> placement);
   absl::Status Commit(uint64_t plan, scheduler::Epoch epoch);
   void Abort(uint64_t plan);
   void Release(scheduler::Epoch below);
@@ -132,6 +136,7 @@ class Engine {
   absl::StatusOr<AdapterCheck> CheckAdapter(const std::string& source);
   // Versions, by digest, of sequences that have not ended; those that are kept count too.
   std::vector<std::string> AdaptersInUse() const;
+  AdapterStore::Lacks Lacks() const;
   scheduler::Epoch adopted() const;
   std::vector<Peer> LostPeers() const;
   std::vector<std::string> LatePeers() const;

@@ -131,6 +131,8 @@ class Engine::Impl {
   // step_results.cc.
   void TakePlacementNews();
   void FollowAdapters(const scheduler::Placement& adopted);
+  void EndLacking(scheduler::SequenceId id, const std::string& why);
+  void LeaveLacking(const scheduler::StepPlan& plan, const ExpertHost::Lacking& lacking);
   void TakeArrivalsAndCancels(scheduler::Micros now);
   void Enqueue(LiveSequence sequence);
   void KeepOrEnd(scheduler::SequenceId id, scheduler::Micros now);

@@ -55,16 +55,17 @@ constexpr std::array kRouterFlags = {
     PassedOn{"max-total-tokens", "N", "prompt + max_tokens of all that wait or run"},
     PassedOn{"default-max-tokens", "N", "of a request that names none"},
     PassedOn{"stall-ms", "MS", "how long a client may read nothing"},
-    PassedOn{"adapter-wait-ms", "MS",
-             "that a request may wait for an adapter on disk to get a place in memory"},
+    PassedOn{
+        "adapter-wait-ms", "MS",
+        "that a request may wait for an adapter on disk to get a place in memory (default 30000)"},
 };
 
 constexpr std::array kSchedulerFlags = {
     PassedOn{"adapter-bytes", "BYTES",
              "that experts of adapters may take on each worker, the others being on disk until "
-             "they are asked for; 0: any number"},
+             "they are asked for; 0, the default: any number"},
     PassedOn{"adapter-turn-ms", "MS",
-             "that an adapter stays in memory at least while others wait for it"},
+             "that an adapter stays in memory at least while others wait for it (default 2000)"},
 };
 
 // A process that has not ended so long after its own drain must have ended is killed.

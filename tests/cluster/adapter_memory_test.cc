@@ -31,12 +31,7 @@ const std::vector<std::string> kNames = {"a", "b", "c", "d", "e"};
 constexpr uint64_t kSeeds = 4;
 
 FakeCluster::Options Quick() {
-  FakeCluster::Options options{.workers = 2};
-  options.model.eos = -1;
-  options.worker.heartbeat.period = 20ms;
-  options.scheduling.service.tick = 10ms;
-  options.scheduling.service.placement.workers = 2;
-  options.scheduling.service.adapters.listen = 100ms;
+  FakeCluster::Options options = QuickAdapters(2);
   options.scheduling.adapter_turn_ms = 100;
   return options;
 }
@@ -45,22 +40,10 @@ Answer Ask(v1::Inference::Stub& stub, const std::string& adapter, uint64_t seed,
            const std::function<void()>& heard = nullptr, std::chrono::seconds deadline = 120s) {
   v1::GenerateRequest request = SeededRequest(seed, 10);
   request.set_adapter(adapter);
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + deadline);
-  const auto reader = stub.Generate(&context, request);
-  v1::GenerateResponse all, message;
-  std::string text;
-  while (reader->Read(&message)) {
+  const auto each = [&heard](const v1::GenerateResponse&) {
     if (heard) heard();
-    text += message.text();
-    all.MergeFrom(message);
-  }
-  Answer answer{.status = reader->Finish()};
-  answer.tokens = {all.token_ids().begin(), all.token_ids().end()};
-  for (const auto& logprob : all.logprobs()) answer.logprobs.push_back(logprob.logprob());
-  answer.text = text;
-  answer.reason = all.finish_reason();
-  return answer;
+  };
+  return Listen(stub, request, each, deadline);
 }
 
 // Five adapters of one size. Their answers are known from when there was room for all; since then
@@ -91,19 +74,14 @@ class AdapterMemoryTest : public ::testing::Test {
                                       cluster_.model(), static_cast<uint64_t>(name[0]),
                                       {.which = worker::testing::TinyAdapterOptions::Which::kAll}),
                                   Directory(name));
-    const auto stub =
-        v1::Cluster::NewStub(MakeChannel(cluster_.scheduler_address(), Credentials()));
-    v1::AddAdapterRequest request;
-    request.set_name(name);
-    request.set_source(Directory(name));
-    v1::AdapterOperation response;
+    absl::StatusOr<v1::AdapterOperation> added;
     EXPECT_TRUE(WaitFor(
         [&] {
-          grpc::ClientContext context;
-          return stub->AddAdapter(&context, request, &response).ok();
+          added = AddAdapter(cluster_, name, Directory(name));
+          return added.ok();
         },
         "the adapter to be added"));
-    each_ = (response.bytes() + 1) / 2;
+    each_ = (added->bytes() + 1) / 2;
   }
 
   // On the worker that has most.

@@ -26,44 +26,9 @@ using namespace std::chrono_literals;
 
 constexpr uint64_t kPrompts = 24;
 
-FakeCluster::Options TwoWorkers() {
-  FakeCluster::Options options{.workers = 2};
-  options.model.eos = -1;
-  options.worker.heartbeat.period = 20ms;
-  options.scheduling.service.tick = 10ms;
-  options.scheduling.service.placement.workers = 2;
-  options.scheduling.service.adapters.listen = 100ms;
-  return options;
-}
-
-struct Heard {
-  std::string adapter;
-  v1::AutoChoice choice;
-  Answer answer;
-};
-
-Heard Ask(v1::Inference::Stub& stub, const v1::GenerateRequest& request) {
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + 60s);
-  const auto reader = stub.Generate(&context, request);
-  v1::GenerateResponse all, message;
-  std::string text;
-  while (reader->Read(&message)) {
-    text += message.text();
-    all.MergeFrom(message);
-  }
-  Heard heard{.adapter = all.adapter(), .choice = all.auto_choice()};
-  heard.answer.status = reader->Finish();
-  heard.answer.tokens = {all.token_ids().begin(), all.token_ids().end()};
-  for (const auto& logprob : all.logprobs()) heard.answer.logprobs.push_back(logprob.logprob());
-  heard.answer.text = text;
-  heard.answer.reason = all.finish_reason();
-  return heard;
-}
-
 class AutoAdapterTest : public ::testing::Test {
  protected:
-  AutoAdapterTest() : cluster_(TwoWorkers()) {
+  AutoAdapterTest() : cluster_(QuickAdapters(2)) {
     for (const char* const name : {"a", "b", "c"}) Add(name);
     Frontend::Options options;
     options.auto_adapter = {.tokens = 16, .least_margin = 0.01};
@@ -71,7 +36,7 @@ class AutoAdapterTest : public ::testing::Test {
     stub_ = StubOf(*router_);
     EXPECT_TRUE(WaitFor([&] { return router_->frontend().Models().size() == 4; },
                         "the router to know the adapters"));
-    EXPECT_TRUE(WaitFor([&] { return Ask(*stub_, Request(1, "base", 1)).answer.status.ok(); },
+    EXPECT_TRUE(WaitFor([&] { return Generate(*stub_, Request(1, "base", 1)).status.ok(); },
                         "the router to have a worker"));
   }
 
@@ -81,18 +46,8 @@ class AutoAdapterTest : public ::testing::Test {
     worker::testing::WriteAdapter(
         worker::testing::MakeTinyAdapter(cluster_.model(), static_cast<uint64_t>(name[0])),
         directory);
-    const auto stub =
-        v1::Cluster::NewStub(MakeChannel(cluster_.scheduler_address(), Credentials()));
-    v1::AddAdapterRequest request;
-    request.set_name(name);
-    request.set_source(directory);
-    v1::AdapterOperation response;
-    EXPECT_TRUE(WaitFor(
-        [&] {
-          grpc::ClientContext context;
-          return stub->AddAdapter(&context, request, &response).ok();
-        },
-        "the adapter to be added"));
+    EXPECT_TRUE(WaitFor([&] { return AddAdapter(cluster_, name, directory).ok(); },
+                        "the adapter to be added"));
   }
 
   v1::GenerateRequest Request(uint64_t seed, const std::string& adapter, uint32_t tokens = 12) {
@@ -111,36 +66,37 @@ TEST_F(AutoAdapterTest, AnswersBitForBitAsIfItHadBeenNamed) {
   std::set<std::string> chosen;
   for (uint64_t seed = 0; seed < kPrompts; ++seed) {
     SCOPED_TRACE(seed);
-    const Heard heard = Ask(*stub_, Request(seed, "auto"));
-    ASSERT_TRUE(heard.answer.status.ok()) << heard.answer.status.error_message();
+    const Answer heard = Generate(*stub_, Request(seed, "auto"));
+    ASSERT_TRUE(heard.status.ok()) << heard.status.error_message();
     EXPECT_EQ(heard.adapter, heard.choice.margin() < 0.01 ? "" : heard.choice.best());
     chosen.insert(heard.adapter);
-    const Heard named = Ask(*stub_, Request(seed, heard.adapter.empty() ? "base" : heard.adapter));
-    EXPECT_EQ(heard.answer, named.answer);
-    EXPECT_EQ(heard.answer.tokens.size(), 12u);
+    const Answer named =
+        Generate(*stub_, Request(seed, heard.adapter.empty() ? "base" : heard.adapter));
+    EXPECT_EQ(heard, named);
+    EXPECT_EQ(heard.tokens.size(), 12u);
   }
   EXPECT_GE(chosen.size(), 3u) << "prompts that go to different ones";
   EXPECT_THAT(chosen, Contains(""));
 }
 
 TEST_F(AutoAdapterTest, ChoosesTheSameInAnyBatchAndWhenAWorkerDies) {
-  std::vector<Heard> alone;
+  std::vector<Answer> alone;
   for (uint64_t seed = 0; seed < kPrompts; ++seed)
-    alone.push_back(Ask(*stub_, Request(seed, "auto")));
-  std::vector<Heard> together(kPrompts);
+    alone.push_back(Generate(*stub_, Request(seed, "auto")));
+  std::vector<Answer> together(kPrompts);
   std::vector<std::thread> clients;
   for (uint64_t seed = 0; seed < kPrompts; ++seed) {
-    clients.emplace_back([&, seed] { together[seed] = Ask(*stub_, Request(seed, "auto")); });
+    clients.emplace_back([&, seed] { together[seed] = Generate(*stub_, Request(seed, "auto")); });
   }
   cluster_.KillWorker(1);
   for (std::thread& client : clients) client.join();
   for (uint64_t seed = 0; seed < kPrompts; ++seed) {
     SCOPED_TRACE(seed);
-    EXPECT_TRUE(together[seed].answer.status.ok()) << together[seed].answer.status.error_message();
+    EXPECT_TRUE(together[seed].status.ok()) << together[seed].status.error_message();
     EXPECT_EQ(together[seed].adapter, alone[seed].adapter);
     EXPECT_EQ(together[seed].choice.share(), alone[seed].choice.share());
     EXPECT_EQ(together[seed].choice.margin(), alone[seed].choice.margin());
-    EXPECT_EQ(together[seed].answer, alone[seed].answer);
+    EXPECT_EQ(together[seed], alone[seed]);
   }
 }
 

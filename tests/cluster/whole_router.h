@@ -3,14 +3,17 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "conclave/v1/cluster.grpc.pb.h"
 #include "conclave/v1/inference.grpc.pb.h"
 #include "scheduler/check.h"
 #include "services/channel.h"
+#include "services/grpc_status.h"
 #include "services/router_node.h"
 #include "tests/cluster/fake_cluster.h"
 
@@ -21,6 +24,7 @@ inline std::unique_ptr<RouterNode> StartRouter(const FakeCluster& cluster, const
                                                const Frontend::Options& frontend = {}) {
   RouterNode::Options options;
   options.frontend = frontend;
+  options.adapter_wait_ms = frontend.adapter_wait.count();
   options.model = model;
   options.scheduler = cluster.scheduler_address();
   options.metrics.clear();
@@ -54,6 +58,8 @@ struct Answer {
   std::vector<float> logprobs;
   std::string text;
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
+  std::string adapter;    // as the router reports it; equal answers may come by different ways
+  v1::AutoChoice choice;  // likewise
 
   bool operator==(const Answer& other) const {
     return tokens == other.tokens && logprobs == other.logprobs && text == other.text &&
@@ -61,11 +67,12 @@ struct Answer {
   }
 };
 
-// The whole stream; `heard` counts tokens as they come.
-inline Answer Generate(v1::Inference::Stub& stub, const v1::GenerateRequest& request,
-                       std::atomic<size_t>* heard = nullptr) {
+// The whole stream; `heard` is called with each message.
+inline Answer Listen(v1::Inference::Stub& stub, const v1::GenerateRequest& request,
+                     const std::function<void(const v1::GenerateResponse&)>& heard,
+                     std::chrono::seconds deadline = std::chrono::seconds(60)) {
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+  context.set_deadline(std::chrono::system_clock::now() + deadline);
   const auto reader = stub.Generate(&context, request);
   Answer answer;
   v1::GenerateResponse message;
@@ -74,10 +81,47 @@ inline Answer Generate(v1::Inference::Stub& stub, const v1::GenerateRequest& req
     for (const auto& logprob : message.logprobs()) answer.logprobs.push_back(logprob.logprob());
     answer.text += message.text();
     answer.reason = message.finish_reason();
-    if (heard != nullptr) *heard += static_cast<size_t>(message.token_ids_size());
+    answer.adapter += message.adapter();
+    answer.choice.MergeFrom(message.auto_choice());
+    if (heard) heard(message);
   }
   answer.status = reader->Finish();
   return answer;
+}
+
+// Likewise; `heard` counts tokens as they come.
+inline Answer Generate(v1::Inference::Stub& stub, const v1::GenerateRequest& request,
+                       std::atomic<size_t>* heard = nullptr) {
+  return Listen(stub, request, [heard](const v1::GenerateResponse& message) {
+    if (heard != nullptr) *heard += static_cast<size_t>(message.token_ids_size());
+  });
+}
+
+// Asks the scheduler once.
+inline absl::StatusOr<v1::AdapterOperation> AddAdapter(const FakeCluster& cluster,
+                                                       const std::string& name,
+                                                       const std::string& source) {
+  const auto stub = v1::Cluster::NewStub(MakeChannel(cluster.scheduler_address(), Credentials()));
+  v1::AddAdapterRequest request;
+  request.set_name(name);
+  request.set_source(source);
+  grpc::ClientContext context;
+  v1::AdapterOperation response;
+  const absl::Status status = FromGrpc(stub->AddAdapter(&context, request, &response));
+  if (!status.ok()) return status;
+  return response;
+}
+
+// Workers that share the experts, beat fast and stop at no token, and a scheduler that does not
+// wait long.
+inline FakeCluster::Options QuickAdapters(int workers) {
+  FakeCluster::Options options{.workers = workers};
+  options.model.eos = -1;
+  options.worker.heartbeat.period = std::chrono::milliseconds(20);
+  options.scheduling.service.tick = std::chrono::milliseconds(10);
+  options.scheduling.service.placement.workers = workers;
+  options.scheduling.service.adapters.listen = std::chrono::milliseconds(100);
+  return options;
 }
 
 }  // namespace conclave::services::testing

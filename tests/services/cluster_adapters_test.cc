@@ -297,6 +297,38 @@ TEST_F(ClusterAdaptersTest, RefusesBeatsWithMoreVersionsInUseThanThereCanBe) {
   EXPECT_EQ(service_->Hear(router, now_).code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(ClusterAdaptersTest, TellsWhatAWorkerLacksAndWhyAndTakesItToDisk) {
+  ASSERT_TRUE(Add("law", "/law").ok());
+  ASSERT_TRUE(Add("code", "/code").ok());
+  Rounds(12);
+  v1::AdapterLack& lack = *beats_["b"].add_lacks();
+  lack.set_digest("1a");
+  lack.set_why("/law: damaged");
+  Round();
+  const v1::Adapter law = service_->view()->adapters(1);
+  EXPECT_EQ(law.name(), "law");
+  EXPECT_TRUE(law.on_disk() && law.lacking());
+  EXPECT_EQ(law.problem(), "worker b lacks its experts: /law: damaged");
+  EXPECT_FALSE(service_->view()->adapters(0).on_disk());
+  Rounds(8);
+  EXPECT_EQ(service_->view()->placement().adapters_size(), 1);
+  EXPECT_FALSE(service_->view()->adapters(1).lacking()) << "it is gone";
+  EXPECT_EQ(service_->view()->adapters(1).problem(), law.problem());
+}
+
+TEST_F(ClusterAdaptersTest, RefusesBeatsThatLackMoreThanThereCanBe) {
+  v1::HeartbeatRequest beat = beats_["a"];
+  for (int i = 0; i < 257; ++i) beat.add_lacks()->set_digest("1a");
+  EXPECT_EQ(service_->Hear(beat, now_).code(), absl::StatusCode::kInvalidArgument);
+  beat.clear_lacks();
+  beat.add_lacks();
+  EXPECT_EQ(service_->Hear(beat, now_).code(), absl::StatusCode::kInvalidArgument);
+  beat.mutable_lacks(0)->set_digest("1a");
+  EXPECT_EQ(service_->Hear(beat, now_), absl::OkStatus());
+  beat.mutable_lacks(0)->set_why(std::string(2049, 'a'));
+  EXPECT_EQ(service_->Hear(beat, now_).code(), absl::StatusCode::kInvalidArgument);
+}
+
 // Who is told that an adapter is served may ask for it through any router at once.
 TEST_F(ClusterAdaptersTest, AnswersWhenAllRoutersThatServeKnowTheAdapter) {
   v1::HeartbeatRequest slow = router_;

@@ -106,6 +106,8 @@ TEST(ConvertRouter, TakesAnAdapterThatIsOnDiskOrAboutToBe) {
   EXPECT_EQ(adapters[0].problem, "why");
   EXPECT_TRUE(adapters[1].on_disk && adapters[1].placed);
   EXPECT_EQ(adapters[1].replaced, std::vector<uint32_t>({5}));
+  view.mutable_adapters(1)->set_lacking(true);
+  EXPECT_FALSE(AdaptersOf(view)[1].placed) << "what began with it cannot go on";
 }
 
 }  // namespace

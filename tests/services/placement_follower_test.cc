@@ -22,6 +22,11 @@ class FakeHolder final : public PlacementHolder {
       return absl::OkStatus();
     return absl::FailedPreconditionError("too late");
   }
+  absl::Status PrepareCommitted(std::shared_ptr<const scheduler::Placement> placement) override {
+    lacks = unreadable;
+    return Prepare(std::move(placement));
+  }
+  std::map<std::string, std::string> Lacks() const override { return lacks; }
   absl::Status Commit(uint64_t plan, scheduler::Epoch epoch) override {
     if (epochs.Commit(plan, epoch) == EpochKeeper::Committed::kUnknown)
       return absl::NotFoundError("unknown");
@@ -39,6 +44,7 @@ class FakeHolder final : public PlacementHolder {
   EpochKeeper epochs{{}, "a"};
   std::vector<worker::Peer> peers;
   std::string refuses;
+  std::map<std::string, std::string> lacks, unreadable;
 };
 
 v1::Placement Placed(uint64_t epoch, uint64_t plan) {
@@ -122,6 +128,20 @@ TEST_F(PlacementFollowerTest, CatchesUpWithWhatWasCommittedWithoutIt) {
   EXPECT_TRUE(holder_.epochs.AdoptAtStep());
   EXPECT_EQ(holder_.adopted(), 5u);
   EXPECT_EQ(holder_.epochs.floor(), 5u);
+}
+
+TEST_F(PlacementFollowerTest, AdoptsWhatIsCommittedWithoutWhatItLacks) {
+  holder_.unreadable = {{"1a", "damaged"}};
+  *view_.mutable_prepared() = Placed(1, 4);
+  Follow();
+  EXPECT_TRUE(holder_.lacks.empty()) << "it was asked whether it can hold all";
+  view_.clear_prepared();
+  *view_.mutable_placement() = Placed(2, 5);
+  Follow();
+  EXPECT_TRUE(follower_.current());
+  EXPECT_TRUE(holder_.epochs.AdoptAtStep());
+  EXPECT_EQ(holder_.adopted(), 2u);
+  EXPECT_EQ(holder_.lacks, holder_.unreadable);
 }
 
 TEST_F(PlacementFollowerTest, DropsWhatWasTakenBack) {

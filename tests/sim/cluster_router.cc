@@ -180,7 +180,8 @@ bool SimRouter::Holds(uint64_t version) const {
 
 bool SimRouter::Runs(uint64_t version) const {
   return std::any_of(live_.begin(), live_.end(), [&](const auto& request) {
-    return request.second.version == version && request.second.attempt > 0;
+    const Request& one = request.second;
+    return one.version == version && one.attempt > 0 && !(one.home < 0 && IsAway(one));
   });
 }
 
@@ -189,7 +190,8 @@ bool SimRouter::IsAway(const Request& request) const {
   const bool on_disk = std::any_of(
       view_->adapters.begin(), view_->adapters.end(),
       [&](const auto& adapter) { return adapter.digest == digest && adapter.version.on_disk; });
-  const bool placed = view_->placement && FindAdapter(*view_->placement, digest) != nullptr;
+  const bool placed = view_->placement && FindAdapter(*view_->placement, digest) != nullptr &&
+                      !view_->lacking.contains(digest);
   return request.version != 0 && on_disk && !(request.attempt > 0 && placed);
 }
 

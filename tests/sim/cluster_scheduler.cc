@@ -49,6 +49,7 @@ void SimScheduler::OnCrash() {
   world_.totals.versions_freed += adapters.bytes_freed;
   world_.totals.to_memory += adapters.to_memory;
   world_.totals.to_disk += adapters.to_disk;
+  world_.totals.lacked += adapters.lacked;
 }
 
 void SimScheduler::Tick() {
@@ -67,6 +68,7 @@ void SimScheduler::OnBeat(const Beat& beat) {
             {.at = now(),
              .view = beat.seen_version,
              .in_use = beat.in_use,
+             .lacks = beat.lacks,
              .check = beat.check,
              .found = beat.found}};
   for (const auto& [peer, incarnation] : beat.lost) membership_->ReportBroken(peer, incarnation);
@@ -291,6 +293,7 @@ SharedView SimScheduler::MakeView() const {
   view->adapters = catalogue_->Rows();
   for (const scheduler::AdapterRow& row : view->adapters) {
     if (!catalogue_->WhyNot(row.digest).empty()) view->lost.insert(row.digest);
+    if (catalogue_->IsLacked(row.digest)) view->lacking.insert(row.digest);
   }
   if (const scheduler::AdapterOperation* const checking = catalogue_->Checking()) {
     view->check = checking->check;

@@ -73,6 +73,7 @@ class ClusterSimulation {
     kAdd,
     kRemove,
     kCancel,
+    kDamage,
     kFaults
   };
 
@@ -149,6 +150,8 @@ class ClusterSimulation {
       }
       case kCancel:
         return world_.router->Cancel();
+      case kDamage:
+        return Damage(AnyVersion(), milliseconds(random().Between(100, 9000)));
       case kFaults:
         break;
     }
@@ -161,6 +164,20 @@ class ClusterSimulation {
         of.push_back(random().Between(0, world_.workers_count - 1));
     }
     return owners;
+  }
+
+  // One that is placed, if there is any.
+  uint64_t AnyVersion() {
+    const auto any = static_cast<uint64_t>(random().Between(1, 5));
+    if (!world_.scheduler->up() || !world_.scheduler->change().current()) return any;
+    const auto& placed = world_.scheduler->change().current()->adapters;
+    return placed.empty() ? any : VersionOf(placed[any % placed.size()].digest);
+  }
+
+  void Damage(uint64_t version, Micros time) {
+    ++world_.totals.damaged;
+    world_.damaged.insert(version);
+    world_.timeline.After(time, [this, version] { world_.damaged.erase(version); });
   }
 
   // Its connections break, which who holds them notices soon.
@@ -214,6 +231,7 @@ class ClusterSimulation {
   // which all are waited for.
   void Heal() {
     world_.wire.Heal();
+    world_.damaged.clear();
     StartScheduler();
     world_.scheduler->Continue();
     bool any = false;
@@ -237,6 +255,7 @@ class ClusterSimulation {
       if (!worker->up()) continue;
       if (worker->sequences() > 0 || worker->keeper().held() != 1) return false;
       if (worker->adopted() != world_.scheduler->change().epoch()) return false;
+      if (!worker->lacks_nothing()) return false;
     }
     return true;
   }
@@ -251,6 +270,7 @@ class ClusterSimulation {
     for (const auto& worker : world_.workers) {
       if (!worker->up()) continue;
       Expect(worker->adopted() == epoch, "nothing waits for ever: all serve by the placement");
+      Expect(worker->lacks_nothing(), "what cannot be read leaves memory, and comes back whole");
       Expect(worker->keeper().held() == 1, "what is prepared and not used is given back");
       Expect(worker->keeper().Staged().empty(), "what is prepared and not used is given back");
       Expect(worker->sequences() == 0 && worker->blocks_used() == 0, "blocks are given back");
@@ -272,7 +292,8 @@ void Add(const ClusterTotals& from, ClusterTotals* to) {
         &ClusterTotals::plans,        &ClusterTotals::committed, &ClusterTotals::aborted,
         &ClusterTotals::emergencies,  &ClusterTotals::added,     &ClusterTotals::replaced,
         &ClusterTotals::removed,      &ClusterTotals::failed,    &ClusterTotals::versions_freed,
-        &ClusterTotals::to_memory,    &ClusterTotals::to_disk,   &ClusterTotals::gave_up}) {
+        &ClusterTotals::to_memory,    &ClusterTotals::to_disk,   &ClusterTotals::gave_up,
+        &ClusterTotals::damaged,      &ClusterTotals::lacked}) {
     add(field);
   }
   to->virtual_seconds += from.virtual_seconds;

@@ -27,6 +27,7 @@ void SimWorker::OnStart() {
   keeper_ = std::make_unique<EpochKeeper>(EpochKeeper::Options(), NameOf(self_));
   pool_ = std::make_unique<scheduler::BlockPool>(kBlocks);
   weights_.clear();
+  lacks_.clear();
   view_ = std::make_shared<const View>();
   acknowledged_ = refused_ = checked_ = 0;
   down_.clear();
@@ -43,6 +44,9 @@ void SimWorker::Beat() {
                  .seen_version = view_->version,
                  .check = checked_,
                  .found = found_};
+  for (const uint64_t version : {1, 2, 3, 4, 5}) {
+    if (Lacks(keeper_->committed().get(), version)) beat.lacks[DigestOf(version)] = "damaged";
+  }
   for (const auto& [request, sequence] : sequences_) {
     if (sequence.submit.version != 0) beat.in_use.push_back(DigestOf(sequence.submit.version));
   }
@@ -62,7 +66,7 @@ void SimWorker::OnView(const SharedView& view) {
     return peer == nullptr || peer->incarnation != down.second || !peer->alive;
   });
   if (view->placement != nullptr && view->placement->epoch >= adopted() &&
-      Prepare(view->placement)) {
+      Prepare(view->placement, /*committed=*/true)) {
     const auto committed = keeper_->Commit(view->placement->plan, view->placement->epoch);
     Expect(committed == EpochKeeper::Committed::kCommitted, "what is prepared can be committed");
   }
@@ -80,13 +84,15 @@ void SimWorker::OnView(const SharedView& view) {
 void SimWorker::CheckLater() {
   After(Micros(world_.random.Between(0, 60'000)), [this, check = view_->check,
                                                    version = view_->checked_version] {
+    if (check != view_->check) return;  // it is asked for another one by now
     checked_ = check;
     found_ = {.digest = DigestOf(version)};
     for (ExpertId expert = 0; expert < static_cast<ExpertId>(world_.model.experts()); ++expert) {
       if (Replaces(version, expert)) found_.replaced.push_back(expert);
     }
     found_.bytes = found_.replaced.size();
-    if (world_.random.Chance(5)) found_.error = scheduler::AdapterError::kInvalid;
+    if (world_.random.Chance(5) || world_.damaged.contains(version))
+      found_.error = scheduler::AdapterError::kInvalid;
   });
 }
 
@@ -95,7 +101,7 @@ void SimWorker::PrepareLater(const std::shared_ptr<const Placement>& placement) 
   After(Micros(world_.random.Between(0, 60'000)), [this, placement] {
     const bool open = view_->prepared != nullptr && view_->prepared->plan == placement->plan;
     if (!open || acknowledged_ == placement->plan || refused_ == placement->plan) return;
-    if (!world_.random.Chance(5) && Prepare(placement)) {
+    if (!world_.random.Chance(5) && Prepare(placement, /*committed=*/false)) {
       acknowledged_ = placement->plan;
     } else {
       refused_ = placement->plan;
@@ -103,11 +109,55 @@ void SimWorker::PrepareLater(const std::shared_ptr<const Placement>& placement) 
   });
 }
 
-bool SimWorker::Prepare(const std::shared_ptr<const Placement>& placement) {
+bool SimWorker::Prepare(const std::shared_ptr<const Placement>& placement, bool committed) {
+  if (!CanRead(*placement, committed)) return false;
   if (keeper_->Prepare(placement) != EpochKeeper::Prepared::kReady) return false;
+  LearnLacks(*placement);
   SyncWeights(placement.get());
+  ForgetLacks();
   world_.ledger.Prepared(self_, incarnation(), placement->plan);
   return true;
+}
+
+// As ExpertHost: what is committed to those that it names is held but for what cannot be read, and
+// what is lacked already keeps nothing else from being prepared.
+bool SimWorker::CanRead(const Placement& placement, bool committed) const {
+  if (committed && scheduler::IndexOf(placement, NameOf(self_))) return true;
+  for (const ExpertId expert : scheduler::OwnedBy(placement, NameOf(self_))) {
+    const uint64_t version = VersionOfId(placement, expert);
+    if (!weights_.contains(expert) && world_.damaged.contains(version) &&
+        !Lacks(keeper_->committed().get(), version))
+      return false;
+  }
+  return true;
+}
+
+void SimWorker::LearnLacks(const Placement& placement) {
+  std::set<uint64_t>& lacks = lacks_[placement.plan];
+  for (const ExpertId expert : scheduler::OwnedBy(placement, NameOf(self_))) {
+    const uint64_t version = VersionOfId(placement, expert);
+    if (!weights_.contains(expert) && world_.damaged.contains(version)) lacks.insert(version);
+  }
+}
+
+// Of what is held no more, and what came since.
+void SimWorker::ForgetLacks() {
+  std::map<uint64_t, std::set<uint64_t>> all = std::exchange(lacks_, {});
+  for (const EpochKeeper::Shared& placement : keeper_->All()) {
+    std::set<uint64_t> lacks;
+    for (const ExpertId expert : scheduler::OwnedBy(*placement, NameOf(self_))) {
+      const uint64_t version = VersionOfId(*placement, expert);
+      if (!weights_.contains(expert) && all[placement->plan].contains(version))
+        lacks.insert(version);
+    }
+    if (!lacks.empty()) lacks_[placement->plan] = std::move(lacks);
+  }
+}
+
+bool SimWorker::Lacks(const Placement* placement, uint64_t version) const {
+  if (placement == nullptr) return false;
+  const auto lacks = lacks_.find(placement->plan);
+  return lacks != lacks_.end() && lacks->second.contains(version);
 }
 
 // An id means the same weights in all placements that are held at once, or one's rows would be
@@ -117,8 +167,9 @@ void SimWorker::SyncWeights(const Placement* prepared) {
   std::erase_if(weights_, [&](const auto& held) {
     return !std::binary_search(needed.begin(), needed.end(), held.first);
   });
-  if (prepared == nullptr) return;
+  if (prepared == nullptr) return ForgetLacks();
   for (const ExpertId expert : scheduler::OwnedBy(*prepared, NameOf(self_))) {
+    if (Lacks(prepared, VersionOfId(*prepared, expert)) && !weights_.contains(expert)) continue;
     const uint64_t weights = WeightsOf(*prepared, expert);
     const auto [held, is_new] = weights_.emplace(expert, weights);
     Expect(held->second == weights, "an id means one expert for as long as somebody may use it");
@@ -208,8 +259,20 @@ void SimWorker::EndWhatIsServedNoMore() {
   std::vector<Submit> ended;
   for (const auto& [request, sequence] : sequences_) {
     const uint64_t version = sequence.submit.version;
-    if (version != 0 && !FindAdapter(*keeper_->adopted(), DigestOf(version)))
+    if (version != 0 && (!FindAdapter(*keeper_->adopted(), DigestOf(version)) ||
+                         Lacks(keeper_->adopted().get(), version)))
       ended.push_back(sequence.submit);
+  }
+  for (const Submit& submit : ended) {
+    OnCancel(submit.request, submit.attempt);
+    world_.router->OnRefused(self_, submit.request, submit.attempt);
+  }
+}
+
+void SimWorker::EndAll(uint64_t version) {
+  std::vector<Submit> ended;
+  for (const auto& [request, sequence] : sequences_) {
+    if (sequence.submit.version == version) ended.push_back(sequence.submit);
   }
   for (const Submit& submit : ended) {
     OnCancel(submit.request, submit.attempt);
@@ -326,6 +389,15 @@ void SimWorker::OnFrame(const Frame& frame) {
   Answer answer{.epoch = frame.epoch, .question = frame.question};
   answer.refused = !MayServe(frame);
   if (!answer.refused) {
+    const Placement& placement = *keeper_->Served(frame.epoch, frame.plan);
+    for (const Frame::Route& route : frame.routes) {
+      if (Lacks(&placement, VersionOfId(placement, route.expert)) &&
+          !weights_.contains(route.expert))
+        answer.lacking = route.expert;
+    }
+    answer.refused = answer.lacking.has_value();
+  }
+  if (!answer.refused) {
     // By accounts of its own: what it was told, and what it holds.
     Expect(world_.ledger.HasPrepared(self_, incarnation(), frame.plan),
            "no worker serves an epoch it has neither adopted nor prepared");
@@ -343,6 +415,7 @@ void SimWorker::OnFrame(const Frame& frame) {
 
 void SimWorker::OnAnswer(const Answer& answer) {
   if (!stepping_ || answer.question != question_) return;
+  if (answer.lacking) EndAll(VersionOfId(*placement_, *answer.lacking));
   if (answer.refused) return Redo();
   Expect(answer.epoch == placement_->epoch, "a step is of one epoch");
   for (const auto& [route, output] : answer.outputs) {

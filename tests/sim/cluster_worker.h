@@ -50,6 +50,7 @@ class SimWorker final : public Process {
     Epoch epoch = 0;
     uint64_t question = 0;
     bool refused = false;
+    std::optional<ExpertId> lacking;  // it is refused because this could not be read
     std::vector<std::pair<size_t, uint64_t>> outputs;
   };
 
@@ -62,6 +63,7 @@ class SimWorker final : public Process {
 
   Epoch adopted() const { return keeper_ == nullptr ? 0 : keeper_->adopted_epoch(); }
   const scheduler::EpochKeeper& keeper() const { return *keeper_; }
+  bool lacks_nothing() const { return lacks_.empty(); }
   size_t sequences() const { return sequences_.size(); }
   int32_t blocks_used() const { return pool_->used(); }
 
@@ -81,9 +83,14 @@ class SimWorker final : public Process {
   void Beat();
   void CheckLater();
   void SyncWeights(const Placement* prepared);
+  bool CanRead(const Placement& placement, bool committed) const;
+  void LearnLacks(const Placement& placement);
+  void ForgetLacks();
+  bool Lacks(const Placement* placement, uint64_t version) const;
   void EndWhatIsServedNoMore();
+  void EndAll(uint64_t version);
   void PrepareLater(const std::shared_ptr<const Placement>& placement);
-  bool Prepare(const std::shared_ptr<const Placement>& placement);
+  bool Prepare(const std::shared_ptr<const Placement>& placement, bool committed);
   const View::Worker* Known(const std::string& id) const;
   bool Usable(const std::string& id) const;
   bool MayServe(const Frame& frame);
@@ -104,8 +111,9 @@ class SimWorker final : public Process {
   // Of this start.
   std::unique_ptr<scheduler::EpochKeeper> keeper_;
   std::unique_ptr<scheduler::BlockPool> pool_;
-  std::map<ExpertId, uint64_t> weights_;  // at hand
-  uint64_t checked_ = 0;                  // as Beat's check
+  std::map<ExpertId, uint64_t> weights_;          // at hand
+  std::map<uint64_t, std::set<uint64_t>> lacks_;  // by plan of what is held: versions
+  uint64_t checked_ = 0;                          // as Beat's check
   scheduler::FoundAdapter found_;
   SharedView view_;
   uint64_t acknowledged_ = 0, refused_ = 0;

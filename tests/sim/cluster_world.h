@@ -51,7 +51,8 @@ struct View {
   uint64_t version = 0;
   std::vector<Worker> workers;
   std::vector<scheduler::AdapterRow> adapters;
-  std::set<std::string> lost;  // versions on disk that could not come back
+  std::set<std::string> lost;     // versions on disk that could not come back
+  std::set<std::string> lacking;  // that are placed, and a worker lacks experts of them
   uint64_t check =
       0;  // number of a directory that workers are to look at, and its version; 0: none
   uint64_t checked_version = 0;
@@ -70,6 +71,7 @@ struct Beat {
   std::vector<std::string> in_use;  // versions of adapters
   uint64_t check = 0;               // that was looked at, and what was found
   scheduler::FoundAdapter found;
+  std::map<std::string, std::string> lacks;  // versions of what is committed, and why
 };
 
 // What weights make of a row: another value for other weights.
@@ -95,6 +97,14 @@ inline uint64_t WeightsOf(const Placement& placement, ExpertId id) {
       return Weights(VersionOf(adapter.digest), adapter.replaced[id - adapter.first]);
   }
   throw Violation{"an id that is owned means an expert"};
+}
+// 0: it is the base's.
+inline uint64_t VersionOfId(const Placement& placement, ExpertId id) {
+  for (const scheduler::PlacedAdapter& adapter : placement.adapters) {
+    if (id >= adapter.first && id - adapter.first < adapter.replaced.size())
+      return VersionOf(adapter.digest);
+  }
+  return 0;
 }
 inline ExpertId Resolve(const Placement& placement, uint64_t version, ExpertId expert) {
   if (version == 0) return expert;
@@ -226,6 +236,7 @@ struct ClusterTotals {
   uint64_t plans = 0, committed = 0, aborted = 0, emergencies = 0;
   uint64_t added = 0, replaced = 0, removed = 0, failed = 0, versions_freed = 0;
   uint64_t to_memory = 0, to_disk = 0, gave_up = 0;
+  uint64_t damaged = 0, lacked = 0;
   double virtual_seconds = 0;
 };
 
@@ -242,6 +253,7 @@ struct World {
   const int32_t workers_count;
   const Model model;
   uint64_t adapter_bytes = 0;  // AdapterRotation's; an expert of an adapter is a byte
+  std::set<uint64_t> damaged;  // versions whose directories cannot be read at present
   Wire wire;
   Ledger ledger;
   ClusterTotals totals;

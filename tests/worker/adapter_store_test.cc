@@ -140,6 +140,47 @@ TEST_F(AdapterStoreTest, AsksADirectoryAnewThatWasDamagedAndIsMended) {
   EXPECT_TRUE(held.ok()) << held;
 }
 
+TEST_F(AdapterStoreTest, DoesWithoutAVersionThatItMayLackAndSaysWhy) {
+  Placement placed = Placed();
+  TempDir other;
+  WriteAdapter(MakeTinyAdapter(kBase, 2, {}), other.path());
+  const AdapterCheck check = *store_.Check(other.path());
+  placed = WithAdapter(
+      placed, {.digest = check.digest, .source = other.path(), .replaced = check.replaced});
+  const std::string& lost = placed.adapters[0].digest;
+  std::filesystem::resize_file(directory_.path() + "/model-00001-of-000001.safetensors", 100);
+  EXPECT_FALSE(store_.Hold(placed, "a").ok());
+  EXPECT_EQ(store_.stats().experts, 0u) << "all or none";
+
+  const auto lacks =
+      store_.HoldBut(placed, "a", [&](const std::string& digest) { return digest == lost; });
+  ASSERT_TRUE(lacks.ok()) << lacks.status();
+  ASSERT_EQ(lacks->size(), 1u);
+  EXPECT_THAT(lacks->at(lost), HasSubstr(directory_.path()));
+  EXPECT_FALSE(store_.Holds(placed, lost, "a"));
+  EXPECT_TRUE(store_.Holds(placed, check.digest, "a"));
+}
+
+TEST_F(AdapterStoreTest, LacksNothingOfAVersionOfWhichItNeedsNothingMore) {
+  Placement placed = Placed();
+  ASSERT_TRUE(store_.Hold(placed, "a").ok());
+  const std::string file = directory_.path() + "/model-00001-of-000001.safetensors";
+  const std::string kept = directory_.path() + "/../kept-" + std::to_string(getpid());
+  std::filesystem::copy_file(file, kept);
+  std::filesystem::resize_file(file, 100);
+  const auto any = [](const std::string&) { return true; };
+  EXPECT_TRUE(store_.HoldBut(placed, "a", any)->empty());
+  Placement more = placed;
+  for (auto& owners : more.adapters[0].owners) {
+    if (!owners.empty()) owners = {0};
+  }
+  EXPECT_EQ(store_.HoldBut(more, "a", any)->size(), 1u);
+  EXPECT_TRUE(store_.Hold(placed, "a").ok()) << "what it has it has still";
+  std::filesystem::rename(kept, file);
+  const absl::Status mended = store_.Hold(more, "a");
+  EXPECT_TRUE(mended.ok()) << mended;
+}
+
 TEST_F(AdapterStoreTest, RefusesADirectoryThatHasBecomeAnotherVersion) {
   const Placement placed = Placed();
   AdapterStore restarted({}, *model_, base_);

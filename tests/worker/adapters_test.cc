@@ -237,6 +237,116 @@ TEST_F(AdapterChanges, WhatIsTakenOutGivesItsMemoryBackAndEndsItsSequences) {
   EXPECT_EQ(freed, bytes);
 }
 
+// Three workers serve both; then the directory of one is damaged, and the last of the three dies.
+class AdapterLacks : public AdapterChanges {
+ protected:
+  AdapterLacks() {
+    placement_ = WithAdapter(Contiguous(spec_, 3), Checked(group_.engine(0), one_));
+    placement_ = WithAdapter(std::move(placement_), Checked(group_.engine(0), two_));
+    group_.Place(placement_);
+    std::filesystem::copy(one_.directory.path(), kept_.path(),
+                          std::filesystem::copy_options::recursive);
+    std::filesystem::resize_file(one_.directory.path() + kFile, 100);
+    group_.SetAlive(2, false);
+  }
+  void Mend() {
+    std::filesystem::remove(one_.directory.path() + kFile);
+    std::filesystem::copy_file(kept_.path() + kFile, one_.directory.path() + kFile);
+  }
+  // Requests id, id + 1, id + 2 of the base and both versions.
+  void SubmitAll(int worker, uint64_t id) {
+    for (const std::string& version : {std::string(), one_.digest, two_.digest}) {
+      SequenceRequest request = Request(id++, spec_.vocab);
+      request.adapter = version;
+      group_.Submit(worker, std::move(request));
+    }
+  }
+  // What they give where nothing is damaged.
+  Answers Expected(uint64_t id) {
+    Answers expected = Alone(base_, id, 1);
+    expected.merge(Alone(one_.merged.path(), id + 1, 1));
+    expected.merge(Alone(two_.merged.path(), id + 2, 1));
+    return expected;
+  }
+  void ExpectAllButOne(uint64_t id) {
+    const Answers answers = group_.AllAnswers(), expected = Expected(id);
+    EXPECT_TRUE(answers.at(id) == expected.at(id));
+    EXPECT_TRUE(answers.at(id + 2) == expected.at(id + 2));
+    const auto& end = answers.at(id + 1).end;
+    EXPECT_TRUE(end->lacks_adapter);
+    EXPECT_EQ(end->status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(std::string(end->status.message()),
+                ::testing::AllOf(::testing::HasSubstr(one_.digest),
+                                 ::testing::HasSubstr("lacks its experts")));
+  }
+
+  static constexpr char kFile[] = "/model-00001-of-000001.safetensors";
+  TempDir kept_;
+  WorkerGroup group_{{.workers = 3}, base_};
+  Placement placement_;
+};
+
+TEST_F(AdapterLacks, AWorkerThatCannotReadOneServesAllElse) {
+  const Placement recovered = *Recovered(placement_, WorkerGroup::Names(2));
+  EXPECT_FALSE(group_.engine(0)
+                   .Prepare(std::make_shared<const Placement>([&] {
+                     Placement plan = recovered;
+                     plan.epoch = plan.plan = 2;
+                     return plan;
+                   }()))
+                   .ok())
+      << "before a commit it says that it cannot";
+  group_.PlaceCommitted(recovered);
+  EXPECT_TRUE(group_.engine(0).Lacks().contains(one_.digest));
+  EXPECT_EQ(group_.engine(0).Lacks().size(), 1u);
+  SubmitAll(0, 0);
+  SubmitAll(1, 3);
+  group_.AwaitAll();
+  ExpectAllButOne(0);
+  ExpectAllButOne(3);
+}
+
+TEST_F(AdapterLacks, AHomeEndsTheSequencesOfOneThatItsOwnerLacksAndGoesOn) {
+  Placement placement = *Recovered(placement_, WorkerGroup::Names(2));
+  for (auto& owners : placement.adapters[0].owners) {
+    if (!owners.empty()) owners = {1};
+  }
+  group_.PlaceCommitted(placement);
+  EXPECT_TRUE(group_.engine(0).Lacks().empty());
+  EXPECT_TRUE(group_.engine(1).Lacks().contains(one_.digest));
+  SubmitAll(0, 0);
+  group_.AwaitAll();
+  ExpectAllButOne(0);
+  EXPECT_GT(group_.engine(0).stats().steps_redone, 0u);
+}
+
+TEST_F(AdapterLacks, WhatIsLackedKeepsNothingElseFromChangingAndIsServedWhereItIsReadAgain) {
+  const Placement recovered = *Recovered(placement_, WorkerGroup::Names(2));
+  group_.PlaceCommitted(recovered);
+  group_.Place(WithoutAdapter(recovered, two_.digest));
+  EXPECT_TRUE(group_.engine(0).Lacks().contains(one_.digest));
+  Mend();
+  group_.Place(recovered);
+  EXPECT_TRUE(group_.engine(0).Lacks().empty());
+  SubmitAll(0, 0);
+  SubmitAll(1, 3);
+  group_.AwaitAll();
+  Answers expected = Expected(0);
+  expected.merge(Expected(3));
+  EXPECT_TRUE(group_.AllAnswers() == expected);
+}
+
+TEST_F(AdapterLacks, IdsOfWhatIsLackedAreNobodyElsesUntilItIsReleased) {
+  group_.PlaceCommitted(*Recovered(placement_, WorkerGroup::Names(2)));
+  Placement other = Contiguous(spec_, 2);
+  other = WithAdapter(std::move(other), Checked(group_.engine(0), two_));
+  other.epoch = other.plan = 100;
+  ASSERT_EQ(other.adapters[0].first, placement_.adapters[0].first);
+  const absl::Status prepared = group_.engine(0).Prepare(std::make_shared<const Placement>(other));
+  EXPECT_EQ(prepared.code(), absl::StatusCode::kFailedPrecondition) << prepared;
+  EXPECT_THAT(std::string(prepared.message()), ::testing::HasSubstr("are still adapter"));
+}
+
 TEST_F(AdapterChanges, BlocksOfOneVersionAreNotFoundByAnother) {
   WorkerGroup group({.workers = 1}, base_);
   Placement placement = WithAdapter(Contiguous(spec_, 1), Checked(group.engine(0), one_));

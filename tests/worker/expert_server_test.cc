@@ -170,6 +170,18 @@ TEST_F(Server, RefusesRoutesThatWereChangedSinceTheirCheck) {
   EXPECT_TRUE(server_->Serve()) << "and goes on";
 }
 
+TEST_F(Server, SaysWhichExpertItLacksOfThoseThatItShouldHave) {
+  ExpertServer::RemoteJob job = Job();
+  const auto lacked = static_cast<scheduler::ExpertId>(model_->Experts().size());
+  MutableRoutesOf(job.header, job.body.bytes())[2].expert = lacked;
+  server_->Submit(std::move(job));
+  EXPECT_FALSE(server_->Serve()) << "there is nothing to compute";
+  ASSERT_EQ(transport_.sent.size(), 1u);
+  EXPECT_EQ(transport_.sent[0].header.kind, FrameKind::kRefusal);
+  EXPECT_EQ(transport_.sent[0].header.refusal, Refusal::kLacking);
+  EXPECT_EQ(transport_.sent[0].header.lacking, lacked);
+}
+
 TEST_F(Server, ReturnsTheSumsOfTheRowsThatItWouldReturn) {
   server_->Submit(Job());
   ASSERT_TRUE(server_->Serve());

@@ -56,6 +56,15 @@ TEST(Frame, ComesBackAsItWasWritten) {
   EXPECT_EQ(parsed->sequence, 78u);
 }
 
+TEST(Frame, ARefusalSaysWhatIsLacking) {
+  const FrameHeader header = {
+      .kind = FrameKind::kRefusal, .refusal = Refusal::kLacking, .lacking = 77};
+  const auto parsed = ParseHeader(EncodeHeader(header), kLimits);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->refusal, Refusal::kLacking);
+  EXPECT_EQ(parsed->lacking, 77u);
+}
+
 TEST(Frame, KeepsItsRowsBehindTheRoutesAndAligned) {
   const FrameHeader header = RowsHeader();
   EXPECT_EQ(header.body_bytes, 64u + 3 * 8 * 2);

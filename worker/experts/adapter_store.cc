@@ -162,6 +162,11 @@ absl::StatusOr<AdapterStore::Files> AdapterStore::Open(const PlacedAdapter& adap
     });
     if (spare != spare_.end()) return *spare;
   }
+  return OpenAnew(adapter, pace);
+}
+
+absl::StatusOr<AdapterStore::Files> AdapterStore::OpenAnew(const PlacedAdapter& adapter,
+                                                           Pace& pace) {
   CONCLAVE_ASSIGN_OR_RETURN(Files files, AdapterFiles::Open(adapter.source, model_, options_.files,
                                                             [&] { pace.Rest(); }));
   if (files->version() == adapter.digest) return files;
@@ -179,28 +184,66 @@ absl::Status AdapterStore::Judge(const AdapterFiles& files, const PlacedAdapter&
 }
 
 absl::Status AdapterStore::Hold(const Placement& placement, const std::string& worker) {
+  return HoldBut(placement, worker, [](const std::string&) { return false; }).status();
+}
+
+absl::StatusOr<AdapterStore::Lacks> AdapterStore::HoldBut(const Placement& placement,
+                                                          const std::string& worker,
+                                                          const MayLack& may_lack) {
+  CONCLAVE_RETURN_IF_ERROR(CheckIds(placement));
   std::map<ExpertId, Held> held;
   std::map<std::string, Files> open;
+  Lacks lacks;
   Pace pace(options_.pace, steps_);
   for (const PlacedAdapter& adapter : placement.adapters) {
-    CONCLAVE_RETURN_IF_ERROR(
-        HoldVersion(placement, adapter, IndexIn(placement, worker), pace, held, open));
+    const absl::Status status =
+        HoldVersion(placement, adapter, IndexIn(placement, worker), pace, held, open);
+    if (status.ok()) continue;
+    if (!may_lack(adapter.digest)) return status;
+    // What it needs not read it does not miss.
+    if (!Holds(placement, adapter.digest, worker))
+      lacks[adapter.digest] = std::string(status.message());
   }
   const std::lock_guard lock(mutex_);
-  open_.merge(open);
+  for (const auto& [digest, files] : open) open_[digest] = files;
   held_.merge(held);
   std::erase_if(spare_, [&](const Files& files) { return open_.contains(files->version()); });
+  return lacks;
+}
+
+bool AdapterStore::Holds(const Placement& placement, const std::string& digest,
+                         const std::string& worker) const {
+  const PlacedAdapter* const adapter = FindAdapter(placement, digest);
+  if (adapter == nullptr) return true;
+  const std::vector<size_t> computed = ComputedBy(placement, *adapter, IndexIn(placement, worker));
+  return std::all_of(computed.begin(), computed.end(), [&](size_t i) {
+    return Find(adapter->first + static_cast<ExpertId>(i)) != nullptr;
+  });
+}
+
+absl::Status AdapterStore::CheckIds(const Placement& placement) const {
+  const std::lock_guard lock(mutex_);
+  for (const PlacedAdapter& adapter : placement.adapters) {
+    const auto end = adapter.first + static_cast<ExpertId>(adapter.replaced.size());
+    for (auto here = held_.lower_bound(adapter.first); here != held_.end() && here->first < end;
+         ++here) {
+      if (here->second.digest == adapter.digest) continue;
+      return absl::FailedPreconditionError(StrCat("expert ", here->first, " of adapter ",
+                                                  adapter.digest, " is still adapter ",
+                                                  here->second.digest, "'s here"));
+    }
+  }
   return absl::OkStatus();
 }
 
 absl::Status AdapterStore::HoldVersion(const Placement& placement, const PlacedAdapter& adapter,
                                        int32_t self, Pace& pace, std::map<ExpertId, Held>& held,
                                        std::map<std::string, Files>& open) {
-  CONCLAVE_ASSIGN_OR_RETURN(const Files files, Open(adapter, pace));
+  CONCLAVE_ASSIGN_OR_RETURN(Files files, Open(adapter, pace));
   CONCLAVE_RETURN_IF_ERROR(Judge(*files, adapter));
-  open[adapter.digest] = files;
-  std::map<ExpertId, size_t> missing;  // id to index in files
+  std::map<ExpertId, size_t> missing;  // id to index in files, whichever files of this version
   uint64_t bytes = 0;
+  bool damaged = false;
   {
     const std::lock_guard lock(mutex_);
     for (size_t i = 0; i < files->experts().size(); ++i) {
@@ -212,17 +255,19 @@ absl::Status AdapterStore::HoldVersion(const Placement& placement, const PlacedA
     for (const size_t i : ComputedBy(placement, adapter, self))
       wanted.insert(adapter.first + static_cast<ExpertId>(i));
     for (auto at = missing.begin(); at != missing.end();) {
-      const auto here = held_.find(at->first);
-      if (here != held_.end() && here->second.digest != adapter.digest) {
-        return absl::FailedPreconditionError(StrCat("expert ", at->first, " of adapter ",
-                                                    adapter.digest, " is still adapter ",
-                                                    here->second.digest, "'s here"));
-      }
-      const bool reads = wanted.contains(at->first) && here == held_.end();
+      const bool reads = wanted.contains(at->first) && !held_.contains(at->first);
       at = reads ? std::next(at) : missing.erase(at);
     }
+    damaged = damaged_.contains(adapter.digest);
   }
-  if (missing.empty()) return absl::OkStatus();
+  if (missing.empty()) {
+    open[adapter.digest] = files;
+    return absl::OkStatus();
+  }
+  // It may have been mended since.
+  if (damaged) {
+    CONCLAVE_ASSIGN_OR_RETURN(files, OpenAnew(adapter, pace));
+  }
   for (const auto& [id, index] : missing) bytes += Aligned(files->layout(index).bytes());
   CONCLAVE_ASSIGN_OR_RETURN(
       SealedMemory memory,
@@ -233,9 +278,10 @@ absl::Status AdapterStore::HoldVersion(const Placement& placement, const PlacedA
     if (const absl::Status read =
             files->Read(index, std::span(buffer).first(files->layout(index).bytes()));
         !read.ok()) {
-      // Next time the directory is asked anew: it may have been mended since.
+      // Next time the directory is asked anew.
       const std::lock_guard lock(mutex_);
       std::erase_if(spare_, [&](const Files& one) { return one == files; });
+      damaged_.insert(adapter.digest);
       return read;
     }
     CONCLAVE_RETURN_IF_ERROR(
@@ -253,6 +299,9 @@ absl::Status AdapterStore::HoldVersion(const Placement& placement, const PlacedA
                 .weights = layout.At(arena->data() + at)};
     at += Aligned(layout.bytes());
   }
+  open[adapter.digest] = files;
+  const std::lock_guard lock(mutex_);
+  damaged_.erase(adapter.digest);
   return absl::OkStatus();
 }
 
@@ -271,7 +320,7 @@ AdapterStore::Dropped AdapterStore::Keep(const Placements& placements, const std
   const std::lock_guard lock(mutex_);
   std::erase_if(open_, [&](const auto& open) {
     if (versions.contains(open.first)) return false;
-    Spare(open.second);
+    if (damaged_.erase(open.first) == 0) Spare(open.second);
     return true;
   });
   Dropped dropped;

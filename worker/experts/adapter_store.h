@@ -9,9 +9,11 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -54,6 +56,15 @@ class AdapterStore {
   // Read; INVALID_ARGUMENT: the placement is not for this model; FAILED_PRECONDITION: the directory
   // has another version by now, or the ids are still another version's here; RESOURCE_EXHAUSTED.
   absl::Status Hold(const scheduler::Placement& placement, const std::string& worker);
+  // Likewise, but for versions that `may_lack` names by digest: of those that cannot be made ready
+  // as a whole nothing more is held, and why is returned.
+  using Lacks = std::map<std::string, std::string>;  // digest to why
+  using MayLack = std::function<bool(const std::string& digest)>;
+  absl::StatusOr<Lacks> HoldBut(const scheduler::Placement& placement, const std::string& worker,
+                                const MayLack& may_lack);
+  // Whether all that `worker` computes of a version by this placement is held.
+  bool Holds(const scheduler::Placement& placement, const std::string& digest,
+             const std::string& worker) const;
   // Drops what `worker` computes by none of these; gone(id) is called for each expert. Its memory
   // goes with what is returned, as that takes its time.
   using Dropped = std::vector<std::shared_ptr<const void>>;
@@ -86,7 +97,9 @@ class AdapterStore {
 
   void Spare(Files files);  // mutex_ held
   absl::StatusOr<Files> Open(const scheduler::PlacedAdapter& adapter, Pace& pace);
+  absl::StatusOr<Files> OpenAnew(const scheduler::PlacedAdapter& adapter, Pace& pace);
   absl::Status Judge(const AdapterFiles& files, const scheduler::PlacedAdapter& adapter) const;
+  absl::Status CheckIds(const scheduler::Placement& placement) const;
   absl::Status HoldVersion(const scheduler::Placement& placement,
                            const scheduler::PlacedAdapter& adapter, int32_t self, Pace& pace,
                            std::map<scheduler::ExpertId, Held>& held,
@@ -105,6 +118,7 @@ class AdapterStore {
   mutable std::mutex mutex_;  // guards what follows
   std::map<scheduler::ExpertId, Held> held_;
   std::map<std::string, Files> open_;  // by digest: what placements name
+  std::set<std::string> damaged_;      // of these: what was opened could not be read any more
   std::deque<Files> spare_;            // no placement names them; the latest last
   uint64_t freed_bytes_ = 0;
 };

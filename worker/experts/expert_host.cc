@@ -36,6 +36,14 @@ ExpertHost::~ExpertHost() {
 }
 
 absl::Status ExpertHost::Prepare(std::shared_ptr<const Placement> placement) {
+  return Prepare(std::move(placement), /*committed=*/false);
+}
+
+absl::Status ExpertHost::PrepareCommitted(std::shared_ptr<const Placement> placement) {
+  return Prepare(std::move(placement), /*committed=*/true);
+}
+
+absl::Status ExpertHost::Prepare(std::shared_ptr<const Placement> placement, bool committed) {
   if (const std::string problem = scheduler::ProblemOf(*placement, options_.placement);
       !problem.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("placement: ", problem));
@@ -44,21 +52,23 @@ absl::Status ExpertHost::Prepare(std::shared_ptr<const Placement> placement) {
     return absl::InvalidArgumentError(absl::StrCat("placement: names ", placement->owners.size(),
                                                    " experts, the model has ", experts_));
   }
-  const absl::Status held = HoldAll(*placement);
+  const absl::StatusOr<AdapterStore::Lacks> lacks = HoldAll(*placement, committed);
   const uint64_t plan = placement->plan;
   EpochKeeper::Prepared prepared{};
-  if (held.ok()) {
+  if (lacks.ok()) {
     const std::lock_guard lock(mutex_);
     prepared = epochs_.Prepare(std::move(placement));
+    if (prepared == EpochKeeper::Prepared::kReady) lacks_[plan] = *lacks;
   }
   DropUnneeded();  // what another plan, whose place this one took, had held; or this one in vain
-  CONCLAVE_RETURN_IF_ERROR(held);
+  CONCLAVE_RETURN_IF_ERROR(lacks.status());
   if (prepared == EpochKeeper::Prepared::kReady) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("plan ", plan, " comes after a later one, or after its epoch"));
 }
 
-absl::Status ExpertHost::HoldAll(const Placement& placement) {
+absl::StatusOr<AdapterStore::Lacks> ExpertHost::HoldAll(const Placement& placement,
+                                                        bool committed) {
   std::vector<scheduler::ExpertId> own = scheduler::OwnedBy(placement, options_.id);
   own.erase(std::lower_bound(own.begin(), own.end(), experts_), own.end());  // adapters'
   CONCLAVE_RETURN_IF_ERROR(store_.Hold(own));
@@ -66,11 +76,70 @@ absl::Status ExpertHost::HoldAll(const Placement& placement) {
     const std::lock_guard lock(mutex_);
     held_.insert(own.begin(), own.end());
   }
-  CONCLAVE_RETURN_IF_ERROR(adapters_.Hold(placement, options_.id));
+  CONCLAVE_RETURN_IF_ERROR(CheckIdsOfLacks(placement));
+  // Nobody waits for one that owns nothing: it had better stay outside than lack something there.
+  const bool may_lack = committed && scheduler::IndexOf(placement, options_.id).has_value();
+  const AdapterStore::Lacks known = Lacks();
+  CONCLAVE_ASSIGN_OR_RETURN(
+      AdapterStore::Lacks lacks,
+      adapters_.HoldBut(placement, options_.id, [&](const std::string& digest) {
+        // What is lacked already keeps no other change from being made.
+        return may_lack || known.contains(digest);
+      }));
   server_.Quiet([this] {
     for (const auto& [expert, weights] : adapters_.All()) server_.SetWeights(expert, weights);
   });
+  return lacks;
+}
+
+// What is lacked has no weights that could tell whose its ids are, and they mean it for as long as
+// a placement that names it is held.
+absl::Status ExpertHost::CheckIdsOfLacks(const Placement& placement) const {
+  const std::lock_guard lock(mutex_);
+  for (const EpochKeeper::Shared& held : epochs_.All()) {
+    const auto lacks = lacks_.find(held->plan);
+    if (lacks == lacks_.end()) continue;
+    for (const auto& [digest, why] : lacks->second) {
+      const scheduler::PlacedAdapter& lacked = *FindAdapter(*held, digest);
+      for (const scheduler::PlacedAdapter& adapter : placement.adapters) {
+        const bool apart = adapter.first + adapter.replaced.size() <= lacked.first ||
+                           lacked.first + lacked.replaced.size() <= adapter.first;
+        if (apart || adapter.digest == digest) continue;
+        return absl::FailedPreconditionError(absl::StrCat(
+            "ids of adapter ", adapter.digest, " are still adapter ", digest, "'s here"));
+      }
+    }
+  }
   return absl::OkStatus();
+}
+
+AdapterStore::Lacks ExpertHost::Lacks() const {
+  const std::lock_guard lock(mutex_);
+  const auto lacks = epochs_.committed() ? lacks_.find(epochs_.committed()->plan) : lacks_.end();
+  return lacks == lacks_.end() ? AdapterStore::Lacks() : lacks->second;
+}
+
+std::string ExpertHost::WhyLacks(const std::string& digest) const {
+  const std::lock_guard lock(mutex_);
+  if (epochs_.adopted() == nullptr) return "";
+  const auto lacks = lacks_.find(epochs_.adopted()->plan);
+  if (lacks == lacks_.end()) return "";
+  const auto why = lacks->second.find(digest);
+  if (why == lacks->second.end()) return "";
+  return absl::StrCat("worker ", options_.id, " lacks its experts: ", why->second);
+}
+
+std::optional<ExpertHost::Lacking> ExpertHost::LackingOwner() const {
+  const std::optional<PeerExchange::Lacking>& lacking = exchange_.lacking();
+  if (!lacking) return std::nullopt;
+  const std::lock_guard lock(mutex_);
+  for (const scheduler::PlacedAdapter& adapter : epochs_.adopted()->adapters) {
+    if (lacking->expert < adapter.first ||
+        lacking->expert - adapter.first >= adapter.replaced.size())
+      continue;
+    return Lacking{adapter.digest, absl::StrCat("worker ", lacking->worker, " lacks its experts")};
+  }
+  return std::nullopt;
 }
 
 // Gives back what no placement held here needs, between two passes of the server; the home itself
@@ -85,10 +154,23 @@ void ExpertHost::DropUnneeded() {
                         std::back_inserter(dropped));
     for (const scheduler::ExpertId expert : dropped) held_.erase(expert);
     store_.Drop(dropped);
+    ForgetLacks();
     memory = adapters_.Keep(epochs_.All(), options_.id, [this](scheduler::ExpertId expert) {
       server_.SetWeights(expert, nullptr);
     });
   });
+}
+
+// Of placements that are held no more, and what has come since. Under mutex_.
+void ExpertHost::ForgetLacks() {
+  std::map<uint64_t, AdapterStore::Lacks> all = std::exchange(lacks_, {});
+  for (const EpochKeeper::Shared& placement : epochs_.All()) {
+    AdapterStore::Lacks& lacks = all[placement->plan];
+    std::erase_if(lacks, [&](const auto& lack) {
+      return adapters_.Holds(*placement, lack.first, options_.id);
+    });
+    if (!lacks.empty()) lacks_[placement->plan] = std::move(lacks);
+  }
 }
 
 absl::Status ExpertHost::Commit(uint64_t plan, Epoch epoch) {

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -55,6 +56,9 @@ class ExpertHost final : private FrameSink {
   // not of this model; FAILED_PRECONDITION: it comes too late; or what holding an expert came to.
   // One at a time.
   absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement);
+  // Likewise, of one that is committed whether this worker can or not, as after a death. If it is
+  // of the placement it does without versions of adapters that it cannot hold; those it lacks.
+  absl::Status PrepareCommitted(std::shared_ptr<const scheduler::Placement> placement);
   // NOT_FOUND: it is not prepared here.
   absl::Status Commit(uint64_t plan, scheduler::Epoch epoch);
   void Abort(uint64_t plan);
@@ -65,6 +69,16 @@ class ExpertHost final : private FrameSink {
   // Of the placement the home steps by; 0: none.
   scheduler::Epoch adopted() const;
   uint64_t prepared_plan() const;
+  // Versions that this worker lacks experts of in what is committed, and why.
+  AdapterStore::Lacks Lacks() const;
+  // Why no row of a version may be computed for this home by what it steps by; empty: it may.
+  std::string WhyLacks(const std::string& digest) const;
+  // The version, and why, for want of which the exchange's last Dispatch could not be combined: its
+  // owner lacks it. The engine thread.
+  struct Lacking {
+    std::string digest, why;
+  };
+  std::optional<Lacking> LackingOwner() const;
   // The latest that was committed; null: none yet.
   std::shared_ptr<const scheduler::Placement> committed() const;
   // Peers that the cluster holds alive and whose connection broke, until it is made again.
@@ -116,8 +130,12 @@ class ExpertHost final : private FrameSink {
   Refusal Judge(PeerIndex from, const FrameHeader& header,
                 std::span<const FrameRoute> routes) const;
 
-  absl::Status HoldAll(const scheduler::Placement& placement);
+  absl::Status Prepare(std::shared_ptr<const scheduler::Placement> placement, bool committed);
+  absl::StatusOr<AdapterStore::Lacks> HoldAll(const scheduler::Placement& placement,
+                                              bool committed);
+  absl::Status CheckIdsOfLacks(const scheduler::Placement& placement) const;
   void DropUnneeded();
+  void ForgetLacks();
 
   struct Known {
     Peer peer;
@@ -137,6 +155,8 @@ class ExpertHost final : private FrameSink {
   std::vector<uint8_t> dead_;           // [peer index] as the cluster says
   std::vector<uint8_t> down_;           // [peer index] was connected and is not
   std::set<scheduler::ExpertId> held_;  // of the base, by prepared placements
+  // By plan, of the placements that are held: what could not be had.
+  std::map<uint64_t, AdapterStore::Lacks> lacks_;
   std::function<void()> on_news_;
 
   ExpertServer server_;

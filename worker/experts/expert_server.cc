@@ -240,10 +240,11 @@ void ExpertServer::Take() {
       return true;
     }
     const size_t before = copied_.size(), terms = terms_.size();
-    if (const Refusal refusal = CopyRoutes(job); refusal != Refusal::kNone) {
+    scheduler::ExpertId lacking = 0;
+    if (const Refusal refusal = CopyRoutes(job, &lacking); refusal != Refusal::kNone) {
       copied_.resize(before);
       terms_.resize(terms);
-      Refuse(job, refusal);
+      Refuse(job, refusal, lacking);
       return true;
     }
     rows += job.header.rows;
@@ -258,7 +259,7 @@ void ExpertServer::Take() {
 }
 
 // What is judged is what is computed: whoever shares the body's memory can write to it at any time.
-Refusal ExpertServer::CopyRoutes(const RemoteJob& job) {
+Refusal ExpertServer::CopyRoutes(const RemoteJob& job, scheduler::ExpertId* lacking) {
   const bool sums = limits_.returns == Returns::kSums;
   // Transports let no other frame pass, so routes and terms are copied to the same places.
   CONCLAVE_CHECK(job.header.kind == (sums ? FrameKind::kTerms : FrameKind::kRows));
@@ -273,10 +274,14 @@ Refusal ExpertServer::CopyRoutes(const RemoteJob& job) {
     if (!CheckTerms(job.header, routes, std::span(terms_).subspan(before)).ok())
       return Refusal::kChanged;
   }
-  const bool all_here = std::all_of(routes.begin(), routes.end(), [&](const FrameRoute& route) {
-    return route.expert < experts_.size() && experts_[route.expert] != nullptr;
+  if (const Refusal refusal = judge_(job.from, job.header, routes); refusal != Refusal::kNone)
+    return refusal;
+  const auto away = std::find_if(routes.begin(), routes.end(), [&](const FrameRoute& route) {
+    return route.expert >= experts_.size() || experts_[route.expert] == nullptr;
   });
-  return all_here ? judge_(job.from, job.header, routes) : Refusal::kNotOwned;
+  if (away == routes.end()) return Refusal::kNone;
+  *lacking = away->expert;
+  return Refusal::kLacking;
 }
 
 void ExpertServer::Answer() {
@@ -305,10 +310,11 @@ void ExpertServer::Answer() {
   if (Waiting() && watcher_ != nullptr) watcher_->OnWork();
 }
 
-void ExpertServer::Refuse(const RemoteJob& job, Refusal why) {
+void ExpertServer::Refuse(const RemoteJob& job, Refusal why, scheduler::ExpertId lacking) {
   FrameHeader header = job.header;
   header.kind = FrameKind::kRefusal;
   header.refusal = why;
+  header.lacking = lacking;
   header.rows = header.routes = header.sums = 0;
   transport_->Send(job.from, header, {});
   const std::lock_guard lock(mutex_);

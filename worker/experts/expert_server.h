@@ -58,7 +58,8 @@ class ExpertServer {
     FrameBody body;
   };
 
-  // Whether a peer's frame may be served: kNone, or why not.
+  // Whether a peer's frame may be served: kNone, or why not. Where it may and weights are missing,
+  // they could not be had: kLacking.
   using Judge =
       std::function<Refusal(PeerIndex from, const FrameHeader&, std::span<const FrameRoute>)>;
 
@@ -129,7 +130,7 @@ class ExpertServer {
   bool Waiting() const { return !local_.empty() || !remote_.empty(); }
   bool Due(const LocalJob* job, scheduler::Micros now) const;
   bool Due(const RemoteJob& job, scheduler::Micros now) const;
-  Refusal CopyRoutes(const RemoteJob& job);
+  Refusal CopyRoutes(const RemoteJob& job, scheduler::ExpertId* lacking);
   void Compute();
   void Load(const RemoteJob& job, size_t first_route);
   void Load(const LocalJob& job);
@@ -140,7 +141,7 @@ class ExpertServer {
   void ComputeSums(ConstRows rows);
   void Put(const float* result, const Place& place) const;
   void Answer();
-  void Refuse(const RemoteJob& job, Refusal why);
+  void Refuse(const RemoteJob& job, Refusal why, scheduler::ExpertId lacking = 0);
 
   const Options options_;
   const FrameLimits limits_;

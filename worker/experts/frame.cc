@@ -42,7 +42,8 @@ struct Wire {
   uint64_t body_hash;
   uint64_t sequence;
   uint32_t sums;
-  uint32_t more_zero[3];
+  uint32_t lacking;
+  uint32_t more_zero[2];
   uint64_t hash;  // XXH3 of all before it
 };
 static_assert(sizeof(Wire) == kFrameHeaderBytes);
@@ -77,7 +78,7 @@ absl::Status CheckMode(const FrameHeader& h, const FrameLimits& limits) {
 
 absl::Status CheckCounts(const FrameHeader& h, const FrameLimits& limits) {
   if (h.kind == FrameKind::kRefusal) {
-    if (h.refusal == Refusal::kNone || h.refusal > Refusal::kChanged) return Bad("unknown refusal");
+    if (h.refusal == Refusal::kNone || h.refusal > Refusal::kLacking) return Bad("unknown refusal");
     return h.body_bytes == 0 ? absl::OkStatus() : Bad("a refusal has no body");
   }
   if (h.refusal != Refusal::kNone) return Bad("a refusal of another kind");
@@ -117,6 +118,8 @@ std::string_view NameOf(Refusal refusal) {
       return "busy";
     case Refusal::kChanged:
       return "changed";
+    case Refusal::kLacking:
+      return "lacking";
   }
   return "unknown";
 }
@@ -145,6 +148,7 @@ FrameHeaderBytes EncodeHeader(const FrameHeader& header) {
                .body_hash = header.body_hash,
                .sequence = header.sequence,
                .sums = header.sums,
+               .lacking = header.lacking,
                .more_zero = {},
                .hash = 0};
   wire.hash = HashOf(wire);
@@ -178,6 +182,7 @@ absl::StatusOr<FrameHeader> ParseHeader(std::span<const std::byte, kFrameHeaderB
                               .rows = wire.rows,
                               .routes = wire.routes,
                               .sums = wire.sums,
+                              .lacking = wire.lacking,
                               .dim = wire.dim,
                               .body_bytes = wire.body_bytes,
                               .body_hash = wire.body_hash,

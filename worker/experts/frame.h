@@ -41,8 +41,9 @@ enum class Refusal : uint8_t {
   kFenced = 3,    // sender or receiver is not the process the frame names
   kBusy = 4,      // no room
   kChanged = 5,   // its routes are no longer what they were when it came: shared memory was written
+  kLacking = 6,   // an expert is this worker's, an adapter's, and could not be read: `lacking`
 };
-inline constexpr size_t kRefusals = 6;
+inline constexpr size_t kRefusals = 7;
 std::string_view NameOf(Refusal refusal);
 
 struct FrameHeader {
@@ -59,7 +60,8 @@ struct FrameHeader {
   uint32_t attempt = 0;  // 0; more when the same rows were sent before
   uint32_t rows = 0;
   uint32_t routes = 0;
-  uint32_t sums = 0;  // of kTerms and kSums
+  uint32_t sums = 0;                // of kTerms and kSums
+  scheduler::ExpertId lacking = 0;  // of that refusal
   uint32_t dim = 0;
   uint64_t body_bytes = 0;
   uint64_t body_hash = 0;  // XXH3 of the body; 0: the transport answers for it

@@ -78,6 +78,7 @@ absl::Status PeerExchange::Dispatch(int32_t layer, ConstRows x,
   unasked_.clear();
   missing_ = 0;
   redo_ = absl::OkStatus();
+  lacking_.reset();
   TakeLosses();
   CONCLAVE_RETURN_IF_ERROR(Choose());
   if (missing_ == 0) return absl::OkStatus();
@@ -335,18 +336,30 @@ void PeerExchange::Take(const Answer& answer, Rows outputs) {
   if (!fits) return;
   const auto index = static_cast<size_t>(found - questions_.begin());
   if (refused) {
-    if (header.refusal != Refusal::kBusy) {
-      redo_ = absl::AbortedError(
-          absl::StrCat("worker ", table_.placement->workers[static_cast<size_t>(found->worker)],
-                       " refused rows of epoch ", table_.placement->epoch, ", its own is ",
-                       header.epoch, ": ", std::string(NameOf(header.refusal))));
-    }
+    TakeRefusal(*found, header);
     return Drop(index);
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - found->asked).count();
   mean_seconds_ += (seconds - mean_seconds_) / 32;
   TakeRows(*found, answer, outputs);
   Drop(index);
+}
+
+void PeerExchange::TakeRefusal(const Question& question, const FrameHeader& refusal) {
+  if (refusal.refusal == Refusal::kBusy) return;
+  const std::string& worker = table_.placement->workers[static_cast<size_t>(question.worker)];
+  redo_ = absl::AbortedError(absl::StrCat("worker ", worker, " refused rows of epoch ",
+                                          table_.placement->epoch, ", its own is ", refusal.epoch,
+                                          ": ", std::string(NameOf(refusal.refusal))));
+  if (refusal.refusal != Refusal::kLacking) return;
+  const bool asked =
+      std::any_of(question.pieces.begin(), question.pieces.end(), [&](int32_t piece) {
+        const std::span<const int32_t> routes = pieces_.RoutesOf(piece);
+        return std::any_of(routes.begin(), routes.end(), [&](int32_t route) {
+          return experts_[static_cast<size_t>(route)] == refusal.lacking;
+        });
+      });
+  if (asked) lacking_ = {refusal.lacking, worker};
 }
 
 void PeerExchange::TakeRows(const Question& question, const Answer& answer, Rows outputs) {

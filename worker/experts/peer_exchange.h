@@ -12,10 +12,10 @@
 // first answer counts, and the peer is passed over for a while. Rows of a peer that is lost go to a
 // replica; where there is none, the step is to be done again: Combine says UNAVAILABLE, naming an
 // expert, or ABORTED if the placement it stepped by is not the others'. Nothing may be committed
-// then.
+// then. ABORTED too where the owner of an adapter's expert could not read it: lacking() says which.
 //
-// Threads: ForgetLosses, BeginStep, Dispatch, Combine, AwaitChange: the engine thread. The rest:
-// any.
+// Threads: ForgetLosses, BeginStep, Dispatch, Combine, lacking, AwaitChange: the engine thread. The
+// rest: any.
 
 #include <atomic>
 #include <chrono>
@@ -25,6 +25,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "scheduler/dispatch_rule.h"
@@ -73,6 +74,13 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   absl::Status Dispatch(int32_t layer, ConstRows x, std::span<const scheduler::ExpertId> experts,
                         std::span<const float> weights, int32_t top_k) override;
   absl::Status Combine(Rows outputs) override;
+
+  // For want of which the last Dispatch could not be combined; nothing: it was not that.
+  struct Lacking {
+    scheduler::ExpertId expert = 0;
+    std::string worker;  // who owns it
+  };
+  const std::optional<Lacking>& lacking() const { return lacking_; }
 
   // Until something came, a peer went or came, or somebody rang; for so long at most.
   void AwaitChange(std::chrono::microseconds longest);
@@ -146,6 +154,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   void AwaitNews();
   bool TakeNews(Rows outputs);
   void Take(const Answer& answer, Rows outputs);
+  void TakeRefusal(const Question& question, const FrameHeader& refusal);
   void TakeRows(const Question& question, const Answer& answer, Rows outputs);
   void TakeLosses();
   void LoseAll();                 // of losses_
@@ -183,6 +192,7 @@ class PeerExchange final : public Exchange, private ExpertServer::Watcher {
   std::vector<int32_t> unasked_;             // pieces that nobody was asked for yet
   size_t missing_ = 0;                       // routes of peers that have not arrived
   absl::Status redo_;                        // why the step is to be done again
+  std::optional<Lacking> lacking_;           // of this dispatch
   std::vector<int32_t> row_index_;           // [rows] of x in a body; -1 between frames
   std::vector<uint32_t> body_rows_;          // of a body, rows of x in order
   ExpertServer::LocalJob local_;

@@ -96,15 +96,21 @@ class WorkerGroup {
     TellPeers();
   }
 
+  // Likewise, of a placement that is committed whoever can hold it.
+  void PlaceCommitted(scheduler::Placement placement) {
+    Place(std::move(placement), &Engine::PrepareCommitted);
+  }
   // Prepares, commits and waits until every worker that is alive steps by it; then releases what
   // was before.
-  void Place(scheduler::Placement placement) {
+  using Shared = std::shared_ptr<const scheduler::Placement>;
+  void Place(scheduler::Placement placement,
+             absl::Status (Engine::*prepare)(Shared) = &Engine::Prepare) {
     placement.epoch = ++epoch_;
     placement.plan = epoch_ * 10;
-    const auto shared = std::make_shared<const scheduler::Placement>(std::move(placement));
+    const Shared shared = std::make_shared<const scheduler::Placement>(std::move(placement));
     for (int i = 0; i < workers(); ++i) {
       if (!Alive(i)) continue;
-      const absl::Status prepared = engine(i).Prepare(shared);
+      const absl::Status prepared = (engine(i).*prepare)(shared);
       ASSERT_TRUE(prepared.ok()) << prepared;
     }
     for (int i = 0; i < workers(); ++i) {
