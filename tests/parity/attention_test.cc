@@ -37,6 +37,12 @@ class Attention : public testing::TestWithParam<LevelCase> {
     return static_cast<double>(Rounded(from.at(position, column), GetParam().activations));
   }
 
+  // Where BF16 tiles are multiplied, queries and weights are within 2^-17.
+  static double Tolerance() {
+    const bool split = GetParam().level == "amxbf16" && GetParam().activations == DType::kBF16;
+    return split ? 2e-5 : 4e-6;
+  }
+
   void Expect(const AttentionShape& shape, const std::vector<RowPlace>& places) {
     const auto rows = static_cast<int64_t>(places.size());
     const Batch q(rows, int64_t{shape.heads} * shape.key_dim, 13, 1.0);
@@ -76,7 +82,7 @@ class Attention : public testing::TestWithParam<LevelCase> {
         expected += weights[static_cast<size_t>(p - begin)] / sum *
                     Cached(place.sequence, p, shape.value_offset + kv * shape.value_dim + c);
       }
-      ASSERT_NEAR(out.at(r, int64_t{h} * shape.value_dim + c), expected, 4e-6)
+      ASSERT_NEAR(out.at(r, int64_t{h} * shape.value_dim + c), expected, Tolerance())
           << "row " << r << " head " << h << " column " << c;
     }
   }

@@ -34,6 +34,11 @@ void CheckPlaces(const BatchPlaces& places, int64_t rows) {
   }
 }
 
+// Towards the second cache.
+void Fetch(const char* data, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(data + at, 0, 2);
+}
+
 // Rotates one head; the two of a pair are `step` apart and pairs begin every `next` columns.
 void Rotate(const float* x, const float* cos, const float* sin, int32_t pairs, int32_t step,
             int32_t next, float* out) {
@@ -131,6 +136,12 @@ struct CpuDevice::AttentionTile {
   float* max = nullptr;                // running, of each pair
   float* sum = nullptr;
   float* scores = nullptr;  // [pairs, kAttentionTile]
+  // By tiles: the queries of the pairs in two parts, and memory for keys that lie apart.
+  char* high = nullptr;
+  char* low = nullptr;
+  char* keys = nullptr;
+
+  int pairs() const { return block.count * heads; }
 };
 
 int64_t CpuDevice::MakeRowBlocks(const AttentionCall& call, int32_t rows_at_once) {
@@ -162,6 +173,7 @@ void CpuDevice::Attention(ConstRows q, const AttentionShape& shape, const BatchP
   AttentionCall call{q, shape, places, cache, out};
   const auto pairs = static_cast<int32_t>(kAttentionPairs);
   call.Split(std::min(shape.kv_heads, kTaskKvHeads), std::min(call.group(), pairs));
+  while (SplitBytes(call) > kQueryBytes) call.Split((call.kv_at_once + 1) / 2, call.at_once);
   const int64_t blocks = MakeRowBlocks(call, pairs / call.at_once);
   const auto tasks = [&] { return blocks * call.kv_tasks * call.head_tasks; };
   // A lone sequence keeps every thread busy, if need be at the price of reading its cache once for
@@ -181,37 +193,65 @@ void CpuDevice::AttendTask(const AttentionCall& call, int64_t task, int thread) 
   const int32_t first_head = static_cast<int32_t>(task % call.head_tasks) * call.at_once;
   const int heads = std::min(call.at_once, call.group() - first_head);
   const int pairs = block.count * heads;
-  auto* scores =
-      reinterpret_cast<float*>(static_cast<char*>(threads_.data()) + thread * kThreadBytes);
+  char* scratch = static_cast<char*>(threads_.data()) + thread * kThreadBytes;
   float max[kTaskKvHeads][kAttentionPairs];
   float sum[kTaskKvHeads][kAttentionPairs];
+  const bool by_tiles = AttendsByTiles(call.cache);
+  AttentionTile tiles[kTaskKvHeads];  // of each kv head: what stays from tile to tile
   for (int64_t kv = first_kv; kv < last_kv; ++kv) {
-    StartSums(call, {.block = block,
-                     .first_head = kv * call.group() + first_head,
-                     .heads = heads,
-                     .max = max[kv - first_kv],
-                     .sum = sum[kv - first_kv]});
+    const int64_t i = kv - first_kv;
+    const int64_t part = pairs * cpu::PackedRowBytes(shape.key_dim);
+    char* queries = scratch + kResultBytes + 2 * i * part;
+    tiles[i] = {.block = block,
+                .kv_head = kv,
+                .first_head = kv * call.group() + first_head,
+                .heads = heads,
+                .max = max[i],
+                .sum = sum[i],
+                .scores = reinterpret_cast<float*>(scratch),
+                .high = queries,
+                .low = queries + part,
+                .keys = scratch + kResultBytes + kQueryBytes};
+    StartSums(call, tiles[i]);
+    if (by_tiles) SplitQueries(call, tiles[i]);
   }
   const int32_t begin = call.begin(block.first) / cpu::kAttentionTile * cpu::kAttentionTile;
   const int32_t end = call.position(block.first + block.count - 1) + 1;  // rows ascend
-  for (int32_t first = begin; first < end; first += cpu::kAttentionTile) {
-    const int count = std::min(end - first, cpu::kAttentionTile);
-    const char* cache[cpu::kAttentionTile];
+  // Rows of the cache for this tile of positions and the next one, which is fetched meanwhile: a
+  // head's part of a row is too short for the hardware to foresee the others.
+  const char* cache[2][cpu::kAttentionTile];
+  const auto find = [&](int32_t first, const char** rows) {
+    const int count = std::clamp(end - first, 0, cpu::kAttentionTile);
     for (int p = 0; p < count; ++p) {
-      cache[p] = CacheRow(call.cache, call.places, call.sequence(block.first), first + p);
+      rows[p] = CacheRow(call.cache, call.places, call.sequence(block.first), first + p);
     }
+    return count;
+  };
+  const auto element = static_cast<int64_t>(SizeOf(call.cache.type));
+  const int64_t kv_heads = last_kv - first_kv;
+  int count = find(begin, cache[0]);
+  for (int32_t first = begin, turn = 0; first < end; first += cpu::kAttentionTile, turn ^= 1) {
+    const int next = find(first + cpu::kAttentionTile, cache[turn ^ 1]);
     for (int64_t kv = first_kv; kv < last_kv; ++kv) {
-      AttendTile(call, {.block = block,
-                        .kv_head = kv,
-                        .first_head = kv * call.group() + first_head,
-                        .heads = heads,
-                        .first = first,
-                        .count = count,
-                        .cache = cache,
-                        .max = max[kv - first_kv],
-                        .sum = sum[kv - first_kv],
-                        .scores = scores});
+      const int64_t i = kv - first_kv;
+      for (int64_t p = next * i / kv_heads; p < next * (i + 1) / kv_heads; ++p) {
+        const char* row = cache[turn ^ 1][p];
+        Fetch(row + (shape.key_offset + first_kv * shape.key_dim) * element,
+              kv_heads * shape.key_dim * element);
+        Fetch(row + (shape.value_offset + first_kv * shape.value_dim) * element,
+              kv_heads * shape.value_dim * element);
+      }
+      AttentionTile& tile = tiles[i];
+      tile.first = first;
+      tile.count = count;
+      tile.cache = cache[turn];
+      if (by_tiles) {
+        AttendTileSplit(call, tile);
+      } else {
+        AttendTile(call, tile);
+      }
     }
+    count = next;
   }
   for (int64_t kv = first_kv; kv < last_kv; ++kv) {
     for (int i = 0; i < pairs; ++i) {
@@ -225,7 +265,7 @@ void CpuDevice::AttendTask(const AttentionCall& call, int64_t task, int thread) 
 // Before its first position a pair has seen nothing, or its head's sink.
 void CpuDevice::StartSums(const AttentionCall& call, const AttentionTile& tile) {
   const std::span<const float> sinks = call.shape.sinks;
-  for (int i = 0; i < tile.block.count * tile.heads; ++i) {
+  for (int i = 0; i < tile.pairs(); ++i) {
     const auto head = static_cast<size_t>(tile.first_head + i % tile.heads);
     tile.max[i] = sinks.empty() ? -std::numeric_limits<float>::infinity() : sinks[head];
     tile.sum[i] = sinks.empty() ? 0.0f : 1.0f;
@@ -242,7 +282,7 @@ void CpuDevice::AttendTile(const AttentionCall& call, const AttentionTile& tile)
     keys[p] = tile.cache[p] + (shape.key_offset + tile.kv_head * shape.key_dim) * element;
     values[p] = tile.cache[p] + (shape.value_offset + tile.kv_head * shape.value_dim) * element;
   }
-  const int pairs = tile.block.count * tile.heads;
+  const int pairs = tile.pairs();
   const void* queries[kAttentionPairs];
   float* scores[kAttentionPairs];
   float* outputs[kAttentionPairs];
@@ -287,6 +327,86 @@ void CpuDevice::AttendTile(const AttentionCall& call, const AttentionTile& tile)
                        shape.value_dim, sees.starts ? nullptr : shrink + begin, outputs + begin);
     begin = next;
   }
+}
+
+bool CpuDevice::AttendsByTiles(const KvLayer& cache) const {
+  return kernels_.tiles != nullptr && cache.type == DType::kBF16;
+}
+
+// Of all split queries of a task.
+int64_t CpuDevice::SplitBytes(const AttentionCall& call) const {
+  if (!AttendsByTiles(call.cache)) return 0;
+  return 2 * call.kv_at_once * kAttentionPairs * cpu::PackedRowBytes(call.shape.key_dim);
+}
+
+// And sums of values that begin at zero.
+void CpuDevice::SplitQueries(const AttentionCall& call, const AttentionTile& tile) {
+  const AttentionShape& shape = call.shape;
+  const float* queries[kAttentionPairs];
+  for (int i = 0; i < tile.pairs(); ++i) {
+    const int64_t row = tile.block.first + i / tile.heads;
+    const int64_t head = tile.first_head + i % tile.heads;
+    queries[i] = call.q.row(row) + head * shape.key_dim;
+    std::fill_n(call.out.row(row) + head * shape.value_dim, shape.value_dim, 0.0f);
+  }
+  for (int i = 0; i < tile.pairs(); i += cpu::kPanelRows) {
+    const int64_t at = i * cpu::PackedRowBytes(shape.key_dim);
+    kernels_.tiles->pack_split(queries + i, std::min(cpu::kPanelRows, tile.pairs() - i),
+                               shape.key_dim, tile.high + at, tile.low + at);
+  }
+}
+
+// AttendTile by products of BF16, whose left operand is split: scores and values come within 2^-17
+// of the factors. What a pair does not see has a weight of zero, so all share one product.
+void CpuDevice::AttendTileSplit(const AttentionCall& call, const AttentionTile& tile) {
+  const AttentionShape& shape = call.shape;
+  constexpr int64_t kElement = 2;
+  const int64_t key_column = shape.key_offset + tile.kv_head * shape.key_dim;
+  const int64_t value_column = shape.value_offset + tile.kv_head * shape.value_dim;
+  const void* values[cpu::kAttentionTile];
+  const int32_t seen = call.begin(tile.block.first) - tile.first;  // by none before it
+  for (int p = 0; p < tile.count; ++p) {
+    values[p] = p < seen ? nullptr : tile.cache[p] + value_column * kElement;
+  }
+  // Runs of keys: as they lie where a block of the cache holds whole runs, else copies.
+  const void* keys[cpu::kAttentionTile / cpu::kPanelRows];
+  int64_t stride = call.cache.width * kElement;
+  const bool whole = call.cache.block_size % cpu::kPanelRows == 0;
+  if (!whole) {
+    stride = shape.key_dim * kElement;
+    for (int p = 0; p < tile.count; ++p) {
+      std::memcpy(tile.keys + p * stride, tile.cache[p] + key_column * kElement,
+                  static_cast<size_t>(stride));
+    }
+  }
+  for (int p = 0; p < tile.count; p += cpu::kPanelRows) {
+    keys[p / cpu::kPanelRows] =
+        whole ? tile.cache[p] + key_column * kElement : tile.keys + p * stride;
+  }
+  const int pairs = tile.pairs();
+  float* scores[kAttentionPairs];
+  float* outputs[kAttentionPairs];
+  float shrink[kAttentionPairs];
+  for (int i = 0; i < pairs; ++i) {
+    const int64_t row = tile.block.first + i / tile.heads;
+    outputs[i] = call.out.row(row) + (tile.first_head + i % tile.heads) * shape.value_dim;
+    scores[i] = tile.scores + i * cpu::kAttentionTile;
+  }
+  kernels_.tiles->dot_split(tile.high, tile.low, pairs, keys, stride, tile.count, shape.key_dim,
+                            scores);
+  for (int i = 0; i < pairs; ++i) {
+    const int64_t row = tile.block.first + i / tile.heads;
+    const int first = std::max(call.begin(row) - tile.first, 0);
+    const int end = std::min(call.position(row) + 1 - tile.first, tile.count);
+    shrink[i] = 1.0f;
+    if (end <= 0 || first >= tile.count) {  // it ended in an earlier tile, or begins in a later
+      std::fill_n(scores[i], cpu::kAttentionTile, 0.0f);
+      continue;
+    }
+    std::fill_n(scores[i], first, -std::numeric_limits<float>::infinity());
+    shrink[i] = kernels_.softmax_tile(scores[i], end, shape.scale, &tile.max[i], &tile.sum[i]);
+  }
+  kernels_.tiles->mix_split(scores, pairs, values, tile.count, shape.value_dim, shrink, outputs);
 }
 
 }  // namespace conclave::worker

@@ -118,6 +118,10 @@ class CpuDevice final : public Device {
   void AttendTask(const AttentionCall& call, int64_t task, int thread);
   static void StartSums(const AttentionCall& call, const AttentionTile& tile);
   void AttendTile(const AttentionCall& call, const AttentionTile& tile);
+  bool AttendsByTiles(const KvLayer& cache) const;
+  int64_t SplitBytes(const AttentionCall& call) const;
+  void SplitQueries(const AttentionCall& call, const AttentionTile& tile);
+  void AttendTileSplit(const AttentionCall& call, const AttentionTile& tile);
 
   // body(first, count) over runs of rows, on several threads when a row's `work` (about: floats
   // touched) is worth it.
@@ -153,8 +157,11 @@ inline constexpr int32_t kTaskKvHeads = 16;
 inline constexpr int64_t kAttentionPairs = 64;
 // Experts in one pass.
 inline constexpr int64_t kMaxExpertItems = 1024;
-// Scratch memory of a thread.
-inline constexpr int64_t kThreadBytes = 128 << 10;
+// Scratch memory of a thread: results of a task, then what attention by tiles needs.
+inline constexpr int64_t kResultBytes = 128 << 10;
+inline constexpr int64_t kQueryBytes = 1 << 20;  // of a task, split
+inline constexpr int64_t kKeyBytes = 512 << 10;  // of a tile of positions
+inline constexpr int64_t kThreadBytes = kResultBytes + kQueryBytes + kKeyBytes;
 // Floats touched below which a second thread costs more than it brings.
 inline constexpr int64_t kWorthAThread = 16 << 10;
 

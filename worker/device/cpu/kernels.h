@@ -19,20 +19,12 @@ inline constexpr int kTypes = 3;  // tables below are indexed by DType: F32, BF1
 // Rows of x that are packed together, and the most of them in one product.
 inline constexpr int kPanelRows = 16;
 inline constexpr int kTileDotRows = 256;
+// The most rows of x in a product that splits them.
+inline constexpr int kSplitRows = 64;
 // Bytes a row of k columns takes in a panel.
 static constexpr int64_t PackedRowBytes(int64_t k) { return (k + 31) / 32 * 64; }
 
-// Products of BF16 by BF16 where a level multiplies tiles: x is packed once for many rows of w,
-// which stay as they are.
-struct Tiles {
-  // The panel of x [m, k], rounded to BF16 (m * PackedRowBytes(k) bytes), m in [1, kPanelRows].
-  // Columns [a, b) of it, a a multiple of 32, begin at m * PackedRowBytes(a).
-  void (*pack)(const float* const* x, int m, int64_t k, void* panel);
-  // Kernels::Dot of m <= kTileDotRows rows, whose panels follow one another in x, each but the last
-  // of kPanelRows rows, and n rows of w, `stride` bytes from one to the next.
-  void (*dot)(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
-              float* const* out);
-};
+struct Tiles;
 
 struct Kernels {
   // out[i][j] = sum over c < k of x[i][c] * w[j][c], for i < m, j < n. x in fp32, w of the type.
@@ -80,6 +72,28 @@ struct Kernels {
 
 // Positions in a tile of attention: part of what results depend on.
 inline constexpr int kAttentionTile = 64;
+
+// Products of BF16 by BF16 where a level multiplies tiles: x is packed once for many rows of w,
+// which stay as they are.
+struct Tiles {
+  // The panel of x [m, k], rounded to BF16 (m * PackedRowBytes(k) bytes), m in [1, kPanelRows].
+  // Columns [a, b) of it, a a multiple of 32, begin at m * PackedRowBytes(a).
+  void (*pack)(const float* const* x, int m, int64_t k, void* panel);
+  // Kernels::Dot of m <= kTileDotRows rows, whose panels follow one another in x, each but the last
+  // of kPanelRows rows, and n rows of w, `stride` bytes from one to the next.
+  void (*dot)(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
+              float* const* out);
+
+  // For what is to stay in fp32: x as the sum of two BF16, `high` and `low`, within 2^-17 of it.
+  void (*pack_split)(const float* const* x, int m, int64_t k, void* high, void* low);
+  // Kernels::Dot of m <= kSplitRows rows of split x and n rows of w, 16 of which begin at each of
+  // w[0], w[1] .., `stride` bytes from one to the next.
+  void (*dot_split)(const void* high, const void* low, int m, const void* const* w, int64_t stride,
+                    int n, int64_t k, float* const* out);
+  // Kernels::Mix of split p, m <= kSplitRows, and k <= kAttentionTile rows of w; one that is null
+  // counts as zeros.
+  Kernels::Mix mix_split;
+};
 
 extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAvx2;

@@ -20,7 +20,7 @@ constexpr int kPanels = kTileDotRows / kSide;
 constexpr int64_t kTileBytes = kSide * 64;
 // Where x has many panels, w is copied tile by tile, so many columns at a time: they stay in the
 // first cache, where rows a power of two apart would displace each other.
-constexpr int kManyPanels = 4;
+constexpr int kManyPanels = 5;
 constexpr int64_t kBlock = 128;
 
 // Tiles: 0 .. 3 sums [tile of w][panel], 4 and 5 of w, 6 and 7 of x.
@@ -85,8 +85,8 @@ inline void CopyTile(const WeightTile& w, int64_t column, int64_t columns, char*
 struct Panel {
   const char* data;
   int rows;
+  const char* low = nullptr;  // of split rows: what `data` leaves
   int64_t row_bytes() const { return rows * 4; }
-  const char* at(int64_t column) const { return data + column * 2 * rows; }
   int64_t step() const { return rows * 64; }
 };
 
@@ -124,6 +124,38 @@ inline void MultiplyTiles(const Place* x, const Place* w, int64_t count) {
   }
 }
 
+// Adds the products of columns [begin, end) of a part of x to the sums in the tiles.
+template <int kTiles, int kPair>
+inline void AddPart(const Panel* x, const char* Panel::*part, const WeightTile* w, int64_t begin,
+                    int64_t end) {
+  const Panel& other = x[kPair - 1];
+  const auto at = [&](const Panel& panel, int64_t column) {
+    return panel.*part + column * 2 * panel.rows;
+  };
+  const Place from_x[] = {{at(x[0], begin), x[0].row_bytes(), x[0].step()},
+                          {at(other, begin), other.row_bytes(), other.step()}};
+  Place from_w[kTiles];
+  bool rows = true;
+  for (int tile = 0; tile < kTiles; ++tile) {
+    from_w[tile] = {w[tile].at(begin), w[tile].stride, w[tile].step};
+    rows = rows && w[tile].count == kSide;
+  }
+  const int64_t whole = rows ? (end - begin) / kStep : 0;
+  MultiplyTiles<kTiles, kPair>(from_x, from_w, whole);
+  // At an end of w: copies, one tile after the other.
+  for (int64_t c = begin + whole * kStep; c < end; c += kStep) {
+    alignas(64) char copies[kTiles][kTileBytes];
+    const Place next_x[] = {{at(x[0], c), x[0].row_bytes(), 0},
+                            {at(other, c), other.row_bytes(), 0}};
+    for (int tile = 0; tile < kTiles; ++tile) {
+      CopyTile(w[tile], c, end - c < kStep ? end - c : kStep, copies[tile]);
+      from_w[tile] = {copies[tile], 64, 0};
+    }
+    Settle();
+    MultiplyTiles<kTiles, kPair>(next_x, from_w, 1);
+  }
+}
+
 // Adds the products of columns [begin, end) to sums [tile of w][panel][kSide][rows of the panel].
 template <int kTiles, int kPair>
 void AddProducts(const Panel* x, const WeightTile* w, int64_t begin, int64_t end,
@@ -141,28 +173,8 @@ void AddProducts(const Panel* x, const WeightTile* w, int64_t begin, int64_t end
     if constexpr (kTiles == 2) _tile_loadd(2, sum(1, 0), x[0].row_bytes());
     if constexpr (kTiles == 2 && kPair == 2) _tile_loadd(3, sum(1, 1), x[1].row_bytes());
   }
-  const Place from_x[] = {{x[0].at(begin), x[0].row_bytes(), x[0].step()},
-                          {x[kPair - 1].at(begin), x[kPair - 1].row_bytes(), x[kPair - 1].step()}};
-  Place from_w[kTiles];
-  bool rows = true;
-  for (int tile = 0; tile < kTiles; ++tile) {
-    from_w[tile] = {w[tile].at(begin), w[tile].stride, w[tile].step};
-    rows = rows && w[tile].count == kSide;
-  }
-  const int64_t whole = rows ? (end - begin) / kStep : 0;
-  MultiplyTiles<kTiles, kPair>(from_x, from_w, whole);
-  // At an end of w: copies, one tile after the other.
-  for (int64_t c = begin + whole * kStep; c < end; c += kStep) {
-    alignas(64) char copies[kTiles][kTileBytes];
-    const Place next_x[] = {{x[0].at(c), x[0].row_bytes(), 0},
-                            {x[kPair - 1].at(c), x[kPair - 1].row_bytes(), 0}};
-    for (int tile = 0; tile < kTiles; ++tile) {
-      CopyTile(w[tile], c, end - c < kStep ? end - c : kStep, copies[tile]);
-      from_w[tile] = {copies[tile], 64, 0};
-    }
-    Settle();
-    MultiplyTiles<kTiles, kPair>(next_x, from_w, 1);
-  }
+  AddPart<kTiles, kPair>(x, &Panel::data, w, begin, end);
+  if (x[0].low != nullptr) AddPart<kTiles, kPair>(x, &Panel::low, w, begin, end);
   _tile_stored(0, sum(0, 0), x[0].row_bytes());
   if constexpr (kPair == 2) _tile_stored(1, sum(0, 1), x[1].row_bytes());
   if constexpr (kTiles == 2) _tile_stored(2, sum(1, 0), x[0].row_bytes());
@@ -233,7 +245,7 @@ void DotTiles(const Panel* x, int panels, const WeightTile* w, int64_t k, int64_
               float* const* out) {
   alignas(64) float sums[kTiles][kPanels][kSide * kSide];
   alignas(64) char copies[kTiles][kBlock / kStep * kTileBytes];
-  const bool many = panels >= kManyPanels;
+  const bool many = panels >= kManyPanels;  // never of split rows
   const int64_t block = many ? kBlock : k;
   for (int64_t begin = 0; begin < k; begin += block) {
     const int64_t end = k - begin < block ? k : begin + block;
@@ -265,23 +277,29 @@ void DotTiles(const Panel* x, int panels, const WeightTile* w, int64_t k, int64_
   }
 }
 
-void DotPacked(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
-               float* const* out) {
-  Panel panels[kPanels];
+// Panels of m rows that follow one another; returns how many.
+int Panels(const void* x, const void* low, int m, int64_t k, Panel* panels) {
   int count = 0;
-  const auto* data = static_cast<const char*>(x);
+  int64_t at = 0;
   for (int i = 0; i < m; i += kSide) {
     const int rows = m - i < kSide ? m - i : kSide;
-    panels[count++] = {data, rows};
-    data += rows * PackedRowBytes(k);
+    panels[count++] = {static_cast<const char*>(x) + at, rows,
+                       low != nullptr ? static_cast<const char*>(low) + at : nullptr};
+    at += rows * PackedRowBytes(k);
   }
-  const auto* row = static_cast<const char*>(w);
+  return count;
+}
+
+// The rows of w from j on, in runs of kSide that begin where run(i) says.
+template <typename Run>
+void DotRuns(const Panel* panels, int count, Run run, int64_t stride, int n, int64_t k,
+             float* const* out) {
   for (int j = 0; j < n; j += kWays * kSide) {
     const int first = n - j < kSide ? n - j : kSide;
     const int second = n - j - first < kSide ? n - j - first : kSide;
-    const WeightTile tiles[kWays] = {{row + j * stride, stride, first},
-                                     {row + (j + kSide) * stride, stride, second}};
+    WeightTile tiles[kWays] = {{run(j / kSide), stride, first}};
     if (second > 0) {
+      tiles[1] = {run(j / kSide + 1), stride, second};
       DotTiles<2>(panels, count, tiles, k, j, out);
     } else {
       DotTiles<1>(panels, count, tiles, k, j, out);
@@ -289,42 +307,173 @@ void DotPacked(const void* x, int m, const void* w, int64_t stride, int n, int64
   }
 }
 
-// Pairs of columns of all rows side by side: what a tile of x is.
-void Pack(const float* const* x, int m, int64_t k, void* panel) {
-  auto* to = static_cast<char*>(panel);
-  // As the product takes them: what is denormal is zero.
-  const auto rounded = [](F low, F high) {
-    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
-  };
-  for (int64_t c = 0; c < k; c += kStep) {
-    const int64_t left = k - c;
-    __m512i rows[kSide];
-    for (int i = 0; i < m; ++i) {
-      if (left >= kStep) {
-        rows[i] = rounded(Load(x[i] + c), Load(x[i] + c + kLanes));
-      } else {
-        const int64_t low = left < kLanes ? left : kLanes;
-        rows[i] = rounded(LoadPart(x[i] + c, low), LoadPart(x[i] + c + low, left - low));
-      }
+void DotPacked(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
+               float* const* out) {
+  Panel panels[kPanels];
+  const int count = Panels(x, nullptr, m, k, panels);
+  const auto* rows = static_cast<const char*>(w);
+  DotRuns(
+      panels, count, [=](int i) { return rows + i * kSide * stride; }, stride, n, k, out);
+}
+
+void DotSplit(const void* high, const void* low, int m, const void* const* w, int64_t stride, int n,
+              int64_t k, float* const* out) {
+  Panel panels[kPanels];
+  const int count = Panels(high, low, m, k, panels);
+  DotRuns(
+      panels, count, [=](int i) { return static_cast<const char*>(w[i]); }, stride, n, k, out);
+}
+
+// As the product takes them: what is denormal is zero.
+inline __m512i Narrowed(F low, F high) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+}
+
+// What BF16 leaves of x.
+inline F Left(F x, __m256i rounded) { return Sub(x, FromBf16(rounded)); }
+
+// Words of m rows side by side: what a tile of x is.
+inline void StorePairs(__m512i* rows, int m, char* to) {
+  if (m == 1) {
+    _mm512_storeu_si512(to, rows[0]);
+  } else if (m <= kFew) {
+    const __m512i each = _mm512_mullo_epi32(Ascending(), _mm512_set1_epi32(m));
+    for (int i = 0; i < m; ++i) _mm512_i32scatter_epi32(to + i * 4, each, rows[i], 4);
+  } else {
+    for (int i = m; i < kSide; ++i) rows[i] = _mm512_setzero_si512();
+    Transpose(rows);
+    const __mmask16 mask = First(m);
+    for (int pair = 0; pair < kSide; ++pair) {
+      _mm512_mask_storeu_epi32(to + pair * m * 4, mask, rows[pair]);
     }
-    if (m == 1) {
-      _mm512_storeu_si512(to, rows[0]);
-    } else if (m <= kFew) {
-      const __m512i each = _mm512_mullo_epi32(Ascending(), _mm512_set1_epi32(m));
-      for (int i = 0; i < m; ++i) _mm512_i32scatter_epi32(to + i * 4, each, rows[i], 4);
-    } else {
-      for (int i = m; i < kSide; ++i) rows[i] = _mm512_setzero_si512();
-      Transpose(rows);
-      const __mmask16 mask = First(m);
-      for (int pair = 0; pair < kSide; ++pair) {
-        _mm512_mask_storeu_epi32(to + pair * m * 4, mask, rows[pair]);
-      }
-    }
-    to += m * 64;
   }
 }
 
-constexpr Tiles kTiles = {.pack = Pack, .dot = DotPacked};
+template <bool kSplit>
+void PackRows(const float* const* x, int m, int64_t k, void* panel, void* rest) {
+  for (int64_t c = 0; c < k; c += kStep) {
+    const int64_t left = k - c;
+    const int64_t first = left < kLanes ? left : kLanes;
+    const int64_t second = left < kStep ? left - first : kLanes;
+    __m512i rows[kSide], lows[kSide];
+    for (int i = 0; i < m; ++i) {
+      const bool whole = left >= kStep;
+      const F a = whole ? Load(x[i] + c) : LoadPart(x[i] + c, first);
+      const F b = whole ? Load(x[i] + c + kLanes) : LoadPart(x[i] + c + first, second);
+      rows[i] = Narrowed(a, b);
+      if constexpr (kSplit) {
+        lows[i] = Narrowed(Left(a, _mm512_castsi512_si256(rows[i])),
+                           Left(b, _mm512_extracti64x4_epi64(rows[i], 1)));
+      }
+    }
+    StorePairs(rows, m, static_cast<char*>(panel) + c * 2 * m);
+    if constexpr (kSplit) StorePairs(lows, m, static_cast<char*>(rest) + c * 2 * m);
+  }
+}
+
+void Pack(const float* const* x, int m, int64_t k, void* panel) {
+  PackRows<false>(x, m, k, panel, nullptr);
+}
+
+void PackSplit(const float* const* x, int m, int64_t k, void* high, void* low) {
+  PackRows<true>(x, m, k, high, low);
+}
+
+// Rows of w in pairs, columns [column, + 32) in two tiles: in each word a column of both rows.
+void PairRows(const void* const* w, int k, int64_t column, int64_t columns, char* tiles) {
+  alignas(64) static constexpr uint16_t kFirst[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
+                                                      37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+                                                      11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i first = _mm512_load_si512(kFirst);
+  const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+  const auto mask = static_cast<__mmask32>((uint64_t{1} << columns) - 1);
+  const auto row = [&](int j) {
+    if (j >= k || w[j] == nullptr) return _mm512_setzero_si512();
+    return _mm512_maskz_loadu_epi16(mask, static_cast<const char*>(w[j]) + column * 2);
+  };
+  for (int j = 0; j < kStep; j += 2) {
+    const __m512i even = row(j), odd = row(j + 1);
+    _mm512_store_si512(tiles + j * 32, _mm512_permutex2var_epi16(even, first, odd));
+    _mm512_store_si512(tiles + kTileBytes + j * 32, _mm512_permutex2var_epi16(even, second, odd));
+  }
+}
+
+// out[i] = (scale ? scale[i] * out[i] : 0) + sums[i], m rows, `columns` of two tiles' 32.
+void AddSums(const float (*sums)[kSide][kSide], const float* scale, int m, int64_t column,
+             int64_t columns, float* const* out) {
+  for (int i = 0; i < m; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      const int64_t left = columns - half * kLanes;
+      if (left <= 0) break;
+      float* to = out[i] + column + half * kLanes;
+      const int64_t n = left < kLanes ? left : kLanes;
+      const F sum = Load(sums[half][i]);
+      StorePart(to, n, scale ? Fma(Set(scale[i]), LoadPart(to, n), sum) : sum);
+    }
+  }
+}
+
+void MixSplit(const float* const* p, int m, const void* const* w, int k, int64_t n,
+              const float* scale, float* const* out) {
+  constexpr int kGroups = kSplitRows / kSide;
+  constexpr int kChunks = kAttentionTile / kStep;
+  // p by 16 rows, in both parts, and by 32 columns; missing ones are zero.
+  alignas(64) char parts[kGroups][kChunks][2][kTileBytes];
+  const int groups = (m + kSide - 1) / kSide;
+  const int chunks = (k + kStep - 1) / kStep;
+  for (int i = 0; i < groups * kSide; ++i) {
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const int64_t left = i < m ? k - chunk * kStep : 0;
+      const int64_t first = left < 0 ? 0 : left < kLanes ? left : kLanes;
+      const int64_t second = left < kStep ? left - first : kLanes;
+      const float* from = i < m ? p[i] + chunk * kStep : nullptr;
+      const F a = first > 0 ? LoadPart(from, first) : Zero();
+      const F b = second > 0 ? LoadPart(from + first, second) : Zero();
+      const __m512i high = Narrowed(a, b);
+      char(*to)[kTileBytes] = parts[i / kSide][chunk];
+      _mm512_store_si512(to[0] + i % kSide * 64, high);
+      _mm512_store_si512(to[1] + i % kSide * 64,
+                         Narrowed(Left(a, _mm512_castsi512_si256(high)),
+                                  Left(b, _mm512_extracti64x4_epi64(high, 1))));
+    }
+  }
+  Configure(kSide, kSide);
+  for (int64_t c = 0; c < n; c += kStep) {
+    const int64_t columns = n - c < kStep ? n - c : kStep;
+    alignas(64) char pairs[kChunks][2][kTileBytes];
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      PairRows(w + chunk * kStep, k - chunk * kStep, c, columns, pairs[chunk][0]);
+    }
+    Settle();
+    for (int group = 0; group < groups; ++group) {
+      _tile_zero(0);
+      _tile_zero(1);
+      for (int chunk = 0; chunk < chunks; ++chunk) {
+        _tile_loadd(6, pairs[chunk][0], 64);
+        _tile_loadd(7, pairs[chunk][1], 64);
+        _tile_loadd(4, parts[group][chunk][0], 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, parts[group][chunk][1], 64);
+        _tile_dpbf16ps(0, 5, 6);
+        _tile_dpbf16ps(1, 5, 7);
+      }
+      alignas(64) float sums[2][kSide][kSide];
+      _tile_stored(0, sums[0], 64);
+      _tile_stored(1, sums[1], 64);
+      const int first = group * kSide;
+      AddSums(sums, scale ? scale + first : nullptr, m - first < kSide ? m - first : kSide, c,
+              columns, out + first);
+    }
+  }
+}
+
+constexpr Tiles kTiles = {.pack = Pack,
+                          .dot = DotPacked,
+                          .pack_split = PackSplit,
+                          .dot_split = DotSplit,
+                          .mix_split = MixSplit};
+static_assert(kSplitRows / kSide < kManyPanels);
 
 }  // namespace
 
