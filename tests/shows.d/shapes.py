@@ -3,6 +3,7 @@ them means anything. Made once under build/shows, whole directories that transfo
 
 import itertools
 import json
+import math
 import os
 import string
 import struct
@@ -125,26 +126,37 @@ def tensors_of(name, layers):
     return list(with_ends(config, CONFIGS[name][0](config), layers))
 
 
-def noise():
+def bytes_of_step(name, layers):
+    """That one token reads: all but experts it does not choose, and of the embedding a row."""
+    config = config_of(name, layers)
+    total = config.get("n_routed_experts") or config["num_experts"]
+    sizes = {name: 2 * math.prod(shape) for name, shape in tensors_of(name, layers)}
+    del sizes["model.embed_tokens.weight"]
+    routed = sum(size for name, size in sizes.items() if ".mlp.experts." in name)
+    return sum(sizes.values()) - routed + routed * config["num_experts_per_tok"] / total
+
+
+def noise(size):
     """Cut at another place for every tensor, one block of it is enough."""
-    made = (numpy.random.default_rng(7).standard_normal(1 << 24, dtype=numpy.float32) * 0.02).view(numpy.uint32) >> 16
+    made = (numpy.random.default_rng(7).standard_normal(1 << 24, dtype=numpy.float32) * size).view(numpy.uint32) >> 16
     return made.astype(numpy.uint16)
 
 
 def write(path, shapes, salt=0):
-    """Random BF16 tensors of these names and shapes; those of norms are ones, and rows of the head that must not win zeros."""
+    """Random BF16 tensors of these names and shapes; those of norms are ones, and rows of the head that must not win zeros.
+    Embeddings are large beside what layers add: otherwise each greedy text soon repeats one word, and a batch the same experts."""
     header, end = {}, 0
     for name, shape in shapes:
-        size = 2 * int(numpy.prod(shape))
+        size = 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    block = noise()
+    blocks = {size: noise(size) for size in (0.02, 1.0)}
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for i, (name, shape) in enumerate(shapes):
-            count = int(numpy.prod(shape))
+            count = math.prod(shape)
             if name.endswith("norm.weight"):
                 file.write(numpy.full(count, 0x3F80, numpy.uint16).tobytes())
                 continue
@@ -152,6 +164,7 @@ def write(path, shapes, salt=0):
                 zeros = FIRST_WORD * shape[1]
                 file.write(numpy.zeros(zeros, numpy.uint16).tobytes())
                 count -= zeros
+            block = blocks[1.0 if name == "model.embed_tokens.weight" else 0.02]
             # An odd start, so that rows do not repeat where the block does.
             start = ((i + salt) * 104729) % (len(block) // 2) | 1
             while count > 0:
