@@ -150,7 +150,7 @@ class LlamaServer(Child):
         self.port = int(self.ready[1])
 
     def stream(self, ids, max_tokens):
-        """How many tokens came, each time that some do: greedy, and never ended by the model."""
+        """The tokens that come each time that some do: greedy, and never ended by the model."""
         body = json.dumps({"prompt": ids, "n_predict": max_tokens, "stream": True, "return_tokens": True, "temperature": 0,
                            "ignore_eos": True, "cache_prompt": False}).encode()
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
@@ -166,7 +166,7 @@ class LlamaServer(Child):
                         event = json.loads(line[6:])
                         if event.get("stop"):
                             return
-                        yield len(event["tokens"])
+                        yield event["tokens"]
 
 
 class Transformers(Child):

@@ -1,5 +1,5 @@
 """For lines of tests/shows that compare speeds: what clients of a server see, measured the same way whoever serves. A side has
-`stream(ids, max_tokens)`, which yields how many tokens came each time that some do."""
+`stream(ids, max_tokens)`, which yields the tokens that come each time that some do."""
 
 import math
 import random
@@ -23,7 +23,7 @@ class Conclave:
     def stream(self, ids, max_tokens):
         for part in self.up.inference.Generate(request(ids, max_tokens)):
             if part.token_ids:
-                yield len(part.token_ids)
+                yield list(part.token_ids)
 
     def __enter__(self):
         return self
@@ -48,14 +48,15 @@ class Stream:
     def __init__(self, side, ids, max_tokens, at=None):
         self.side, self.ids, self.max_tokens = side, ids, max_tokens
         self.began = time.monotonic() if at is None else at
-        self.times, self.error = [], None  # a moment for each token
+        self.tokens, self.times, self.error = [], [], None  # a moment for each token
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
     def run(self):
         try:
             for tokens in self.side.stream(self.ids, self.max_tokens):
-                self.times += [time.monotonic()] * tokens
+                self.times += [time.monotonic()] * len(tokens)
+                self.tokens += tokens
         except Exception as error:  # pylint: disable=broad-except  # whatever a server does, the line has to say it
             self.error = error
 
@@ -71,6 +72,15 @@ class Stream:
 
 def at_once(side, prompts, max_tokens):
     return [stream.join() for stream in [Stream(side, ids, max_tokens) for ids in prompts]]
+
+
+def same_tokens(sides, prompts, count=8, prompt=32, tokens=16):
+    """The share of tokens, up to the first that differs, that two sides have the same: they are to compute the same model."""
+    same = 0
+    for ids in [prompts.make(prompt) for _ in range(count)]:
+        one, other = (at_once(side, [ids], tokens)[0].tokens for side in sides.values())
+        same += next((i for i in range(tokens) if one[i] != other[i]), tokens)
+    return same / count / tokens
 
 
 def decode_rate(side, prompts, batch, prompt=32, tokens=64):
