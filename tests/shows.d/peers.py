@@ -172,8 +172,10 @@ class LlamaServer(Child):
 class Transformers(Child):
     """A process that computes by PyTorch on the CPU."""
 
-    def __init__(self, checkpoint, threads):
-        command = [python(), pathlib.Path(__file__).with_name("transformers_peer.py"), checkpoint, threads]
+    WAYS = ("grouped_mm", "eager", "batched_mm")  # to compute experts
+
+    def __init__(self, checkpoint, threads, experts):
+        command = [python(), pathlib.Path(__file__).with_name("transformers_peer.py"), checkpoint, threads, experts]
         super().__init__("transformers", command, r"^ready (.*)$", stdin=subprocess.PIPE)
         self.version = self.ready[1]
 

@@ -1,7 +1,9 @@
 """For lines of tests/shows that compare speeds: what clients of a server see, measured the same way whoever serves. A side has
 `stream(ids, max_tokens)`, which yields the tokens that come each time that some do."""
 
+import contextlib
 import math
+import os
 import random
 import statistics
 import subprocess
@@ -150,43 +152,63 @@ def interval(values, level=0.95):
     return ordered[cut], ordered[-1 - cut]
 
 
-def busy(seconds=0.3):
-    """CPUs that compute, of the whole machine."""
-    def used():
-        with open("/proc/stat") as file:
-            numbers = list(map(int, file.readline().split()[1:9]))
-        return sum(numbers) - numbers[3] - numbers[4]
+def cpu_seconds():
+    """(of the whole machine, of this process and its descendants) since ever; what a dead child took is its parent's."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    with open("/proc/stat") as file:
+        spent = list(map(int, file.readline().split()[1:9]))
+    parents, own = {}, {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+                parents[int(entry)], own[int(entry)] = int(fields[1]), sum(map(int, fields[11:15]))
 
-    before, began = used(), time.monotonic()
-    time.sleep(seconds)
-    return (used() - before) / 100 / (time.monotonic() - began)
+    def ours(pid):
+        while pid and pid != os.getpid():
+            pid = parents.get(pid)
+        return pid == os.getpid()
+
+    return (sum(spent) - spent[3] - spent[4]) / ticks, sum(time for pid, time in own.items() if ours(pid)) / ticks
 
 
 class Quiet:
-    """Waits until nobody else computes, within a patience for each time; remembers how often that was in vain."""
+    """Measures while nobody else computes: waits for that, and measures again if it was disturbed, within a patience of so many
+    seconds for each figure; remembers how often that was in vain."""
 
-    def __init__(self, patience=60, limit=0.3):
-        self.patience, self.limit, self.times, self.vain = patience, limit, 0, 0
+    def __init__(self, patience=60, limit=0.15):
+        self.patience, self.limit, self.figures, self.vain = patience, limit, 0, 0
 
-    def wait(self):
-        self.times += 1
+    def others(self, call):
+        """What the call gives, and CPUs that others had meanwhile."""
+        began, before = time.monotonic(), cpu_seconds()
+        result = call()
+        after, took = cpu_seconds(), time.monotonic() - began
+        return result, (after[0] - before[0] - (after[1] - before[1])) / took
+
+    def measure(self, call):
+        self.figures += 1
         until = time.monotonic() + self.patience
-        while busy() > self.limit:
+        while True:
+            while time.monotonic() < until and self.others(lambda: time.sleep(0.5))[1] > self.limit:
+                pass
+            result, disturbance = self.others(call)
+            if disturbance <= self.limit:
+                return result
             if time.monotonic() > until:
                 self.vain += 1
-                return
+                return result
 
 
-def in_turn(sides, measured, rounds=ROUNDS, quiet=None):
-    """{side: a value of each round}, sides in turn, and first those that were second; a round before them is for warmth."""
+def in_turn(sides, measured, quiet, rounds=ROUNDS):
+    """{side: a value of each round}, of `measured(side, round)`; sides in turn, and first those that were second. A round before
+    them is for warmth."""
     values = {name: [] for name in sides}
-    for turn in range(rounds + 1):
+    for side in sides.values():
+        measured(side, 0)
+    for turn in range(1, rounds + 1):
         for name in sorted(sides, reverse=turn % 2 == 1):
-            if quiet is not None:
-                quiet.wait()
-            value = measured(sides[name])
-            if turn:
-                values[name].append(value)
+            values[name].append(quiet.measure(lambda: measured(sides[name], turn)))
     return values
 
 

@@ -1,5 +1,6 @@
-"""A checkpoint computed by transformers on PyTorch's CPU, for tests/shows.d/peers.py: CHECKPOINT THREADS as arguments, then a
-line for each question on standard input, and its seconds as a line. Runs in the peers' environment."""
+"""A checkpoint computed by transformers on PyTorch's CPU, for tests/shows.d/peers.py. Arguments: CHECKPOINT THREADS EXPERTS, the
+last one saying how experts are computed; then a line for each question on standard input, and its seconds as a line. Runs in the
+peers' environment."""
 
 import random
 import sys
@@ -8,12 +9,12 @@ import time
 import torch
 import transformers
 
-checkpoint, threads = sys.argv[1], int(sys.argv[2])
+checkpoint, threads, experts = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(threads)
 torch.set_grad_enabled(False)
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16)
+model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, experts_implementation=experts)
 model.eval()
 vocab = model.config.vocab_size
 chance = random.Random(1)
