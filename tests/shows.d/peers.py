@@ -28,9 +28,14 @@ BUILD = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=
          "-DLLAMA_OPENSSL=OFF"]
 
 
-# The intrinsic of GCC 12 names 8 bytes of the tiles' configuration as read, so the others are never written and AMX faults.
-MENDED = ("ggml/src/ggml-cpu/amx/mmq.cpp", "    _tile_loadconfig(&tc);",
-          '    __asm__ volatile("" : : "m"(tc));\n    _tile_loadconfig(&tc);')
+# (file, what it says, what it has to say)
+MENDS = [
+    # The intrinsic of GCC 12 names 8 bytes of the tiles' configuration as read, so the others are never written and AMX faults.
+    ("ggml/src/ggml-cpu/amx/mmq.cpp", "    _tile_loadconfig(&tc);",
+     '    __asm__ volatile("" : : "m"(tc));\n    _tile_loadconfig(&tc);'),
+    # It knows DeepSeek-V2-Lite by its number of layers, and ours has fewer.
+    ("src/models/deepseek2.cpp", "is_lite = (hparams.n_layer() == 27", "is_lite = (hparams.n_layer() <= 27"),
+]
 
 
 def run(what, *command, **options):
@@ -56,9 +61,11 @@ def sources():
     shutil.rmtree(unpacked, ignore_errors=True)
     with tarfile.open(next(PEERS.glob("llama_cpp_python-*.tar.gz"))) as archive:
         archive.extractall(unpacked)
-    file, was, mended = MENDED
-    file = unpacked / SOURCES.relative_to(PEERS) / file
-    file.write_text(file.read_text().replace(was, mended))
+    for name, was, mended in MENDS:
+        file = unpacked / SOURCES.relative_to(PEERS) / name
+        text = file.read_text()
+        assert was in text, f"{name} of llama.cpp is another than was mended"
+        file.write_text(text.replace(was, mended))
     os.rename(unpacked / SOURCES.relative_to(PEERS).parts[0], PEERS / SOURCES.relative_to(PEERS).parts[0])
 
 
