@@ -179,7 +179,7 @@ class LlamaServer(Child):
 class Transformers(Child):
     """A process that computes by PyTorch on the CPU."""
 
-    WAYS = ("grouped_mm", "eager", "batched_mm")  # to compute experts
+    WAYS = ("eager", "grouped_mm")  # to compute experts; "batched_mm" copies an expert for each row, more than there is memory
 
     def __init__(self, checkpoint, threads, experts):
         command = [python(), pathlib.Path(__file__).with_name("transformers_peer.py"), checkpoint, threads, experts]
