@@ -101,7 +101,7 @@ def prefill_rate(side, prompts, length):
     return length / stream.first_token()
 
 
-def capacity(side, prompts, shape, clients=16, each=3):
+def capacity(side, prompts, shape, clients=16, each=2):
     """Requests/s of a closed loop; `shape` is (prompt, tokens)."""
     work = [[prompts.make(shape[0]) for _ in range(each)] for _ in range(clients)]
     errors = []
