@@ -67,6 +67,7 @@ def sources():
         assert was in text, f"{name} of llama.cpp is another than was mended"
         file.write_text(text.replace(was, mended))
     os.rename(unpacked / SOURCES.relative_to(PEERS).parts[0], PEERS / SOURCES.relative_to(PEERS).parts[0])
+    unpacked.rmdir()
 
 
 def llama_server():
