@@ -23,17 +23,22 @@ PACKAGES = ["grpcio", "grpcio-tools", "grpcio-health-checking", "grpcio-reflecti
             "transformers"]
 
 
+def make_environment(environment, packages):
+    """A virtual environment with these packages from PyPI, made once; its Python."""
+    done = environment / "done"
+    if not done.exists() or done.read_text() != str(packages):
+        print("making an environment:", *packages, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+        subprocess.run([environment / "bin/pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
+        done.write_text(str(packages))
+    return environment / "bin/python"
+
+
 def enter_environment():
     environment = WORK / "venv"
     if pathlib.Path(sys.prefix) == environment:
         return
-    done = environment / "done"
-    if not done.exists() or done.read_text() != str(PACKAGES):
-        print("making the client's environment:", *PACKAGES, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
-        subprocess.run([environment / "bin/pip", "install", "-q", "--disable-pip-version-check", *PACKAGES], check=True)
-        done.write_text(str(PACKAGES))
-    python = environment / "bin/python"
+    python = make_environment(environment, PACKAGES)
     os.execv(python, [python, *sys.argv])
 
 
