@@ -156,6 +156,62 @@ TEST_P(Attention, LooksAtNothingBeyondARowsOwnPosition) {
   EXPECT_TRUE(std::isnan(out.at(0, 0)));
 }
 
+TEST_P(Attention, HeadsAsWideAsTheyMayBeEqualTheReference) {
+  // The widest that fit a task's memory as tiles, and wider; with many heads a task takes a few.
+  for (const int32_t key_dim : {kMaxHeadDim, kMaxHeadDim + 4}) {
+    const AttentionShape shape = {.heads = 2,
+                                  .kv_heads = 1,
+                                  .key_dim = key_dim,
+                                  .value_dim = 16,
+                                  .value_offset = 0,
+                                  .scale = 0.01f};
+    Fill(key_dim);
+    Expect(shape, Places(0, 68, 2));
+  }
+  const AttentionShape many = {.heads = 16,
+                               .kv_heads = 16,
+                               .key_dim = 272,
+                               .value_dim = 4,
+                               .value_offset = 16 * 272,
+                               .scale = 0.04f};
+  Fill(16 * (272 + 4));
+  Expect(many, Places(0, 60, 6) + Places(1, 3, 1));
+}
+
+TEST_P(Attention, AValueThatIsNotFiniteIsSeenOnlyByThoseWhoSeeIt) {
+  AttentionShape shape = {.heads = 4,
+                          .kv_heads = 2,
+                          .key_dim = 8,
+                          .value_dim = 8,
+                          .key_offset = 0,
+                          .value_offset = 16,
+                          .scale = 0.3f};
+  for (const int32_t window : {0, 6}) {
+    shape.window = window;
+    Fill(32);
+    Batch poison(1, 32);
+    for (int64_t c = 0; c < 32; ++c) poison.at(0, c) = INFINITY;
+    device_->StoreKv(poison.rows().Columns(16, 16), {Places(0, 70, 1), tables_}, 16, cache_);
+    const std::vector<RowPlace> places = Places(0, 65, 15);
+    const Batch q(15, 32, 3, 1.0);
+    Batch together(15, 32);
+    device_->Attention(q.rows(), shape, {places, tables_}, cache_, together.rows());
+    for (int64_t r = 0; r < 15; ++r) {
+      SCOPED_TRACE(r);
+      Batch alone(1, 32);
+      const std::vector<RowPlace> place = {places[static_cast<size_t>(r)]};
+      device_->Attention(q.Part(r, 1), shape, {place, tables_}, cache_, alone.rows());
+      const bool sees = r >= 5 && (window == 0 || r < 5 + window);
+      for (int64_t c = 0; c < 32; ++c) {
+        EXPECT_EQ(std::isfinite(together.at(r, c)), !sees);
+        if (!sees) {
+          EXPECT_EQ(together.at(r, c), alone.at(0, c));
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Attention, InAWindowEqualsTheReference) {
   AttentionShape shape = {.heads = 6,
                           .kv_heads = 2,

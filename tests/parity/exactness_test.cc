@@ -11,6 +11,7 @@ namespace {
 class Exactness : public testing::TestWithParam<LevelCase> {
  protected:
   static constexpr int64_t kRows = 131;
+  static constexpr int64_t kManyRows = 290;  // more than one task of tiles
 
   // Calls body(device, first, count) so that all rows are covered: at once and in batches, with 1,
   // 2 and 4 threads. Each call must write the rows of `out` it covers; all outcomes must be equal.
@@ -46,6 +47,37 @@ TEST_P(Exactness, OfProducts) {
                         out.Part(first, count));
         });
       }
+    }
+  }
+}
+
+TEST_P(Exactness, OfManyRows) {
+  const int64_t dim = 72, ffn = 45;
+  const Matrix gate(ffn, dim, GetParam().activations, 1, 0.3),
+      up(ffn, dim, GetParam().activations, 2, 0.3), down(dim, ffn, GetParam().activations, 3, 0.3);
+  const FfnWeights expert = {gate.weight(), up.weight(), down.weight()};
+  const Batch x(kManyRows, dim, 4, 1.0);
+  const auto run = [&](Device& device, int64_t batch) {
+    Batch products(kManyRows, ffn), nets(kManyRows, dim);
+    for (int64_t first = 0; first < kManyRows; first += batch) {
+      const int64_t count = std::min(batch, kManyRows - first);
+      std::vector<int32_t> all(static_cast<size_t>(count));
+      for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
+      device.MatMul(x.Part(first, count), gate.weight(), {}, Inputs::kActivationType,
+                    products.Part(first, count));
+      const ExpertWork work[] = {{&expert, all, all}};
+      device.Experts(x.Part(first, count), work, nets.Part(first, count));
+    }
+    return std::pair(std::move(products), std::move(nets));
+  };
+  const auto expected = run(*devices_[0], 1);
+  // Scratch memory for a row or two: passes end between the rows of a panel.
+  const std::unique_ptr<Device> narrow = MakeDevice(GetParam(), 1, 1);
+  for (const int64_t batch : {17, 100, 256, 257, 290}) {
+    for (Device* device : {devices_[0].get(), devices_[1].get(), narrow.get()}) {
+      const auto [products, nets] = run(*device, batch);
+      EXPECT_TRUE(SameBits(expected.first, products)) << "in batches of " << batch;
+      EXPECT_TRUE(SameBits(expected.second, nets)) << "in batches of " << batch;
     }
   }
 }

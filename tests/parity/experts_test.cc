@@ -110,7 +110,8 @@ TEST_P(Experts, EqualTheReferenceForEveryExpertAndType) {
   for (const int64_t ffn : {1, 33, 70}) {
     for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
       SCOPED_TRACE(testing::Message() << "ffn " << ffn << " " << NameOf(type));
-      // Small scratch memory: the second expert's rows do not fit beside the first's.
+      // Small scratch memory: without tiles, the second expert's rows do not fit beside the
+      // first's.
       const std::unique_ptr<Device> device = MakeDevice(GetParam(), 2, 2);
       const Expert a(dim, ffn, type, 10), b(dim, ffn, type, 20), none(dim, ffn, type, 30);
       const Batch x(rows, dim, 7, 1.0);
@@ -202,6 +203,35 @@ TEST_P(Experts, MayHaveGateAndUpOfDifferentTypes) {
   for (int64_t c = 0; c < dim; ++c) {
     const Answer& answer = expected[static_cast<size_t>(c)];
     EXPECT_NEAR(out.at(0, c), answer.value, answer.tolerance);
+  }
+}
+
+TEST_P(Experts, MayHaveDownOfAnotherType) {
+  const std::unique_ptr<Device> device = MakeDevice(GetParam(), 2);
+  const int64_t dim = 40, ffn = 70, rows = 40;
+  Expert to_wide(dim, ffn, DType::kBF16, 10), to_narrow(dim, ffn, DType::kF32, 20);
+  to_wide.down = Matrix(dim, ffn, DType::kF32, 40, 0.3);
+  to_wide.weights.down = to_wide.down.weight();
+  to_narrow.down = Matrix(dim, ffn, DType::kBF16, 50, 0.3);
+  to_narrow.weights.down = to_narrow.down.weight();
+  const Batch x(rows, dim, 7, 1.0);
+  std::vector<int32_t> in(rows), wide_out, narrow_out;
+  std::iota(in.begin(), in.end(), 0);
+  for (int32_t r = 0; r < rows; ++r) {
+    wide_out.push_back(2 * r);
+    narrow_out.push_back(2 * r + 1);
+  }
+  const ExpertWork work[] = {{&to_wide.weights, in, wide_out},
+                             {&to_narrow.weights, in, narrow_out}};
+  Batch out(2 * rows, dim);
+  device->Experts(x.rows(), work, out.rows());
+  for (int64_t o = 0; o < 2 * rows; ++o) {
+    const std::vector<Answer> expected =
+        Reference(x, o / 2, o % 2 == 0 ? to_wide : to_narrow, dim, ffn);
+    for (int64_t c = 0; c < dim; ++c) {
+      const Answer& answer = expected[static_cast<size_t>(c)];
+      ASSERT_NEAR(out.at(o, c), answer.value, answer.tolerance) << o << "," << c;
+    }
   }
 }
 

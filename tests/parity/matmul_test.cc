@@ -50,6 +50,29 @@ TEST_P(MatMul, EqualsTheReferenceInEveryShapeAndType) {
   }
 }
 
+// Tasks, panels of rows and runs of columns at their ends.
+TEST_P(MatMul, EqualsTheReferenceForManyRows) {
+  for (const DType type : {DType::kBF16, DType::kF16}) {
+    for (const int64_t m : {64, 65, 80, 81, 255, 256, 257, 300}) {
+      for (const int64_t k : {128, 129, 257}) {
+        Expect(m, 3, k, type, Inputs::kActivationType, false);
+      }
+    }
+    Expect(300, 40, 33, type, Inputs::kActivationType, true);
+  }
+}
+
+TEST_P(MatMul, TakesRowsNarrowerThanAPackedOne) {
+  CpuDeviceOptions options;
+  options.level = GetParam().level;
+  options.threads = 1;
+  options.activation_type = GetParam().activations;
+  options.max_rows = 1;
+  options.max_columns = 3;
+  device_ = *MakeCpuDevice(options);
+  Expect(5, 4, 3, DType::kBF16, Inputs::kActivationType, false);
+}
+
 TEST_P(MatMul, TakesMoreRowsThanItsScratchMemoryHolds) {
   device_ = MakeDevice(GetParam(), 2, 1);  // room for 4096 elements at once
   Expect(33, 20, 1000, DType::kBF16, Inputs::kActivationType, true);

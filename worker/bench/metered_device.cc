@@ -21,12 +21,6 @@ MeteredDevice::Meter& MeteredDevice::Meter::operator+=(const Meter& other) {
   return *this;
 }
 
-MeteredDevice::Meter MeteredDevice::total() const {
-  Meter sum;
-  for (const Meter& meter : meters_) sum += meter;
-  return sum;
-}
-
 template <typename Call>
 void MeteredDevice::Time(Kind kind, Call call) {
   using Clock = std::chrono::steady_clock;
@@ -88,12 +82,14 @@ void MeteredDevice::CopyKv(KvLayer cache, int32_t from, int32_t to) {
 void MeteredDevice::Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places,
                               KvLayer cache, Rows out) {
   double positions = 0, pairs = 0;  // of the cache, once for each sequence; seen by all rows
+  int32_t first = 0;                // that a sequence's first row sees
   for (size_t r = 0; r < places.rows.size(); ++r) {
     const RowPlace& place = places.rows[r];
     const int32_t begin = shape.window > 0 ? std::max(0, place.position - shape.window + 1) : 0;
     pairs += place.position + 1 - begin;
     const bool last = r + 1 == places.rows.size() || places.rows[r + 1].sequence != place.sequence;
-    if (last) positions += place.position + 1;
+    if (r == 0 || places.rows[r - 1].sequence != place.sequence) first = begin;
+    if (last) positions += place.position + 1 - first;
   }
   meters_[kAttention].bytes +=
       positions * static_cast<double>(cache.width) * static_cast<double>(SizeOf(cache.type));

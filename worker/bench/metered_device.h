@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "worker/device/device.h"
 
@@ -20,7 +21,7 @@ class MeteredDevice final : public Device {
     double seconds = 0;
     double bytes = 0;
     double bf16_operations = 0;  // of BF16 by BF16, as the model's types are
-    double fp32_operations = 0;
+    double fp32_operations = 0;  // of attention, too, however a level makes it
     Meter& operator+=(const Meter& other);
   };
   using Meters = std::array<Meter, kKinds>;
@@ -28,7 +29,6 @@ class MeteredDevice final : public Device {
   explicit MeteredDevice(std::unique_ptr<Device> device) : device_(std::move(device)) {}
 
   const Meters& meters() const { return meters_; }
-  Meter total() const;
   void Reset() { meters_ = {}; }
 
   std::string numerics() const override { return device_->numerics(); }

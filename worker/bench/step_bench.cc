@@ -5,6 +5,7 @@
 // Each figure is the median of `runs`; batches, prompts and readings of the roof take turns.
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -57,8 +58,6 @@ class Ends final : public Link {
     }
   }
 };
-
-constexpr int kSpareTokens = 256;
 
 // What the machine permits, read between the runs.
 struct Roof {
@@ -123,13 +122,18 @@ class Bench {
     const uint64_t before = engine_->stats().prompt_tokens;
     const auto prompts = static_cast<uint64_t>(batch) * static_cast<uint64_t>(arguments_.context);
     // Those whose prompt is done first take tokens while the others' is.
-    for (int i = 0; i < batch; ++i) Submit(arguments_.context, arguments_.steps + kSpareTokens);
+    const int prompt_steps = batch * arguments_.context / arguments_.chunk + batch + 2;
+    for (int i = 0; i < batch; ++i) Submit(arguments_.context, arguments_.steps + prompt_steps);
     while (engine_->stats().prompt_tokens < before + prompts) Step();
     Step();
+    const uint64_t generated = engine_->stats().generated_tokens;
     Measure(figure, [&] {
       for (int i = 0; i < arguments_.steps; ++i) Step();
     });
     figure.tokens = batch * arguments_.steps;
+    if (engine_->stats().generated_tokens - generated != static_cast<uint64_t>(figure.tokens)) {
+      Fail("not all of a batch of " + std::to_string(batch) + " decoded in every step");
+    }
     for (int i = 0; i < batch; ++i)
       engine_->Cancel(link_.get(), last_id_ - static_cast<uint64_t>(i));
     Finish();

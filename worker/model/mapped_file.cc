@@ -103,7 +103,8 @@ absl::StatusOr<std::unique_ptr<const MappedFile>> MappedFile::Open(const std::st
       status = absl::ResourceExhaustedError(error());
     } else if (static_cast<uint64_t>(info.st_size) >= kHugeBytes) {
       // What is not in the page cache yet is read into huge pages, where the file system has them:
-      // weights stream as fast as from memory of our own. Without them it is no worse.
+      // weights stream as fast as from memory of our own. Up to two such pages more than is used
+      // are read at the ends of a run of weights.
       madvise(data, static_cast<size_t>(info.st_size), MADV_HUGEPAGE);
     }
   }

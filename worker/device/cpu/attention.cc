@@ -39,6 +39,17 @@ void Fetch(const char* data, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(data + at, 0, 2);
 }
 
+// BF16.
+bool AllFinite(const char* values, int64_t count) {
+  bool finite = true;
+  for (int64_t i = 0; i < count; ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, values + i * 2, sizeof bits);
+    finite = finite && (bits & 0x7F80) != 0x7F80;
+  }
+  return finite;
+}
+
 // Rotates one head; the two of a pair are `step` apart and pairs begin every `next` columns.
 void Rotate(const float* x, const float* cos, const float* sin, int32_t pairs, int32_t step,
             int32_t next, float* out) {
@@ -196,7 +207,7 @@ void CpuDevice::AttendTask(const AttentionCall& call, int64_t task, int thread) 
   char* scratch = static_cast<char*>(threads_.data()) + thread * kThreadBytes;
   float max[kTaskKvHeads][kAttentionPairs];
   float sum[kTaskKvHeads][kAttentionPairs];
-  const bool by_tiles = AttendsByTiles(call.cache);
+  const bool by_tiles = AttendsByTiles(call);
   AttentionTile tiles[kTaskKvHeads];  // of each kv head: what stays from tile to tile
   for (int64_t kv = first_kv; kv < last_kv; ++kv) {
     const int64_t i = kv - first_kv;
@@ -329,13 +340,14 @@ void CpuDevice::AttendTile(const AttentionCall& call, const AttentionTile& tile)
   }
 }
 
-bool CpuDevice::AttendsByTiles(const KvLayer& cache) const {
-  return kernels_.tiles != nullptr && cache.type == DType::kBF16;
+bool CpuDevice::AttendsByTiles(const AttentionCall& call) const {
+  return kernels_.tiles != nullptr && call.cache.type == DType::kBF16 &&
+         call.shape.key_dim <= kMaxHeadDim;
 }
 
 // Of all split queries of a task.
 int64_t CpuDevice::SplitBytes(const AttentionCall& call) const {
-  if (!AttendsByTiles(call.cache)) return 0;
+  if (!AttendsByTiles(call)) return 0;
   return 2 * call.kv_at_once * kAttentionPairs * cpu::PackedRowBytes(call.shape.key_dim);
 }
 
@@ -357,17 +369,13 @@ void CpuDevice::SplitQueries(const AttentionCall& call, const AttentionTile& til
 }
 
 // AttendTile by products of BF16, whose left operand is split: scores and values come within 2^-17
-// of the factors. What a pair does not see has a weight of zero, so all share one product.
+// of the factors. What a pair does not see has a weight of zero, so that all share one product;
+// where a value is not finite, only those that see the same do.
 void CpuDevice::AttendTileSplit(const AttentionCall& call, const AttentionTile& tile) {
   const AttentionShape& shape = call.shape;
   constexpr int64_t kElement = 2;
   const int64_t key_column = shape.key_offset + tile.kv_head * shape.key_dim;
   const int64_t value_column = shape.value_offset + tile.kv_head * shape.value_dim;
-  const void* values[cpu::kAttentionTile];
-  const int32_t seen = call.begin(tile.block.first) - tile.first;  // by none before it
-  for (int p = 0; p < tile.count; ++p) {
-    values[p] = p < seen ? nullptr : tile.cache[p] + value_column * kElement;
-  }
   // Runs of keys: as they lie where a block of the cache holds whole runs, else copies.
   const void* keys[cpu::kAttentionTile / cpu::kPanelRows];
   int64_t stride = call.cache.width * kElement;
@@ -394,19 +402,44 @@ void CpuDevice::AttendTileSplit(const AttentionCall& call, const AttentionTile& 
   }
   kernels_.tiles->dot_split(tile.high, tile.low, pairs, keys, stride, tile.count, shape.key_dim,
                             scores);
+  struct Seen {
+    int first, end;  // positions of the tile
+    bool operator==(const Seen&) const = default;
+  };
+  Seen seen[kAttentionPairs];
   for (int i = 0; i < pairs; ++i) {
     const int64_t row = tile.block.first + i / tile.heads;
-    const int first = std::max(call.begin(row) - tile.first, 0);
-    const int end = std::min(call.position(row) + 1 - tile.first, tile.count);
+    const int first = std::clamp(call.begin(row) - tile.first, 0, tile.count);
+    const int end = std::clamp(call.position(row) + 1 - tile.first, 0, tile.count);
+    seen[i] = {first, end};
     shrink[i] = 1.0f;
-    if (end <= 0 || first >= tile.count) {  // it ended in an earlier tile, or begins in a later
+    if (first >= end) {  // it ended in an earlier tile, or begins in a later
       std::fill_n(scores[i], cpu::kAttentionTile, 0.0f);
       continue;
     }
     std::fill_n(scores[i], first, -std::numeric_limits<float>::infinity());
     shrink[i] = kernels_.softmax_tile(scores[i], end, shape.scale, &tile.max[i], &tile.sum[i]);
   }
-  kernels_.tiles->mix_split(scores, pairs, values, tile.count, shape.value_dim, shrink, outputs);
+  // Pairs ascend in position: those that see the same are together.
+  const auto mix = [&](int begin, int end, Seen which) {
+    const void* values[cpu::kAttentionTile];
+    for (int p = 0; p < tile.count; ++p) {
+      const bool sees = p >= which.first && p < which.end;
+      values[p] = sees ? tile.cache[p] + value_column * kElement : nullptr;
+    }
+    kernels_.tiles->mix_split(scores + begin, end - begin, values, tile.count, shape.value_dim,
+                              shrink + begin, outputs + begin);
+  };
+  const Seen all = {seen[0].first, seen[pairs - 1].end};
+  bool finite = true;
+  for (int p = all.first; p < all.end && finite && seen[0] != seen[pairs - 1]; ++p) {
+    finite = AllFinite(tile.cache[p] + value_column * kElement, shape.value_dim);
+  }
+  if (finite) return mix(0, pairs, all);
+  for (int begin = 0, end = 0; begin < pairs; begin = end) {
+    while (end < pairs && seen[end] == seen[begin]) ++end;
+    mix(begin, end, seen[begin]);
+  }
 }
 
 }  // namespace conclave::worker

@@ -148,15 +148,15 @@ CpuDevice::CpuDevice(const CpuDeviceOptions& options, const char* level,
       level_(level),
       kernels_(kernels),
       type_(static_cast<int>(options.activation_type)),
-      task_rows_(kernels.tiles != nullptr ? kMostTaskRows : kTaskRows),
+      operand_bytes_(options.max_rows * std::max(int64_t{options.max_columns} * 4,
+                                                 cpu::PackedRowBytes(options.max_columns))),
       pool_({.threads = options.threads, .spin_us = options.spin_us}) {}
 
 absl::StatusOr<std::unique_ptr<Device>> CpuDevice::Create(const CpuDeviceOptions& options,
                                                           const char* level,
                                                           const cpu::Kernels& kernels) {
   std::unique_ptr<CpuDevice> device(new CpuDevice(options, level, kernels));
-  const size_t operand = static_cast<size_t>(options.max_rows) *
-                         static_cast<size_t>(options.max_columns) * sizeof(float);
+  const auto operand = static_cast<size_t>(device->operand_bytes_);
   const size_t threads = static_cast<size_t>(options.threads) * kThreadBytes;
   absl::StatusOr<Pages> input = Pages::Map(operand, "inputs of products");
   if (!input.ok()) return input.status();

@@ -84,6 +84,8 @@ class CpuDevice final : public Device {
   };
   bool MultipliesBf16(Weight weight) const;
   int64_t OperandRowBytes(int64_t cols, bool bf16) const;
+  // Of the batch in one task of a product of such operands.
+  int64_t TaskRows(bool bf16) const;
   // Rounds m <= kPanelRows rows into operand memory of their own.
   void RoundRows(const float* const* x, int64_t m, int64_t cols, bool bf16, void* out) const;
   cpu::Kernels::Dot DotFor(const Operand& x, Weight weight) const;
@@ -104,12 +106,12 @@ class CpuDevice final : public Device {
   struct ExpertItem;
   int64_t PackExperts(std::span<const ExpertWork> work, int64_t dim, size_t* next, int64_t* offset);
   void Activate(const FfnActivation& activation, float* gate, const float* up, int64_t count) const;
-  int64_t Tasks(int64_t rows, int64_t columns) const;
+  int64_t Tasks(int64_t rows, int64_t columns, bool bf16) const;
   void PackInputs(const ExpertItem& item, int64_t row, ConstRows x);
-  void GateUp(const ExpertItem& item, int64_t first, int64_t row, int thread);
+  void GateUp(const ExpertItem& item, int64_t first, int64_t row_task, int thread);
   void StoreHidden(const ExpertItem& item, int64_t row, int64_t rows, int64_t first, int64_t count,
                    const float* const* values);
-  void Down(const ExpertItem& item, int64_t first, int64_t row, Rows out);
+  void Down(const ExpertItem& item, int64_t first, int64_t row_task, Rows out);
 
   struct RowBlock;
   struct AttentionCall;
@@ -118,7 +120,7 @@ class CpuDevice final : public Device {
   void AttendTask(const AttentionCall& call, int64_t task, int thread);
   static void StartSums(const AttentionCall& call, const AttentionTile& tile);
   void AttendTile(const AttentionCall& call, const AttentionTile& tile);
-  bool AttendsByTiles(const KvLayer& cache) const;
+  bool AttendsByTiles(const AttentionCall& call) const;
   int64_t SplitBytes(const AttentionCall& call) const;
   void SplitQueries(const AttentionCall& call, const AttentionTile& tile);
   void AttendTileSplit(const AttentionCall& call, const AttentionTile& tile);
@@ -131,11 +133,12 @@ class CpuDevice final : public Device {
   const CpuDeviceOptions options_;
   const char* const level_;
   const cpu::Kernels& kernels_;
-  const int type_;           // of activations, as the kernels' tables are indexed
-  const int64_t task_rows_;  // of the batch in one task of a product
+  const int type_;  // of activations, as the kernels' tables are indexed
+  // Bytes of input_, and of hidden_: max_rows operands of max_columns, in whatever form.
+  const int64_t operand_bytes_;
   ThreadPool pool_;
 
-  Pages input_;    // operands of the current product: max_rows * max_columns floats
+  Pages input_;    // operands of the current product
   Pages hidden_;   // of the experts' second product: as many
   Pages threads_;  // kThreadBytes for each thread
   std::vector<ExpertItem> items_;
@@ -162,6 +165,11 @@ inline constexpr int64_t kResultBytes = 128 << 10;
 inline constexpr int64_t kQueryBytes = 1 << 20;  // of a task, split
 inline constexpr int64_t kKeyBytes = 512 << 10;  // of a tile of positions
 inline constexpr int64_t kThreadBytes = kResultBytes + kQueryBytes + kKeyBytes;
+static_assert(2 * kMostTaskRows * kTaskColumns * 4 <= kResultBytes);
+static_assert(kAttentionPairs * cpu::kAttentionTile * 4 <= kResultBytes);
+static_assert(2 * kAttentionPairs * cpu::PackedRowBytes(kMaxHeadDim) <= kQueryBytes);
+static_assert(int64_t{cpu::kAttentionTile} * kMaxHeadDim * 2 <= kKeyBytes);
+static_assert(kAttentionPairs <= cpu::kSplitRows);
 // Floats touched below which a second thread costs more than it brings.
 inline constexpr int64_t kWorthAThread = 16 << 10;
 

@@ -14,8 +14,8 @@ int64_t Over(int64_t count, int64_t each) { return (count + each - 1) / each; }
 
 }  // namespace
 
-int64_t CpuDevice::Tasks(int64_t rows, int64_t columns) const {
-  return Over(rows, task_rows_) * Over(columns, kTaskColumns);
+int64_t CpuDevice::Tasks(int64_t rows, int64_t columns, bool bf16) const {
+  return Over(rows, TaskRows(bf16)) * Over(columns, kTaskColumns);
 }
 
 // Gate and up share their input.
@@ -27,7 +27,6 @@ bool CpuDevice::GateUpInBf16(const FfnWeights& weights) const {
 // both on.
 int64_t CpuDevice::PackExperts(std::span<const ExpertWork> work, int64_t dim, size_t* next,
                                int64_t* offset) {
-  const int64_t room = int64_t{options_.max_rows} * options_.max_columns * 4;
   int64_t count = 0, panels = 0, input = 0, hidden = 0, gate_up = 0, down = 0;
   while (*next < work.size() && count < kMaxExpertItems) {
     const ExpertWork& from = work[*next];
@@ -42,7 +41,8 @@ int64_t CpuDevice::PackExperts(std::span<const ExpertWork> work, int64_t dim, si
     CONCLAVE_CHECK(std::max(dim, ffn) <= options_.max_columns);
     const int64_t input_row = OperandRowBytes(dim, GateUpInBf16(w));
     const int64_t hidden_row = OperandRowBytes(ffn, MultipliesBf16(w.down));
-    const int64_t fit = std::min((room - input) / input_row, (room - hidden) / hidden_row);
+    const int64_t fit =
+        std::min((operand_bytes_ - input) / input_row, (operand_bytes_ - hidden) / hidden_row);
     const int64_t left = static_cast<int64_t>(from.inputs.size()) - *offset;
     const int64_t taken = std::min(left, fit);
     if (taken < left && count > 0) break;  // the next pass has more room
@@ -61,8 +61,8 @@ int64_t CpuDevice::PackExperts(std::span<const ExpertWork> work, int64_t dim, si
       panels += Over(taken, cpu::kPanelRows);
       input += taken * input_row;
       hidden += taken * hidden_row;
-      gate_up += Tasks(taken, ffn);
-      down += Tasks(taken, w.down.rows);
+      gate_up += Tasks(taken, ffn, GateUpInBf16(w));
+      down += Tasks(taken, w.down.rows, MultipliesBf16(w.down));
     }
     *offset += taken;
     if (taken < left) break;
@@ -99,13 +99,13 @@ void CpuDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out)
       const ExpertItem& item = find(task, &ExpertItem::gate_up_task);
       const int64_t column_tasks = Over(item.weights->gate.rows, kTaskColumns);
       const int64_t own = task - item.gate_up_task;
-      GateUp(item, own % column_tasks * kTaskColumns, own / column_tasks * task_rows_, thread);
+      GateUp(item, own % column_tasks * kTaskColumns, own / column_tasks, thread);
     });
     pool_.For(end.down_task, [&](int, int64_t task) {
       const ExpertItem& item = find(task, &ExpertItem::down_task);
       const int64_t column_tasks = Over(item.weights->down.rows, kTaskColumns);
       const int64_t own = task - item.down_task;
-      Down(item, own % column_tasks * kTaskColumns, own / column_tasks * task_rows_, out);
+      Down(item, own % column_tasks * kTaskColumns, own / column_tasks, out);
     });
   }
 }
@@ -136,9 +136,10 @@ void CpuDevice::Activate(const FfnActivation& activation, float* gate, const flo
 }
 
 // hidden[row .., first ..] = round(activation(x gate^T, x up^T)) for one task's rows and columns.
-void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row, int thread) {
+void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row_task, int thread) {
   const FfnWeights& w = *item.weights;
-  const int64_t rows = std::min(task_rows_, item.rows - row);
+  const int64_t row = row_task * TaskRows(GateUpInBf16(w));
+  const int64_t rows = std::min(TaskRows(GateUpInBf16(w)), item.rows - row);
   const int64_t columns = std::min(kTaskColumns, w.gate.rows - first);
   const bool in_bf16 = GateUpInBf16(w);
   const Operand x{static_cast<const char*>(input_.data()) + item.input_byte,
@@ -181,10 +182,11 @@ void CpuDevice::StoreHidden(const ExpertItem& item, int64_t row, int64_t rows, i
 }
 
 // out[outputs[row ..], first ..] = round(hidden down^T) for one task's rows and columns.
-void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row, Rows out) {
+void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row_task, Rows out) {
   const Weight& down = item.weights->down;
   CONCLAVE_CHECK(down.rows == out.cols);
-  const int64_t rows = std::min(task_rows_, item.rows - row);
+  const int64_t row = row_task * TaskRows(MultipliesBf16(down));
+  const int64_t rows = std::min(TaskRows(MultipliesBf16(down)), item.rows - row);
   const int64_t columns = std::min(kTaskColumns, down.rows - first);
   const bool bf16 = MultipliesBf16(down);
   const Operand hidden{static_cast<const char*>(hidden_.data()) + item.hidden_byte,

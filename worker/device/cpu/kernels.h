@@ -4,7 +4,8 @@
 //
 // Every output is computed in an order that depends on its own length alone: sums run over vectors
 // of the level's width in ascending order, the last one padded with zeros, and end in one fixed
-// tree over the lanes, in every tile shape.
+// tree over the lanes, in every tile shape. What is multiplied by `Tiles` has an order of its own,
+// told where it is written.
 //
 // Only this header, <cstdint> and intrinsics are included where a level is compiled: an inline
 // function of anybody else's compiled there could be the copy the linker keeps, and would then run

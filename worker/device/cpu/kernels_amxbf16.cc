@@ -4,7 +4,7 @@
 //
 // Of every output the even and the odd ones of 32 columns are summed apart, in ascending order,
 // then their sum is added to that of the columns before: the instruction's own order, the same in
-// every shape.
+// every shape. Of rows that are split, all that is high comes before all that is low.
 
 #include "worker/device/cpu/simd_avx512.h"
 // The vectors come first: the kernels are written over them.
@@ -32,8 +32,8 @@ struct alignas(64) TileConfig {
   uint8_t rows[16];
 };
 
-// The rows in both panels that the tiles of this thread are set for. Setting them costs as much as
-// a few products.
+// The rows in both panels that the tiles of this thread are set for: nobody else sets tiles in a
+// thread that computes. Setting them costs as much as a few products.
 thread_local int configured = -1;
 
 void Configure(int m0, int m1) {
@@ -51,8 +51,8 @@ void Configure(int m0, int m1) {
   asm volatile("ldtilecfg %0" ::"m"(config));
 }
 
-// What was written before is in memory before tiles are loaded: their intrinsics do not say that
-// they read it.
+// What was written before is in memory before tiles are loaded, and what is written after them
+// comes after: their intrinsics do not say that they read memory.
 inline void Settle() { asm volatile("" ::: "memory"); }
 
 // 16 rows of w, fewer at its end.
@@ -153,6 +153,7 @@ inline void AddPart(const Panel* x, const char* Panel::*part, const WeightTile* 
     }
     Settle();
     MultiplyTiles<kTiles, kPair>(next_x, from_w, 1);
+    Settle();
   }
 }
 
@@ -290,7 +291,7 @@ int Panels(const void* x, const void* low, int m, int64_t k, Panel* panels) {
   return count;
 }
 
-// The rows of w from j on, in runs of kSide that begin where run(i) says.
+// The n rows of w, in runs of kSide that begin where run(i) says.
 template <typename Run>
 void DotRuns(const Panel* panels, int count, Run run, int64_t stride, int n, int64_t k,
              float* const* out) {

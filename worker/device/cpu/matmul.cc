@@ -18,6 +18,10 @@ int64_t CpuDevice::OperandRowBytes(int64_t cols, bool bf16) const {
   return kernels_.tiles != nullptr ? cpu::PackedRowBytes(cols) : cols * 2;
 }
 
+int64_t CpuDevice::TaskRows(bool bf16) const {
+  return bf16 && kernels_.tiles != nullptr ? kMostTaskRows : kTaskRows;
+}
+
 void CpuDevice::RoundRows(const float* const* x, int64_t m, int64_t cols, bool bf16,
                           void* out) const {
   if (bf16 && kernels_.tiles != nullptr) {
@@ -61,7 +65,7 @@ CpuDevice::Operand CpuDevice::Prepare(ConstRows x, int64_t first, int64_t count,
 
 void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight,
                         int64_t first, int64_t count, float* const* out) const {
-  CONCLAVE_CHECK(rows <= task_rows_ && count <= kTaskColumns);
+  CONCLAVE_CHECK(rows <= TaskRows(x.bf16) && count <= kTaskColumns);
   if (x.bf16 && kernels_.tiles != nullptr) {
     const Weight slice = weight.Slice(first, count);
     return kernels_.tiles->dot(x.row(x_first), static_cast<int>(rows), slice.data, weight.cols * 2,
@@ -89,18 +93,18 @@ void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, R
   CONCLAVE_CHECK(x.cols == weight.cols && out.cols == weight.rows && out.rows == x.rows);
   CONCLAVE_CHECK(!bias || bias.rows * bias.cols == weight.rows);
   const int64_t row_bytes = std::max(OperandRowBytes(x.cols, false), OperandRowBytes(x.cols, true));
-  const int64_t at_once =
-      int64_t{options_.max_rows} * options_.max_columns * 4 / std::max<int64_t>(1, row_bytes);
+  const int64_t at_once = operand_bytes_ / std::max<int64_t>(1, row_bytes);
   CONCLAVE_CHECK(at_once >= 1);
   for (int64_t begin = 0; begin < x.rows; begin += at_once) {
     const int64_t rows = std::min(at_once, x.rows - begin);
     const Operand operand = Prepare(x, begin, rows, weight, inputs);
-    const int64_t row_tasks = (rows + task_rows_ - 1) / task_rows_;
+    const int64_t task_rows = TaskRows(operand.bf16);
+    const int64_t row_tasks = (rows + task_rows - 1) / task_rows;
     const int64_t column_tasks = (weight.rows + kTaskColumns - 1) / kTaskColumns;
     pool_.For(row_tasks * column_tasks, [&](int, int64_t task) {
-      const int64_t row = task / column_tasks * task_rows_;
+      const int64_t row = task / column_tasks * task_rows;
       const int64_t column = task % column_tasks * kTaskColumns;
-      const int64_t m = std::min(task_rows_, rows - row);
+      const int64_t m = std::min(task_rows, rows - row);
       const int64_t n = std::min(kTaskColumns, weight.rows - column);
       float* results[kMostTaskRows];
       for (int64_t i = 0; i < m; ++i) results[i] = out.row(begin + row + i) + column;
@@ -121,22 +125,22 @@ void CpuDevice::MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shap
   CONCLAVE_CHECK(shape.transposed || shape.in_dim <= kMaxHeadDim);
   const int64_t per_task = shape.transposed ? kTaskColumns : kMixColumns;
   const int64_t column_tasks = (shape.out_dim + per_task - 1) / per_task;
-  const int64_t row_tasks = (x.rows + task_rows_ - 1) / task_rows_;
+  const int64_t row_tasks = (x.rows + kTaskRows - 1) / kTaskRows;
   const Operand operand = Prepare(x, 0, x.rows, weight, Inputs::kFloat);
   pool_.For(shape.heads * column_tasks * row_tasks, [&](int, int64_t task) {
-    const int64_t row = task % row_tasks * task_rows_;
+    const int64_t row = task % row_tasks * kTaskRows;
     const int64_t column = task / row_tasks % column_tasks * per_task;
     const int64_t head = task / row_tasks / column_tasks;
-    const int64_t m = std::min(task_rows_, x.rows - row);
+    const int64_t m = std::min(kTaskRows, x.rows - row);
     const int64_t n = std::min(per_task, shape.out_dim - column);
     const Weight own = weight.Slice(head * shape.head_stride + shape.first, w_rows);
     Operand in = operand;
     in.data += head * shape.in_stride * static_cast<int64_t>(sizeof(float));
-    float* results[kMostTaskRows];
+    float* results[kTaskRows];
     for (int64_t i = 0; i < m; ++i)
       results[i] = out.row(row + i) + head * shape.out_stride + column;
     if (shape.transposed) return DotRows(in, row, m, own, column, n, results);
-    const float* factors[kMostTaskRows];
+    const float* factors[kTaskRows];
     const void* mixed[kMaxHeadDim];
     for (int64_t i = 0; i < m; ++i) factors[i] = static_cast<const float*>(in.row(row + i));
     for (int64_t k = 0; k < w_rows; ++k) {
