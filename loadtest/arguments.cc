@@ -238,6 +238,8 @@ void Bind(Flags& flags, Arguments& arguments) {
   services::Credentials::AddClientFlags(flags, arguments.credentials);
   flags.Add({"strict", &arguments.strict, "", "fail on any status but OK"});
   flags.Add({"html", &arguments.html, "FILE", "also write a page with tables and plots"});
+  flags.Add({"samples", &arguments.samples, "FILE",
+             "also write what each request saw, a line of JSON each (see loadtest/samples.h)"});
   flags.Add({"json", &arguments.json, "", "print one JSON document"});
 }
 

@@ -51,6 +51,7 @@ struct Arguments {
   std::string scenario;
   std::vector<std::string> values;  // NAME=VALUE
   std::string html;                 // where to write it
+  std::string samples;              // likewise
   bool json = false;
   bool strict = false;
 };
