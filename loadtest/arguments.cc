@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "loadtest/arrivals.h"
 #include "loadtest/scenario.h"
+#include "loadtest/text.h"
 #include "services/address.h"
 #include "worker/status.h"
 
@@ -17,18 +18,15 @@ namespace {
 
 using services::Flags;
 
-constexpr double kMostRequests = 10'000'000;
-constexpr double kMostPerSecond = 1e6;
-constexpr double kLongestRun = 7 * 86400;  // seconds
-constexpr double kMostMilliseconds = 1e9;
+using Limits = Arguments::Limits;
 
 void BindArrivals(Flags& flags, Arguments& arguments) {
   Options& o = arguments.options;
   flags.Add({"rate", &o.rate, "PER_SECOND", "open loop: arrivals, which never wait for answers", 0,
-             kMostPerSecond});
+             Limits::kPerSecond});
   flags.AddOptional({"rate-end", &arguments.rate_end, "PER_SECOND",
                      "with --rate and --duration: the rate moves to this one in a straight line", 0,
-                     kMostPerSecond});
+                     Limits::kPerSecond});
   flags.Add({"arrival-cv", &o.variation, "CV",
              "coefficient of variation of the gaps between arrivals, which are gamma distributed: "
              "1 is a Poisson process, 0 an even beat, above 1 comes in bursts",
@@ -36,7 +34,8 @@ void BindArrivals(Flags& flags, Arguments& arguments) {
   flags.Add({"trace", &arguments.trace, "FILE",
              "open loop: arrivals and lengths as recorded, in the format of Azure's LLM traces "
              "(CSV) or Mooncake's (JSON lines)"});
-  flags.Add({"trace-speed", &o.trace_speed, "FACTOR", "so many times as fast", 1e-3, 1e3});
+  flags.Add({"trace-speed", &o.trace_speed, "FACTOR", "so many times as fast",
+             1 / Limits::kTraceSpeed, Limits::kTraceSpeed});
   flags.Add(
       {"scenario", &arguments.scenario, "FILE",
        "open loop: phases of a rate and a mix each, and commands run at their time (JSON; see "
@@ -47,11 +46,11 @@ void BindArrivals(Flags& flags, Arguments& arguments) {
       {"concurrency", &o.concurrency, "N",
        "closed loop, without --rate, --trace and --scenario: so many streams, one request after "
        "the other",
-       1, 1e5});
-  flags.Add({"requests", &o.requests, "N", "end after so many", 0, kMostRequests});
-  flags.Add({"duration", &arguments.duration, "S", "end after so long", 0, kLongestRun});
+       1, Limits::kConcurrency});
+  flags.Add({"requests", &o.requests, "N", "end after so many", 0, Limits::kRequests});
+  flags.Add({"duration", &arguments.duration, "S", "end after so long", 0, Limits::kDuration});
   flags.Add({"max-in-flight", &o.in_flight_limit, "N",
-             "open streams; an arrival beyond that is reported as not sent", 1, 1e6});
+             "open streams; an arrival beyond that is reported as not sent", 1, Limits::kInFlight});
 }
 
 void BindRequests(Flags& flags, Arguments& arguments) {
@@ -67,7 +66,7 @@ void BindRequests(Flags& flags, Arguments& arguments) {
   flags.Add({"output-lengths", &arguments.output_lengths, "LENGTHS",
              "max-tokens of each request, end-of-sequence tokens ignored:" + lengths});
   flags.Add({"vocabulary", &arguments.vocabulary, "N",
-             "random tokens have ids below it; 0: as the server says", 0, 1 << 24});
+             "random tokens have ids below it; 0: as the server says", 0, Limits::kVocabulary});
   flags.Add({"max-prompt-tokens", &arguments.max_prompt_tokens, "N",
              "longer ones of a trace or of --prompt-lengths are cut", 1, Lengths::kMaxTokens});
   flags.Add({"max-output-tokens", &arguments.max_output_tokens, "N",
@@ -75,25 +74,30 @@ void BindRequests(Flags& flags, Arguments& arguments) {
   flags.Add({"adapters", &arguments.adapters, "MIX",
              "adapter of a request that names none: uniform:NAME,..., zipf:S:NAME,..., "
              "weights:NAME=W,... or file:PATH (NAME W a line); \"base\" is the base model"});
-  flags.Add({"max-tokens", &o.max_tokens, "N", "of a request that says nothing else", 1, 1e6});
-  flags.Add({"temperature", &arguments.temperature, "X", "likewise; 0 is greedy", 0, 100});
+  flags.Add({"max-tokens", &o.max_tokens, "N", "of a request that says nothing else", 1,
+             Limits::kMaxTokens});
+  flags.Add({"temperature", &arguments.temperature, "X", "likewise; 0 is greedy", 0,
+             Limits::kTemperature});
   flags.Add({"ignore-eos", &o.ignore_eos, "", "likewise: generate max-tokens, whatever comes"});
   flags.Add({"seed", &o.seed, "S", "of all that is random"});
 }
 
 void BindClients(Flags& flags, Arguments& arguments) {
   Options& o = arguments.options;
-  flags.Add({"timeout", &arguments.timeout, "S", "deadline of one request", 0.001, 86400});
+  flags.Add(
+      {"timeout", &arguments.timeout, "S", "deadline of one request", 0.001, Limits::kTimeout});
   flags.Add({"cancel-fraction", &o.cancel_fraction, "F",
              "of the requests, cancelled at a random token", 0, 1});
   flags.Add({"slow-fraction", &o.slow_fraction, "F", "of the requests, read at --slow-rate", 0, 1});
-  flags.Add({"slow-rate", &o.slow_rate, "TOKENS_PER_SECOND", "of slow readers", 0.01, 1e6});
-  flags.Add({"slow-readers", &o.slow_readers, "N", "further streams that are never read", 0, 1e5});
-  flags.Add({"channels", &o.channels, "N", "connections", 1, 256});
+  flags.Add(
+      {"slow-rate", &o.slow_rate, "TOKENS_PER_SECOND", "of slow readers", 0.01, Limits::kSlowRate});
+  flags.Add({"slow-readers", &o.slow_readers, "N", "further streams that are never read", 0,
+             Limits::kSlowReaders});
+  flags.Add({"channels", &o.channels, "N", "connections", 1, Limits::kChannels});
   Objectives& want = o.objectives;
   const auto objective = [&](const char* name, double* target, const char* of) {
     flags.Add({name, target, "MS", std::string("goodput counts answers with at most this ") + of, 0,
-               kMostMilliseconds});
+               Limits::kMilliseconds});
   };
   objective("slo-ttft-ms", &want.ttft_ms, "time to the first token; 0: any");
   objective("slo-itl-ms", &want.itl_ms, "time between any two messages with tokens; 0: any");
@@ -184,6 +188,7 @@ absl::Status TakePrompts(const Flags& flags, const Arguments& arguments,
     CONCLAVE_ASSIGN_OR_RETURN(workload->prompts, ReadPrompts(arguments.prompts));
   } else if (!arguments.prompt.empty()) {
     for (const std::string& text : arguments.prompt) {
+      if (!IsUtf8(text)) return absl::InvalidArgumentError("--prompt: not UTF-8");
       workload->prompts.push_back({.line = workload->prompts.size() + 1, .text = text});
     }
   } else if (!arguments.prompt_lengths.empty()) {
@@ -233,6 +238,8 @@ void Bind(Flags& flags, Arguments& arguments) {
   services::Credentials::AddClientFlags(flags, arguments.credentials);
   flags.Add({"strict", &arguments.strict, "", "fail on any status but OK"});
   flags.Add({"html", &arguments.html, "FILE", "also write a page with tables and plots"});
+  flags.Add({"samples", &arguments.samples, "FILE",
+             "also write what each request saw, a line of JSON each (see loadtest/samples.h)"});
   flags.Add({"json", &arguments.json, "", "print one JSON document"});
 }
 

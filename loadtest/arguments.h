@@ -15,6 +15,24 @@
 namespace conclave::loadtest {
 
 struct Arguments {
+  // The most that flags may say.
+  struct Limits {
+    static constexpr double kRequests = 10'000'000;
+    static constexpr double kPerSecond = 1e6;        // arrivals
+    static constexpr double kDuration = 7 * 86400;   // seconds
+    static constexpr double kTimeout = 86400;        // seconds
+    static constexpr double kMilliseconds = 1e9;     // of an objective
+    static constexpr double kTraceSpeed = 1e3;       // and its inverse is the least
+    static constexpr double kConcurrency = 100'000;  // streams of a closed loop
+    static constexpr double kInFlight = 1'000'000;   // of an open one
+    static constexpr double kSlowReaders = 100'000;
+    static constexpr double kSlowRate = 1e6;  // tokens per second
+    static constexpr double kChannels = 256;
+    static constexpr double kVocabulary = 1 << 24;
+    static constexpr double kMaxTokens = 1'000'000;
+    static constexpr double kTemperature = 100;
+  };
+
   Options options;
   services::Credentials::Options credentials;
   double duration = 0;  // seconds
@@ -33,6 +51,7 @@ struct Arguments {
   std::string scenario;
   std::vector<std::string> values;  // NAME=VALUE
   std::string html;                 // where to write it
+  std::string samples;              // likewise
   bool json = false;
   bool strict = false;
 };

@@ -1,6 +1,7 @@
 #include "loadtest/load.h"
 
 #include <grpcpp/grpcpp.h>
+#include <time.h>
 
 #include <algorithm>
 #include <optional>
@@ -22,6 +23,13 @@ namespace {
 using Nanos = std::chrono::nanoseconds;
 using namespace std::chrono_literals;
 
+// That this process, all its threads together, has used.
+Nanos CpuTime() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) + Nanos(time.tv_nsec);
+}
+
 // The sending side. One thread.
 class Sender {
  public:
@@ -39,6 +47,7 @@ class Sender {
   Results Run() {
     Connect();
     const Clock::time_point start = Clock::now();
+    const Nanos cpu = CpuTime();
     recorder_.Begin(start);
     std::vector<std::jthread> actions = StartActions(start);
     const bool open = IsOpenLoop(options_, workload_);
@@ -50,6 +59,7 @@ class Sender {
     results.slow_readers = unread_.size();
     results.sending = last - start;
     results.total = end - start;
+    results.cpu = CpuTime() - cpu;
     unread_.clear();
     return results;
   }

@@ -15,6 +15,7 @@
 
 #include "loadtest/action.h"
 #include "loadtest/results.h"
+#include "loadtest/samples.h"
 #include "loadtest/workload.h"
 #include "services/credentials.h"
 
@@ -45,6 +46,7 @@ struct Options {
   uint64_t in_flight_limit = 10'000;  // open streams; an arrival beyond is counted, not sent
   Objectives objectives;
   std::vector<Action> actions;
+  SampleFile* samples = nullptr;  // gets one of every request that ends; outlives the run
 };
 
 // How the requests of these options and workload come about.

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <fstream>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include "loadtest/load.h"
 #include "loadtest/report.h"
 #include "loadtest/results.h"
+#include "loadtest/samples.h"
 #include "loadtest/vocabulary.h"
 #include "loadtest/workload.h"
 #include "services/flags.h"
@@ -34,8 +36,8 @@ bool Good(const Results& results, bool strict) {
   return results.completed + results.cancelled > 0;
 }
 
-int Fail(const absl::Status& status) {
-  std::cerr << "conclave-loadtest: " << std::string(status.message()) << "\n";
+int Fail(const absl::Status& status, const char* flag = "") {
+  std::cerr << "conclave-loadtest: " << flag << std::string(status.message()) << "\n";
   return 2;
 }
 
@@ -52,6 +54,13 @@ int Main(int argc, char** argv) {
   }
   if (!plan.ok()) return Fail(plan.status());
   const Workload workload(std::move(plan->workload));
+  std::unique_ptr<SampleFile> samples;
+  if (!arguments.samples.empty()) {
+    absl::StatusOr<std::unique_ptr<SampleFile>> file = SampleFile::Open(arguments.samples);
+    if (!file.ok()) return Fail(file.status(), "--samples: ");
+    samples = *std::move(file);
+    plan->options.samples = samples.get();
+  }
 
   services::Shutdown shutdown;
   std::atomic<bool> stop{false};
@@ -77,6 +86,12 @@ int Main(int argc, char** argv) {
     std::ofstream page(arguments.html, std::ios::binary);
     if (!(page << ToHtml(setting, results)).flush()) {
       std::cerr << "conclave-loadtest: --html: cannot write \"" << arguments.html << "\"\n";
+      return 1;
+    }
+  }
+  if (samples != nullptr) {
+    if (const absl::Status closed = samples->Close(); !closed.ok()) {
+      Fail(closed, "--samples: ");
       return 1;
     }
   }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "loadtest/file.h"
+#include "loadtest/text.h"
 #include "worker/status.h"
 
 namespace conclave::loadtest {
@@ -113,6 +114,7 @@ absl::StatusOr<Prompt> ParseObject(const std::string& line) {
 
 absl::StatusOr<Prompt> ParsePrompt(const std::string& line) {
   if (line.front() == '{') return ParseObject(line);
+  if (!IsUtf8(line)) return absl::InvalidArgumentError("not UTF-8");
   Prompt prompt;
   prompt.text = line;
   return prompt;

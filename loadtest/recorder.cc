@@ -45,6 +45,10 @@ bool Good(const Objectives& want, const Job& job, const Progress& progress, Cloc
          Keeps(TimePerToken(progress), want.tpot_ms) && Keeps(now - job.due, want.e2e_ms);
 }
 
+std::string CodeOf(const grpc::Status& status) {
+  return absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code()));
+}
+
 }  // namespace
 
 Recorder::Recorder(const Options& options, const Workload& workload)
@@ -118,6 +122,7 @@ void Recorder::Tokens(const Job& job, const Progress& before, uint64_t count,
 
 void Recorder::End(const Job& job, const Progress& progress, const grpc::Status& status,
                    bool cancelled, const Expectation& expectation, Clock::time_point now) {
+  if (wants_messages()) WriteSample(job, progress, status, now);
   const std::lock_guard lock(mutex_);
   const bool whole = status.ok() && progress.complete;
   cancelled = cancelled && status.error_code() == grpc::StatusCode::CANCELLED;
@@ -149,8 +154,7 @@ void Recorder::Judge(const Job& job, const Progress& progress, bool whole, Clock
 void Recorder::EndBroken(const Job& job, const Progress& progress, const grpc::Status& status,
                          Clock::time_point now) {
   if (status.ok()) ++results_.incomplete;
-  const std::string code =
-      absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code()));
+  const std::string code = CodeOf(status);
   ++results_.by_code[code];
   if (!status.ok()) {
     results_.first_message.emplace(code, absl::Utf8SafeCHexEscape(status.error_message()));
@@ -174,6 +178,25 @@ void Recorder::Check(const Job& job, const Progress& progress, bool whole,
   if (results_.mismatches.size() < Results::kMismatchesKept) {
     results_.mismatches.push_back({job.ask.prompt.line, *difference});
   }
+}
+
+void Recorder::WriteSample(const Job& job, const Progress& progress, const grpc::Status& status,
+                           Clock::time_point now) {
+  const auto since = [&](Clock::time_point time) {
+    return std::chrono::duration_cast<std::chrono::microseconds>(time - start_).count();
+  };
+  Sample sample = {.index = job.index,
+                   .due_us = since(job.due),
+                   .sent_us = since(progress.sent),
+                   .end_us = since(now),
+                   .status = CodeOf(status),
+                   .complete = progress.complete,
+                   .prompt_tokens = progress.prompt_tokens,
+                   .adapter = job.ask.prompt.adapter};
+  for (const auto& [at, tokens] : progress.messages) {
+    sample.messages.push_back({.at_us = since(at), .tokens = tokens});
+  }
+  options_.samples->Write(sample);
 }
 
 void Recorder::ActionBegan(size_t action, Clock::time_point now) {

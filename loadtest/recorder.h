@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "loadtest/expectation.h"
 #include "loadtest/request.h"
@@ -16,12 +18,15 @@ namespace conclave::loadtest {
 
 // How far a stream has come.
 struct Progress {
+  Clock::time_point sent;
   uint64_t tokens = 0;
   Clock::time_point first_token;
   Clock::time_point last_token;
   Clock::duration longest_gap{0};
   bool complete = false;  // it had a finish reason
   uint32_t prompt_tokens = 0;
+  // When tokens came, and how many; only where samples are wanted.
+  std::vector<std::pair<Clock::time_point, uint64_t>> messages;
 };
 
 class Recorder {
@@ -31,6 +36,7 @@ class Recorder {
 
   void Begin(Clock::time_point start);  // before anything else
 
+  bool wants_messages() const { return options_.samples != nullptr; }
   void Unsent(const Ask& ask, Clock::time_point due);
   void Sent(const Job& job, Clock::time_point now);
   // A message with `count` tokens; `before` it the stream had come so far.
@@ -66,6 +72,8 @@ class Recorder {
   void Judge(const Job& job, const Progress& progress, bool whole, Clock::time_point now);
   void EndBroken(const Job& job, const Progress& progress, const grpc::Status& status,
                  Clock::time_point now);
+  void WriteSample(const Job& job, const Progress& progress, const grpc::Status& status,
+                   Clock::time_point now);
   void Check(const Job& job, const Progress& progress, bool whole, const Expectation& expectation);
 
   const Options& options_;

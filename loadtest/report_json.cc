@@ -127,6 +127,7 @@ Json ToJson(const Setting& setting, const Results& results) {
                  {"offered", OfferedRate(results)},
                  {"achieved", AchievedRate(results)}}},
                {"duration_s", results.total.count()},
+               {"cpu_s", results.cpu.count()},
                {"tokens", {{"input", results.input_tokens}, {"output", results.output_tokens}}},
                {"throughput",
                 {{"requests_per_s", PerSecond(results.completed, results.total)},

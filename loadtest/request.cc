@@ -36,7 +36,7 @@ v1::GenerateRequest MakeRequest(const Options& options, Prompt& prompt, uint64_t
 Job MakeJob(const Options& options, uint64_t index, Ask ask) {
   const auto draws = [&](Random::Purpose purpose) { return Random(options.seed, purpose, index); };
   Random sampling = draws(Random::Purpose::kSampling);
-  Job job;
+  Job job = {.index = index};
   job.request = MakeRequest(options, ask.prompt, sampling());
   job.ask = std::move(ask);
   Random cancel = draws(Random::Purpose::kCancel);

@@ -14,6 +14,7 @@ namespace conclave::loadtest {
 using Clock = std::chrono::steady_clock;
 
 struct Job {
+  uint64_t index = 0;
   Ask ask;  // without the prompt's text and token ids, which `request` has
   v1::GenerateRequest request;
   Clock::time_point due;

@@ -86,6 +86,7 @@ struct Results : Measures {
   std::chrono::duration<double> sending{
       0};  // from the start until the last request was due and sent, or not
   std::chrono::duration<double> total{0};  // until the last answer
+  std::chrono::duration<double> cpu{0};    // that this process used meanwhile
 };
 
 }  // namespace conclave::loadtest

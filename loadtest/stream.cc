@@ -17,7 +17,8 @@ Stream::Stream(Job job, std::chrono::duration<double> timeout, Recorder& recorde
 
 void Stream::Start(v1::Inference::Stub& stub) {
   open_.Add(call_);
-  recorder_.Sent(job_, Clock::now());
+  progress_.sent = Clock::now();
+  recorder_.Sent(job_, progress_.sent);
   stub.async()->Generate(&call_->context, &job_.request, this);
   AddHold();  // keeps this alive until it is cancelled below
   StartRead(&response_);
@@ -54,6 +55,7 @@ uint64_t Stream::TakeResponse() {
     expectation_.Take(response_.text(), {response_.token_ids().data(), count});
   }
   if (count == 0) return 0;
+  if (recorder_.wants_messages()) progress_.messages.emplace_back(now, count);
   recorder_.Tokens(job_, progress_, count, now);
   if (progress_.tokens == 0) {
     progress_.first_token = now;

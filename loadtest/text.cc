@@ -1,5 +1,7 @@
 #include "loadtest/text.h"
 
+#include <nlohmann/json.hpp>
+
 #include "absl/strings/escaping.h"
 
 namespace conclave::loadtest {
@@ -12,6 +14,15 @@ std::vector<std::string_view> Split(std::string_view text, char separator) {
   }
   pieces.push_back(text);
   return pieces;
+}
+
+bool IsUtf8(std::string_view text) {
+  try {
+    [[maybe_unused]] const std::string quoted = nlohmann::json(text).dump();
+  } catch (const nlohmann::json::exception&) {
+    return false;
+  }
+  return true;
 }
 
 std::string Excerpt(std::string_view text) {

@@ -26,6 +26,9 @@ std::optional<T> ParseNumber(std::string_view text) {
   return value;
 }
 
+// What a message to the server may hold.
+bool IsUtf8(std::string_view text);
+
 // Its beginning, printable.
 std::string Excerpt(std::string_view text);
 

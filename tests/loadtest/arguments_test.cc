@@ -65,6 +65,11 @@ TEST(Arguments, LengthsAndMixesAreNamedByFlag) {
   EXPECT_NEAR(Describe(plan->options, Workload(plan->workload)).weights.at("a"), 2 / 3.0, 1e-12);
 }
 
+TEST(Arguments, APromptThatNoMessageMayHoldIsRefused) {
+  EXPECT_EQ(ErrorOf({"--requests", "1", "--prompt", "h\xC3\xA9"}), "accepted");
+  EXPECT_THAT(ErrorOf({"--requests", "1", "--prompt", "h\xC3"}), HasSubstr("--prompt: not UTF-8"));
+}
+
 TEST(Arguments, AScenarioBringsItsLoad) {
   const std::string phase = R"({"name": "p", "seconds": 5, "rate": 1)";
   const std::string scenario = TemporaryFile("{\"cv\": 0, \"phases\": [" + phase +
@@ -81,6 +86,53 @@ TEST(Arguments, AScenarioBringsItsLoad) {
   EXPECT_THAT(ErrorOf({"--scenario", scenario, "--set", "x="}), HasSubstr("give --prompts"));
   EXPECT_THAT(ErrorOf({"--set", "x=", "--requests", "1", "--prompt", "x"}),
               HasSubstr("--set wants --scenario"));
+}
+
+TEST(Arguments, LimitsHoldAtTheirEdge) {
+  const struct {
+    std::string flag, least, below, most, above;
+  } cases[] = {
+      {"rate", "0", "-1", "1e6", "1000001"},
+      {"rate-end", "0", "-1", "1e6", "1000001"},
+      {"arrival-cv", "0", "-0.1", "10", "10.1"},
+      {"trace-speed", "0.001", "0.0009", "1000", "1001"},
+      {"concurrency", "1", "0", "100000", "100001"},
+      {"requests", "1", "-1", "10000000", "10000001"},
+      {"duration", "0", "-1", "604800", "604801"},
+      {"max-in-flight", "1", "0", "1000000", "1000001"},
+      {"vocabulary", "0", "-1", "16777216", "16777217"},
+      {"max-prompt-tokens", "1", "0", "1048576", "1048577"},
+      {"max-output-tokens", "1", "0", "1048576", "1048577"},
+      {"max-tokens", "1", "0", "1000000", "1000001"},
+      {"temperature", "0", "-0.1", "100", "100.1"},
+      {"timeout", "0.001", "0.0009", "86400", "86401"},
+      {"cancel-fraction", "0", "-0.1", "1", "1.1"},
+      {"slow-fraction", "0", "-0.1", "1", "1.1"},
+      {"slow-rate", "0.01", "0.009", "1e6", "1000001"},
+      {"slow-readers", "0", "-1", "100000", "100001"},
+      {"channels", "1", "0", "256", "257"},
+      {"slo-ttft-ms", "0", "-1", "1e9", "1000000001"},
+      {"slo-itl-ms", "0", "-1", "1e9", "1000000001"},
+      {"slo-tpot-ms", "0", "-1", "1e9", "1000000001"},
+      {"slo-e2e-ms", "0", "-1", "1e9", "1000000001"},
+  };
+  for (const auto& [flag, least, below, most, above] : cases) {
+    SCOPED_TRACE(flag);
+    const auto with = [&, name = "--" + flag](const std::string& value) {
+      std::vector<std::string> words = {"--prompt", "x", name, value};
+      const auto add = [&](const std::string& other, const std::string& its) {
+        if (other != name) words.insert(words.end(), {other, its});
+      };
+      add("--requests", "1");
+      if (name == "--rate-end") add("--rate", "1");
+      if (name == "--rate-end") add("--duration", "1");
+      return ErrorOf(words);
+    };
+    EXPECT_EQ(with(least), "accepted");
+    EXPECT_EQ(with(most), "accepted");
+    EXPECT_THAT(with(below), HasSubstr("--" + flag));
+    EXPECT_THAT(with(above), HasSubstr("--" + flag));
+  }
 }
 
 TEST(Arguments, PhasesWithLengthsWantRandomTokens) {

@@ -168,6 +168,18 @@ TEST_F(LoadMix, GoodputCountsWhatKeepsEveryObjective) {
 }
 
 // The wait for the first token lasts until the end if there is none.
+TEST_F(LoadMix, NamesBeyondThoseKeptAreOne) {
+  load_.prompts.clear();
+  for (size_t i = 0; i < Results::kAdaptersKept + 2; ++i) {
+    load_.prompts.push_back({.line = i + 1, .text = "x", .adapter = "a" + std::to_string(i)});
+  }
+  options_.requests = load_.prompts.size();
+  options_.max_tokens = 1;
+  const Results results = Run();
+  EXPECT_EQ(results.adapters.size(), Results::kAdaptersKept + 1);
+  EXPECT_EQ(results.adapters.at(Results::kOtherAdapters).sent, 2U);
+}
+
 TEST_F(LoadMix, AnAnswerWithoutATokenKeepsNoLimitForTheFirst) {
   server_.generate = [](grpc::ServerContext&, const v1::GenerateRequest&,
                         FakeRouter::GenerateWriter& writer) {

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -14,6 +16,8 @@
 #include "loadtest/figures.h"
 #include "loadtest/open_calls.h"
 #include "loadtest/report.h"
+#include "loadtest/samples.h"
+#include "tests/loadtest/temporary_file.h"
 #include "tests/services/cli/fake_router.h"
 #include "tests/testing/wait_for.h"
 
@@ -281,6 +285,75 @@ TEST_F(Load, WaitsOutItsTimeThoughNoRequestIsDueInIt) {
   const std::string table = ToTable({.server = "s", .open = true, .rate = options_.rate}, results);
   EXPECT_THAT(table, HasSubstr("NO REQUEST was due in this time\n"));
   EXPECT_THAT(table, HasSubstr("Request rate configured (req/s):         0.0001    \n"));
+}
+
+TEST_F(Load, SamplesAreWhatTheReportIsMadeOf) {
+  const std::string path = TemporaryPath("samples");
+  auto file = SampleFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  options_.samples = file->get();
+  const Results results = Run();
+  ASSERT_TRUE((*file)->Close().ok());
+  std::ifstream lines(path);
+  std::set<int> indices;
+  int64_t end = 0;
+  uint64_t tokens = 0;
+  for (std::string line; std::getline(lines, line);) {
+    const nlohmann::json sample = nlohmann::json::parse(line);
+    indices.insert(sample["index"].get<int>());
+    EXPECT_EQ(sample["status"], "OK");
+    EXPECT_EQ(sample["complete"], true);
+    EXPECT_EQ(sample["prompt_tokens"], sample["index"].get<int>() % 2 == 0 ? 3 : 2);
+    auto last = sample["sent"].get<int64_t>();
+    EXPECT_LE(sample["due"], last);
+    for (const auto& message : sample["messages"]) {
+      EXPECT_GE(message[0], last);
+      last = message[0].get<int64_t>();
+      tokens += message[1].get<uint64_t>();
+    }
+    EXPECT_GE(sample["end"], last);
+    end = std::max(end, sample["end"].get<int64_t>());
+  }
+  EXPECT_EQ(indices.size(), 40U);
+  EXPECT_EQ(*indices.rbegin(), 39);
+  EXPECT_EQ(tokens, results.output_tokens);
+  EXPECT_LE(end, results.total.count() * 1e6);
+}
+
+TEST_F(Load, SamplesOfFailedRequestsSayHowTheyEnded) {
+  const std::string path = TemporaryPath("samples");
+  auto file = SampleFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  options_.samples = file->get();
+  options_.server = "127.0.0.1:1";
+  options_.requests = 1;
+  Run();
+  ASSERT_TRUE((*file)->Close().ok());
+  std::ifstream lines(path);
+  const nlohmann::json sample = nlohmann::json::parse(lines);
+  EXPECT_EQ(sample["status"], "UNAVAILABLE");
+  EXPECT_EQ(sample["complete"], false);
+  EXPECT_EQ(sample["messages"].size(), 0U);
+}
+
+TEST(Samples, WhatCannotBeWrittenIsTold) {
+  EXPECT_THAT(std::string(SampleFile::Open("/no/such/folder/x").status().message()),
+              HasSubstr("cannot write \"/no/such/folder/x\""));
+  auto full = SampleFile::Open("/dev/full");
+  ASSERT_TRUE(full.ok()) << full.status();
+  (*full)->Write({});
+  EXPECT_EQ((*full)->Close().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(Samples, AnAdapterMayBeNamedAnything) {
+  const nlohmann::json sample = nlohmann::json::parse(ToLine({.adapter = "\"\xff\n"}));
+  EXPECT_EQ(sample["adapter"], "\"\xEF\xBF\xBD\n");
+}
+
+TEST_F(Load, ItsOwnTimeOnProcessorsIsTold) {
+  const Results results = Run();
+  EXPECT_GT(results.cpu.count(), 0);
+  EXPECT_EQ(ToJson({}, results)["cpu_s"], results.cpu.count());
 }
 
 TEST_F(Load, ReportsSayTheSameInJsonAndInTheTable) {

@@ -46,6 +46,8 @@ TEST(Prompts, BadLinesAreNamed) {
     std::string line;
     std::string error;
   } cases[] = {
+      {"h\xC3", "not UTF-8"},
+      {"{\"prompt\": \"\xFF\"}", "not JSON"},
       {"{\"prompt\": \"x\"", "not JSON"},
       {R"({"prompt": "x", "expected_text": "y"})", "unknown key \"expected_text\""},
       {R"({"prompt": "x", "token_ids": [1]})", "either"},

@@ -124,6 +124,21 @@ TEST(Scenario, LimitsHoldAtTheirEdge) {
   EXPECT_EQ(ErrorOf(two, {.rate = 1}), "accepted");
   EXPECT_THAT(ErrorOf(two, {.rate = 0.5}), HasSubstr("rate: want a number in [0, 0.5]"));
   EXPECT_EQ(ErrorOf(two, {.name_bytes = 1}), "accepted");
+  EXPECT_THAT(ErrorOf(two, {.name_bytes = 0}), HasSubstr("name: want 1 to 0 bytes"));
+  const auto with_cv = [](const std::string& cv) {
+    return ErrorOf("{\"cv\": " + cv + ", \"phases\": [" + kPhase + "]}");
+  };
+  EXPECT_EQ(with_cv("10"), "accepted");
+  EXPECT_THAT(with_cv("10.01"), EndsWith("cv: want a number in [0, 10]"));
+  const auto with_timeout = [](const std::string& timeout) {
+    return ErrorOf(
+        WithAction(R"({"name": "x", "at": 1, "command": ["true"], "timeout": )" + timeout + "}"));
+  };
+  EXPECT_EQ(with_timeout("0.1"), "accepted");
+  EXPECT_EQ(with_timeout("3600"), "accepted");
+  for (const char* const timeout : {"0.09", "3600.1"}) {
+    EXPECT_THAT(with_timeout(timeout), HasSubstr("timeout: want a number in [0.1, 3600]"));
+  }
   const std::string action = R"({"name": "x", "at": 1, "command": ["true", "1"]})";
   EXPECT_EQ(ErrorOf(WithAction(action), {.actions = 1, .command_words = 2}), "accepted");
   EXPECT_THAT(ErrorOf(WithAction(action), {.command_words = 1}),
