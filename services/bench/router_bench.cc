@@ -35,13 +35,14 @@ struct Options {
   uint32_t vocab_size = 4096;
   double requests = 2000;
   uint32_t tokens = 10;
-  double seconds = 5;
-  int32_t rounds = 5;
+  double seconds = 3;
+  int32_t rounds = 3;
   int32_t pace_us = 10'000;
   int32_t tick_us = 1000;
   int32_t connections = 4;
   int32_t streams = 10'000;
   std::string only;
+  std::vector<std::string> router_flags;
 };
 
 [[noreturn]] void Fail(const std::string& why) {
@@ -53,11 +54,14 @@ struct Options {
 class Router {
  public:
   Router(const Options& options, const std::string& worker) {
-    auto child = Child::Start(
-        options.router,
-        {"--listen=127.0.0.1:0", "--model=" + options.model, "--worker=" + worker,
-         "--metrics=", "--max-requests=65536", "--max-waiting=65536", "--worker-requests=65536",
-         "--max-total-tokens=1000000000000", "--worker-tokens=1000000000000"});
+    std::vector<std::string> flags = {
+        "--listen=127.0.0.1:0",         "--model=" + options.model,
+        "--worker=" + worker,           "--metrics=",
+        "--max-requests=65536",         "--max-waiting=65536",
+        "--worker-requests=65536",      "--max-total-tokens=1000000000000",
+        "--worker-tokens=1000000000000"};
+    flags.insert(flags.end(), options.router_flags.begin(), options.router_flags.end());
+    auto child = Child::Start(options.router, flags);
     if (!child.ok()) Fail(std::string(child.status().message()));
     child_ = *std::move(child);
     while (address_.empty()) {
@@ -261,6 +265,8 @@ int Main(int argc, char** argv) {
   flags.Add({"tick-us", &options.tick_us, "US", "between the worker's messages", 10, 1e6});
   flags.Add({"connections", &options.connections, "N", "of the clients", 1, 64});
   flags.Add({"streams", &options.streams, "N", "open at once, for the memory of them", 1, 60'000});
+  flags.Add({"router-flag", &options.router_flags, "FLAG",
+             "of conclave-router, with its dashes; may be repeated"});
   flags.Add({"only", &options.only, "PART", "cost, latency or streams; empty: all"});
   if (const std::optional<int> exit_code = flags.ParseOrExit(argc, argv)) return *exit_code;
   Bench bench(options);
