@@ -1,0 +1,103 @@
+#include "services/network_threads.h"
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <filesystem>
+#include <fstream>
+#include <list>
+#include <mutex>
+#include <string>
+
+#include "conclave/v1/inference.grpc.pb.h"
+
+namespace conclave::services {
+namespace {
+
+constexpr std::chrono::seconds kPatience{10};
+
+// Those that carry out reactions have this name of gRPC's.
+int CountThreads() {
+  int count = 0;
+  std::error_code gone;  // a thread may end meanwhile
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", gone)) {
+    std::ifstream file(task.path() / "comm");
+    std::string name;
+    std::getline(file, name);
+    count += name == "nexting_thread";
+  }
+  return count;
+}
+
+}  // namespace
+
+// Calls over a channel that leads nowhere: each fails at once, and its reaction keeps the thread it
+// is on.
+class NetworkThreads::Calls {
+ public:
+  Calls()
+      : stub_(v1::Inference::NewStub(grpc::CreateChannel("", nullptr))),
+        until_(std::chrono::steady_clock::now() + kPatience) {}
+  ~Calls() {
+    std::unique_lock lock(mutex_);
+    released_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return ended_ == calls_.size(); });
+  }
+
+  // Whether the reaction was carried out in time.
+  bool Hold() { return Run(/*hold=*/true); }
+  bool Try() { return Run(/*hold=*/false); }
+
+ private:
+  struct Call {
+    grpc::ClientContext context;
+    v1::ListModelsRequest request;
+    v1::ListModelsResponse response;
+    bool begun = false;
+  };
+
+  bool Run(bool hold) {
+    Call& call = calls_.emplace_back();
+    stub_->async()->ListModels(&call.context, &call.request, &call.response,
+                               [this, &call, hold](const grpc::Status&) { React(call, hold); });
+    std::unique_lock lock(mutex_);
+    return changed_.wait_until(lock, until_, [&] { return call.begun; });
+  }
+  void React(Call& call, bool hold) {
+    std::unique_lock lock(mutex_);
+    call.begun = true;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return !hold || released_; });
+    ++ended_;
+    changed_.notify_all();
+  }
+
+  const std::unique_ptr<v1::Inference::Stub> stub_;
+  const std::chrono::steady_clock::time_point until_;
+  std::list<Call> calls_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  size_t ended_ = 0;
+  bool released_ = false;
+};
+
+NetworkThreads::NetworkThreads() : calls_(std::make_unique<Calls>()) {}
+NetworkThreads::~NetworkThreads() = default;
+
+absl::StatusOr<std::unique_ptr<NetworkThreads>> NetworkThreads::Limit(int threads) {
+  std::unique_ptr<NetworkThreads> limit(new NetworkThreads);
+  bool works = limit->calls_->Try();  // and by now gRPC has made its threads
+  for (int spare = CountThreads() - threads; works && spare > 0; --spare) {
+    works = limit->calls_->Hold();
+    limit->held_ += works;
+  }
+  if (!works || !limit->calls_->Try()) {
+    return absl::UnavailableError("gRPC does not carry out calls with fewer threads");
+  }
+  return limit;
+}
+
+}  // namespace conclave::services
