@@ -1,8 +1,6 @@
 #include "worker/bench/metered_device.h"
 
 #include <algorithm>
-#include <chrono>
-#include <utility>
 
 namespace conclave::worker {
 namespace {
@@ -21,12 +19,9 @@ MeteredDevice::Meter& MeteredDevice::Meter::operator+=(const Meter& other) {
   return *this;
 }
 
-template <typename Call>
-void MeteredDevice::Time(Kind kind, Call call) {
-  using Clock = std::chrono::steady_clock;
-  const Clock::time_point begin = Clock::now();
-  call();
-  meters_[kind].seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+void MeteredDevice::After() {
+  meters_[kind_].seconds += std::chrono::duration<double>(Clock::now() - began_).count();
+  kind_ = kRest;
 }
 
 void MeteredDevice::CountProduct(Kind kind, double rows, Weight weight, Inputs inputs) {
@@ -39,44 +34,21 @@ void MeteredDevice::CountProduct(Kind kind, double rows, Weight weight, Inputs i
 
 void MeteredDevice::Embed(Weight table, std::span<const int32_t> ids, Rows out) {
   meters_[kRest].bytes += BytesOf(table.Slice(0, static_cast<int64_t>(ids.size())));
-  Time(kRest, [&] { device_->Embed(table, ids, out); });
-}
-
-void MeteredDevice::RmsNorm(ConstRows x, Weight weight, float eps, Rows out) {
-  Time(kRest, [&] { device_->RmsNorm(x, weight, eps, out); });
+  ForwardingDevice::Embed(table, ids, out);
 }
 
 void MeteredDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) {
   CountProduct(kMatMul, static_cast<double>(x.rows), weight, inputs);
-  Time(kMatMul, [&] { device_->MatMul(x, weight, bias, inputs, out); });
+  kind_ = kMatMul;
+  ForwardingDevice::MatMul(x, weight, bias, inputs, out);
 }
 
 void MeteredDevice::MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shape, Rows out) {
   const int64_t rows = shape.transposed ? shape.out_dim : shape.in_dim;
   CountProduct(kPerHead, static_cast<double>(x.rows), weight.Slice(0, shape.heads * rows),
                Inputs::kFloat);
-  Time(kPerHead, [&] { device_->MatMulPerHead(x, weight, shape, out); });
-}
-
-void MeteredDevice::Clip(Rows x, float limit) {
-  Time(kRest, [&] { device_->Clip(x, limit); });
-}
-
-void MeteredDevice::ScaleBySigmoid(ConstRows logits, Rows x) {
-  Time(kRest, [&] { device_->ScaleBySigmoid(logits, x); });
-}
-
-void MeteredDevice::Rope(ConstRows x, const RopeColumns& columns, const BatchPlaces& places,
-                         const RopeTable& table, Rows out) {
-  Time(kRest, [&] { device_->Rope(x, columns, places, table, out); });
-}
-
-void MeteredDevice::StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) {
-  Time(kRest, [&] { device_->StoreKv(x, places, column, cache); });
-}
-
-void MeteredDevice::CopyKv(KvLayer cache, int32_t from, int32_t to) {
-  Time(kRest, [&] { device_->CopyKv(cache, from, to); });
+  kind_ = kPerHead;
+  ForwardingDevice::MatMulPerHead(x, weight, shape, out);
 }
 
 void MeteredDevice::Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places,
@@ -95,12 +67,8 @@ void MeteredDevice::Attention(ConstRows q, const AttentionShape& shape, const Ba
       positions * static_cast<double>(cache.width) * static_cast<double>(SizeOf(cache.type));
   meters_[kAttention].fp32_operations +=
       2 * pairs * shape.heads * (shape.key_dim + shape.value_dim);
-  Time(kAttention, [&] { device_->Attention(q, shape, places, cache, out); });
-}
-
-void MeteredDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias,
-                         std::span<int32_t> slots, std::span<float> weights) {
-  Time(kRest, [&] { device_->Gate(logits, shape, bias, slots, weights); });
+  kind_ = kAttention;
+  ForwardingDevice::Attention(q, shape, places, cache, out);
 }
 
 void MeteredDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out) {
@@ -111,25 +79,8 @@ void MeteredDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows 
       CountProduct(kExperts, rows, weight, Inputs::kActivationType);
     }
   }
-  Time(kExperts, [&] { device_->Experts(x, work, out); });
-}
-
-void MeteredDevice::Combine(ConstRows outputs, std::span<const float> weights, int32_t top_k,
-                            ConstRows shared, Rows hidden) {
-  Time(kRest, [&] { device_->Combine(outputs, weights, top_k, shared, hidden); });
-}
-
-void MeteredDevice::Add(ConstRows y, Rows x) {
-  Time(kRest, [&] { device_->Add(y, x); });
-}
-
-void MeteredDevice::Gather(ConstRows x, std::span<const int32_t> rows, Rows out) {
-  Time(kRest, [&] { device_->Gather(x, rows, out); });
-}
-
-void MeteredDevice::Sample(Rows logits, std::span<const SampleRow> rows,
-                           std::span<SampledToken> out) {
-  Time(kRest, [&] { device_->Sample(logits, rows, out); });
+  kind_ = kExperts;
+  ForwardingDevice::Experts(x, work, out);
 }
 
 }  // namespace conclave::worker

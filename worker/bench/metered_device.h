@@ -4,15 +4,15 @@
 // One thread.
 
 #include <array>
+#include <chrono>
 #include <memory>
-#include <string>
 #include <utility>
 
-#include "worker/device/device.h"
+#include "worker/device/forwarding_device.h"
 
 namespace conclave::worker {
 
-class MeteredDevice final : public Device {
+class MeteredDevice final : public ForwardingDevice {
  public:
   enum Kind { kMatMul, kPerHead, kExperts, kAttention, kRest, kKinds };
   static constexpr const char* kNames[kKinds] = {"products", "per head", "experts", "attention",
@@ -26,44 +26,29 @@ class MeteredDevice final : public Device {
   };
   using Meters = std::array<Meter, kKinds>;
 
-  explicit MeteredDevice(std::unique_ptr<Device> device) : device_(std::move(device)) {}
+  explicit MeteredDevice(std::unique_ptr<Device> device) : ForwardingDevice(std::move(device)) {}
 
   const Meters& meters() const { return meters_; }
   void Reset() { meters_ = {}; }
 
-  std::string numerics() const override { return device_->numerics(); }
-  DType activation_type() const override { return device_->activation_type(); }
+  // What has more to count than time.
   void Embed(Weight table, std::span<const int32_t> ids, Rows out) override;
-  void RmsNorm(ConstRows x, Weight weight, float eps, Rows out) override;
   void MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) override;
   void MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shape, Rows out) override;
-  void Clip(Rows x, float limit) override;
-  void ScaleBySigmoid(ConstRows logits, Rows x) override;
-  void Rope(ConstRows x, const RopeColumns& columns, const BatchPlaces& places,
-            const RopeTable& table, Rows out) override;
-  void StoreKv(ConstRows x, const BatchPlaces& places, int64_t column, KvLayer cache) override;
-  void CopyKv(KvLayer cache, int32_t from, int32_t to) override;
   void Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places, KvLayer cache,
                  Rows out) override;
-  void Gate(ConstRows logits, const GateShape& shape, const float* bias, std::span<int32_t> slots,
-            std::span<float> weights) override;
   void Experts(ConstRows x, std::span<const ExpertWork> work, Rows out) override;
-  void Combine(ConstRows outputs, std::span<const float> weights, int32_t top_k, ConstRows shared,
-               Rows hidden) override;
-  void Add(ConstRows y, Rows x) override;
-  void Gather(ConstRows x, std::span<const int32_t> rows, Rows out) override;
-  void Sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) override;
-  absl::StatusOr<void*> Allocate(size_t bytes, std::string_view name, Take take) override {
-    return device_->Allocate(bytes, name, take);
-  }
 
  private:
-  template <typename Call>
-  void Time(Kind kind, Call call);
+  using Clock = std::chrono::steady_clock;
+
+  void Before() override { began_ = Clock::now(); }
+  void After() override;
   void CountProduct(Kind kind, double rows, Weight weight, Inputs inputs);
 
-  const std::unique_ptr<Device> device_;
   Meters meters_;
+  Kind kind_ = kRest;  // of the operation that comes next, or runs
+  Clock::time_point began_;
 };
 
 }  // namespace conclave::worker
