@@ -16,8 +16,6 @@
 namespace conclave::services {
 namespace {
 
-constexpr std::chrono::seconds kPatience{10};
-
 // Those that carry out reactions have this name of gRPC's.
 int CountThreads() {
   int count = 0;
@@ -37,9 +35,10 @@ int CountThreads() {
 // is on.
 class NetworkThreads::Calls {
  public:
-  Calls()
+  explicit Calls(std::chrono::milliseconds patience)
       : stub_(v1::Inference::NewStub(grpc::CreateChannel("", nullptr))),
-        until_(std::chrono::steady_clock::now() + kPatience) {}
+        until_(std::chrono::steady_clock::now() + patience) {}
+  // A reaction that was not carried out in time is waited for: gRPC has its call.
   ~Calls() {
     std::unique_lock lock(mutex_);
     released_ = true;
@@ -84,11 +83,13 @@ class NetworkThreads::Calls {
   bool released_ = false;
 };
 
-NetworkThreads::NetworkThreads() : calls_(std::make_unique<Calls>()) {}
+NetworkThreads::NetworkThreads(std::chrono::milliseconds patience)
+    : calls_(std::make_unique<Calls>(patience)) {}
 NetworkThreads::~NetworkThreads() = default;
 
-absl::StatusOr<std::unique_ptr<NetworkThreads>> NetworkThreads::Limit(int threads) {
-  std::unique_ptr<NetworkThreads> limit(new NetworkThreads);
+absl::StatusOr<std::unique_ptr<NetworkThreads>> NetworkThreads::Limit(
+    int threads, std::chrono::milliseconds patience) {
+  std::unique_ptr<NetworkThreads> limit(new NetworkThreads(patience));
   bool works = limit->calls_->Try();  // and by now gRPC has made its threads
   for (int spare = CountThreads() - threads; works && spare > 0; --spare) {
     works = limit->calls_->Hold();

@@ -94,5 +94,15 @@ TEST(NetworkThreads, AsManyAsThereAreIsNoLimit) {
   EXPECT_EQ((*limit)->held(), 0);
 }
 
+TEST(NetworkThreads, AllWorkWhereNoneWouldBeLeft) {
+  const auto limit = NetworkThreads::Limit(0, std::chrono::milliseconds(200));
+  EXPECT_EQ(limit.status().code(), absl::StatusCode::kUnavailable);
+  Cluster cluster;
+  auto server = Server::Start({}, Credentials(), {{v1::Cluster::service_full_name(), &cluster}});
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_TRUE(WaitFor([&] { return CallFromMany(**server) && cluster.threads() > 1; },
+                      "another thread to carry out a call"));
+}
+
 }  // namespace
 }  // namespace conclave::services
