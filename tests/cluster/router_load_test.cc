@@ -89,12 +89,13 @@ TEST(Router, PassesTheDeadlineOnAndKeepsIt) {
   FakeWorker worker({.manual = true});
   TestRouter router({&worker});
   std::thread client([&] {
-    const Stream stream = router.Generate(TextRequest("x", 10), 300ms);
+    // Longer than a request takes to the worker, however busy the machine is.
+    const Stream stream = router.Generate(TextRequest("x", 10), 2s);
     EXPECT_EQ(stream.status.error_code(), grpc::DEADLINE_EXCEEDED);
   });
   ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.submits == 1; }));
   // gRPC rounds a deadline up on its way.
-  EXPECT_LE(worker.counts().last_timeout_us.value_or(UINT64_MAX), 320'000u);
+  EXPECT_LE(worker.counts().last_timeout_us.value_or(UINT64_MAX), 2'020'000u);
   client.join();
   EXPECT_TRUE(worker.WaitFor([](const auto& counts) { return counts.live == 0; }));
   EXPECT_TRUE(router.frontend().WaitIdle(10s));
@@ -116,6 +117,22 @@ TEST(Router, NeverStartsWhatWaitedPastItsDeadline) {
   EXPECT_EQ(worker.counts().submits, 1u);
 }
 
+// Steps a worker until so many of its sequences are paused. Like a real one, it is slower than its
+// link: what comes after the pause was said is what was sampled while the word was on its way, and
+// not whatever a link can hold.
+void StepUntilPaused(const TestRouter& router, FakeWorker& worker, size_t count) {
+  const auto all_came = [&] {
+    const double came = router.Metric("vllm:time_to_first_token_seconds") +
+                        router.Metric("vllm:inter_token_latency_seconds");
+    return came == static_cast<double>(worker.counts().tokens);
+  };
+  while (worker.counts().paused < count) {
+    ASSERT_GE(worker.counts().live, count) << "one ended and was never paused";
+    worker.Step();
+    ASSERT_TRUE(WaitFor(all_came, "the router to have every token"));
+  }
+}
+
 TEST(Router, PausesAReaderThatIsSlowAndDelaysNobodyElse) {
   FakeWorker worker({.manual = true});
   TestRouter router({&worker});
@@ -126,17 +143,7 @@ TEST(Router, PausesAReaderThatIsSlowAndDelaysNobodyElse) {
   grpc::ClientContext context;
   const auto reader = idle_stub->Generate(&context, request);
   ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.live == 1; }));
-  // Like a real one, this worker is slower than its link: what comes after the pause was said is
-  // what was sampled while the word was on its way, and not whatever a link can hold.
-  const auto all_came = [&] {
-    const double came = router.Metric("vllm:time_to_first_token_seconds") +
-                        router.Metric("vllm:inter_token_latency_seconds");
-    return came == static_cast<double>(worker.counts().tokens);
-  };
-  while (worker.counts().paused == 0) {
-    worker.Step();
-    ASSERT_TRUE(WaitFor(all_came, "the router to have every token"));
-  }
+  ASSERT_NO_FATAL_FAILURE(StepUntilPaused(router, worker, 1));
   worker.SetManual(false);
 
   const Stream other = router.Generate(TextRequest("hello", 500));
@@ -154,7 +161,7 @@ TEST(Router, PausesAReaderThatIsSlowAndDelaysNobodyElse) {
 }
 
 TEST(Router, LeavesThePlacesOfThoseWhoDoNotReadToOthers) {
-  FakeWorker worker;
+  FakeWorker worker({.manual = true});
   TestRouter router({&worker}, {.admission = {.home = {.requests = 2}}});
   v1::GenerateRequest request = TextRequest("slow", 4000);
   request.set_logprobs(20);
@@ -165,8 +172,10 @@ TEST(Router, LeavesThePlacesOfThoseWhoDoNotReadToOthers) {
     stubs.push_back(v1::Inference::NewStub(router.NewChannel()));
     contexts.push_back(std::make_unique<grpc::ClientContext>());
     readers.push_back(stubs.back()->Generate(contexts.back().get(), request));
-    ASSERT_TRUE(worker.WaitFor([&](const auto& counts) { return counts.paused == i; }));
+    ASSERT_TRUE(worker.WaitFor([&](const auto& counts) { return counts.live == i; }));
+    ASSERT_NO_FATAL_FAILURE(StepUntilPaused(router, worker, i));
   }
+  worker.SetManual(false);
   EXPECT_EQ(router.Generate(TextRequest("hello", 500)).text, HashedText("hello", 1, 500));
   EXPECT_EQ(worker.counts().paused, 4u);
   for (const auto& reader : readers) {
@@ -219,8 +228,10 @@ TEST(Router, RefusesOverloadAtOnceWhileTheAdmittedFinish) {
     ASSERT_TRUE(services::RetryPushback(context));
     EXPECT_GE(*services::RetryPushback(context), 100ms);
   }
-  std::sort(refusals_ms.begin(), refusals_ms.end());
-  EXPECT_LE(refusals_ms[197], 50.0);
+  // No step is done meanwhile, so none of them can have waited for a place. The median tells a
+  // pause of the router's own from a machine that is busy.
+  std::nth_element(refusals_ms.begin(), refusals_ms.begin() + 100, refusals_ms.end());
+  EXPECT_LE(refusals_ms[100], 50.0);
 
   worker.SetManual(false);
   for (std::thread& client : admitted) client.join();
@@ -228,14 +239,18 @@ TEST(Router, RefusesOverloadAtOnceWhileTheAdmittedFinish) {
 }
 
 TEST(Router, BatchesWhatIsAskedMeanwhile) {
-  FakeWorker worker({.manual = true});
+  FakeWorker worker({.manual = true, .granted = 0});
   TestRouter router({&worker});
   std::vector<std::thread> clients;
   for (int i = 0; i < 48; ++i) {
     clients.emplace_back([&] { EXPECT_TRUE(router.Generate(TextRequest("x", 4)).status.ok()); });
   }
+  EXPECT_TRUE(WaitFor([&] { return router.Metric("conclave_router_waiting_for_credit") == 48; },
+                      "all to wait for a grant"));
+  const uint64_t before = worker.counts().messages;
+  worker.Grant(48);
   ASSERT_TRUE(worker.WaitFor([](const auto& counts) { return counts.live == 48; }));
-  EXPECT_LE(worker.counts().messages, 48u);
+  EXPECT_LT(worker.counts().messages - before, 48u) << "what comes up during a write goes together";
   worker.SetManual(false);
   for (std::thread& client : clients) client.join();
 }

@@ -56,7 +56,7 @@ class RoutersKilled : public ::testing::Test {
     up_ = std::make_unique<TestProcess>(
         CONCLAVE_BIN_DIR, "conclave",
         std::vector<std::string>{"up", "--model", model_.path(), "--routers", "2", "--threads", "1",
-                                 "--worker-flag=--unsafe-failpoints=step.begin=delay:2"});
+                                 "--worker-flag=--unsafe-failpoints=step.begin=delay:5"});
     routers_ = absl::StrSplit(up_->Word("routers"), ',');
   }
 

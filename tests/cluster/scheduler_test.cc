@@ -24,8 +24,9 @@ FakeCluster::Options Quick(int workers) {
   options.model.eos = -1;
   options.worker.heartbeat.period = std::chrono::milliseconds(20);
   options.scheduling.service.tick = std::chrono::milliseconds(10);
-  options.scheduling.service.membership.suspect_after = std::chrono::milliseconds(200);
-  options.scheduling.service.membership.dead_after = std::chrono::milliseconds(600);
+  // Longer than a busy machine keeps a worker from beating.
+  options.scheduling.service.membership.suspect_after = std::chrono::milliseconds(500);
+  options.scheduling.service.membership.dead_after = std::chrono::milliseconds(2000);
   return options;
 }
 
