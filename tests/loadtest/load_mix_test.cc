@@ -167,7 +167,6 @@ TEST_F(LoadMix, GoodputCountsWhatKeepsEveryObjective) {
   }
 }
 
-// The wait for the first token lasts until the end if there is none.
 TEST_F(LoadMix, NamesBeyondThoseKeptAreOne) {
   load_.prompts.clear();
   for (size_t i = 0; i < Results::kAdaptersKept + 2; ++i) {
@@ -180,6 +179,7 @@ TEST_F(LoadMix, NamesBeyondThoseKeptAreOne) {
   EXPECT_EQ(results.adapters.at(Results::kOtherAdapters).sent, 2U);
 }
 
+// The wait for the first token lasts until the end if there is none.
 TEST_F(LoadMix, AnAnswerWithoutATokenKeepsNoLimitForTheFirst) {
   server_.generate = [](grpc::ServerContext&, const v1::GenerateRequest&,
                         FakeRouter::GenerateWriter& writer) {

@@ -95,6 +95,22 @@ class Attention : public testing::TestWithParam<LevelCase> {
   KvLayer cache_;
 };
 
+// Of rows of 80 columns in the cache, and of 16.
+const AttentionShape kGrouped = {.heads = 6,
+                                 .kv_heads = 2,
+                                 .key_dim = 20,
+                                 .value_dim = 20,
+                                 .key_offset = 0,
+                                 .value_offset = 40,
+                                 .scale = 0.22f};
+const AttentionShape kSmall = {.heads = 2,
+                               .kv_heads = 1,
+                               .key_dim = 8,
+                               .value_dim = 8,
+                               .key_offset = 0,
+                               .value_offset = 8,
+                               .scale = 0.3f};
+
 std::vector<RowPlace> Places(int32_t sequence, int32_t first, int32_t count) {
   std::vector<RowPlace> places;
   for (int32_t p = first; p < first + count; ++p) places.push_back({p, sequence});
@@ -107,19 +123,12 @@ std::vector<RowPlace> operator+(std::vector<RowPlace> a, const std::vector<RowPl
 }
 
 TEST_P(Attention, GroupedQueryEqualsTheReference) {
-  const AttentionShape shape = {.heads = 6,
-                                .kv_heads = 2,
-                                .key_dim = 20,
-                                .value_dim = 20,
-                                .key_offset = 0,
-                                .value_offset = 40,
-                                .scale = 0.22f};
   Fill(80);
-  Expect(shape, {});
-  Expect(shape, Places(0, 0, 1));
-  Expect(shape, Places(1, 63, 3));
-  Expect(shape, Places(0, 0, 150));
-  Expect(shape, Places(0, 149, 1) + Places(1, 30, 50));
+  Expect(kGrouped, {});
+  Expect(kGrouped, Places(0, 0, 1));
+  Expect(kGrouped, Places(1, 63, 3));
+  Expect(kGrouped, Places(0, 0, 150));
+  Expect(kGrouped, Places(0, 149, 1) + Places(1, 30, 50));
 }
 
 TEST_P(Attention, LatentEqualsTheReference) {
@@ -136,23 +145,16 @@ TEST_P(Attention, LatentEqualsTheReference) {
 }
 
 TEST_P(Attention, LooksAtNothingBeyondARowsOwnPosition) {
-  const AttentionShape shape = {.heads = 2,
-                                .kv_heads = 1,
-                                .key_dim = 8,
-                                .value_dim = 8,
-                                .key_offset = 0,
-                                .value_offset = 8,
-                                .scale = 0.3f};
   Fill(16);
   Batch poison(1, 16);
   for (int64_t c = 0; c < 16; ++c) poison.at(0, c) = NAN;
   const std::vector<RowPlace> after = Places(0, 71, 1);
   device_->StoreKv(poison.rows(), {after, tables_}, 0, cache_);
-  Expect(shape, Places(0, 60, 11));
+  Expect(kSmall, Places(0, 60, 11));
   // A row that does see it says so.
   const Batch q(1, 16, 3, 1.0);
   Batch out(1, 16);
-  device_->Attention(q.rows(), shape, {after, tables_}, cache_, out.rows());
+  device_->Attention(q.rows(), kSmall, {after, tables_}, cache_, out.rows());
   EXPECT_TRUE(std::isnan(out.at(0, 0)));
 }
 
@@ -213,13 +215,7 @@ TEST_P(Attention, AValueThatIsNotFiniteIsSeenOnlyByThoseWhoSeeIt) {
 }
 
 TEST_P(Attention, InAWindowEqualsTheReference) {
-  AttentionShape shape = {.heads = 6,
-                          .kv_heads = 2,
-                          .key_dim = 20,
-                          .value_dim = 20,
-                          .key_offset = 0,
-                          .value_offset = 40,
-                          .scale = 0.22f};
+  AttentionShape shape = kGrouped;
   Fill(80);
   // Within a tile of positions, about one, across two, longer than the sequence.
   for (const int32_t window : {1, 2, 7, 63, 64, 65, 100, 149, 150, 1000}) {
@@ -233,14 +229,8 @@ TEST_P(Attention, InAWindowEqualsTheReference) {
 
 TEST_P(Attention, WithSinksEqualsTheReference) {
   const float sinks[] = {-2.0f, 0.5f, 3.0f, 60.0f, -80.0f, 0.0f};
-  AttentionShape shape = {.heads = 6,
-                          .kv_heads = 2,
-                          .key_dim = 20,
-                          .value_dim = 20,
-                          .key_offset = 0,
-                          .value_offset = 40,
-                          .scale = 0.22f,
-                          .sinks = sinks};
+  AttentionShape shape = kGrouped;
+  shape.sinks = sinks;
   Fill(80);
   for (const int32_t window : {0, 5, 90}) {
     SCOPED_TRACE(window);
@@ -250,14 +240,8 @@ TEST_P(Attention, WithSinksEqualsTheReference) {
 }
 
 TEST_P(Attention, LooksAtNothingBeforeTheWindow) {
-  const AttentionShape shape = {.heads = 2,
-                                .kv_heads = 1,
-                                .key_dim = 8,
-                                .value_dim = 8,
-                                .key_offset = 0,
-                                .value_offset = 8,
-                                .scale = 0.3f,
-                                .window = 5};
+  AttentionShape shape = kSmall;
+  shape.window = 5;
   Fill(16);
   Batch poison(81, 16);
   for (int64_t r = 0; r < 81; ++r) {

@@ -318,14 +318,20 @@ TEST_F(ClusterAdaptersTest, TellsWhatAWorkerLacksAndWhyAndTakesItToDisk) {
 
 TEST_F(ClusterAdaptersTest, RefusesBeatsThatLackMoreThanThereCanBe) {
   v1::HeartbeatRequest beat = beats_["a"];
-  for (int i = 0; i < 257; ++i) beat.add_lacks()->set_digest("1a");
+  for (int i = 0; i < 256; ++i) beat.add_lacks()->set_digest("1a");
+  EXPECT_EQ(service_->Hear(beat, now_), absl::OkStatus());
+  beat.add_lacks()->set_digest("1a");
   EXPECT_EQ(service_->Hear(beat, now_).code(), absl::StatusCode::kInvalidArgument);
   beat.clear_lacks();
-  beat.add_lacks();
+  v1::AdapterLack& lack = *beat.add_lacks();
   EXPECT_EQ(service_->Hear(beat, now_).code(), absl::StatusCode::kInvalidArgument);
-  beat.mutable_lacks(0)->set_digest("1a");
+  lack.set_digest(std::string(128, 'a'));
+  lack.set_why(std::string(2048, 'a'));
   EXPECT_EQ(service_->Hear(beat, now_), absl::OkStatus());
-  beat.mutable_lacks(0)->set_why(std::string(2049, 'a'));
+  lack.set_why(std::string(2049, 'a'));
+  EXPECT_EQ(service_->Hear(beat, now_).code(), absl::StatusCode::kInvalidArgument);
+  lack.clear_why();
+  lack.set_digest(std::string(129, 'a'));
   EXPECT_EQ(service_->Hear(beat, now_).code(), absl::StatusCode::kInvalidArgument);
 }
 

@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <iterator>
+#include <map>
+#include <string>
+
 namespace conclave::services {
 namespace {
 
@@ -10,6 +14,7 @@ using scheduler::AdapterError;
 using scheduler::AdapterRegister;
 using scheduler::FoundAdapter;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 v1::AdapterChecked Checked() {
   return ToProto(7, {.digest = "1a", .replaced = {1, 5, 9}, .bytes = 30, .shared_bytes = 10});
@@ -24,6 +29,20 @@ TEST(ConvertAdapters, KeepsAReport) {
   EXPECT_EQ(found.replaced, (std::vector<scheduler::ExpertId>{1, 5, 9}));
   EXPECT_EQ(found.bytes, 30u);
   EXPECT_EQ(found.shared_bytes, 10u);
+}
+
+TEST(ConvertAdapters, ABeatHasRoomForWhatIsLackedWhateverItsReasonsAre) {
+  std::map<std::string, std::string> lacks;
+  for (int i = 0; i <= kLacksMax; ++i) lacks[std::string(120, 'a') + std::to_string(1000 + i)] = "";
+  lacks.begin()->second = std::string(513, 'x');
+  std::next(lacks.begin())->second = std::string(513, '\xff');  // as a file may be named
+  v1::HeartbeatRequest beat;
+  AddLacks(lacks, beat);
+  ASSERT_EQ(beat.lacks_size(), kLacksMax);
+  EXPECT_EQ(beat.lacks(0).digest(), lacks.begin()->first);
+  EXPECT_EQ(beat.lacks(0).why(), std::string(512, 'x'));
+  EXPECT_THAT(beat.lacks(1).why(), StartsWith("\\xff\\xff"));
+  EXPECT_LE(beat.lacks(1).why().size(), 2048u) << "what a scheduler takes";
 }
 
 TEST(ConvertAdapters, AReportThatIsNoneSaysSo) {
