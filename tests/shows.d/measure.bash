@@ -4,10 +4,12 @@ source deploy/steps.bash
 bin=build/release/bin
 missed=0
 
-# measure WHAT VALUE OP TARGET [UNIT]: OP is one of <= >= < > ==; prints it, remembers a miss.
+# measure WHAT VALUE OP TARGET [UNIT]: OP is one of <= >= < > ==; prints it, remembers a miss. What is no number is one:
+# awk would take it for a text, which may well be less than a number.
 measure() {
   local verdict=ok
-  awk -v a="$2" -v b="$4" "BEGIN { exit !(a $3 b) }" || { verdict=MISSED missed=1; }
+  [[ $2 =~ ^[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$ ]] && awk -v a="$2" -v b="$4" "BEGIN { exit !(a $3 b) }" ||
+    { verdict=MISSED missed=1; }
   printf '%-58s %12s   target %s %s %s   %s\n' "$1" "$2" "$3" "$4" "${5:-}" "$verdict"
 }
 
