@@ -59,7 +59,6 @@ class Load::Call : public grpc::ClientReadReactor<v1::GenerateResponse> {
       if (!served && counts.why.empty())
         counts.why = status.ok() ? "tokens are missing" : status.error_message();
       counts.messages += messages_;
-      counts.tokens += tokens_;
       --counts.open;
       state_.calls.erase(this);
       if (counts.open == 0) state_.ended.notify_all();
@@ -97,7 +96,7 @@ void Load::Begin(const std::shared_ptr<Flights>& flights, double per_second, uin
   Clock::time_point next = Clock::now();
   for (size_t i = 0; i < flights->requests(); ++i) {
     next += std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(gap(random)));
-    std::this_thread::sleep_until(next);
+    std::this_thread::sleep_until(next);  // the pace of the load
     request_.mutable_sampling()->set_seed(i);
     auto* const call = new Call(*state_, flights, i);
     call->Start(*stubs_[i % stubs_.size()], request_);

@@ -19,8 +19,7 @@ class Load {
     uint64_t served = 0;    // ended well, with all their tokens
     uint64_t failed = 0;    // all others
     uint64_t messages = 0;  // that had tokens
-    uint64_t tokens = 0;
-    std::string why;  // of the first that failed
+    std::string why;        // of the first that failed
   };
 
   Load(const std::string& address, int connections);

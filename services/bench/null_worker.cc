@@ -26,10 +26,6 @@ class NullWorker::Service final : public v1::Worker::CallbackService {
     flights_ = std::move(flights);
     pace_ = pace;
   }
-  size_t live() const {
-    const std::lock_guard lock(mutex_);
-    return sequences_.size();
-  }
 
   std::unique_ptr<Server> server;
 
@@ -151,7 +147,7 @@ class NullWorker::Service final : public v1::Worker::CallbackService {
   };
 
   const Options options_;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::shared_ptr<Flights> flights_;
   std::chrono::microseconds pace_{};
   uint64_t last_ = 0;
@@ -173,7 +169,5 @@ NullWorker::~NullWorker() { service_->server.reset(); }
 void NullWorker::Serve(std::shared_ptr<Flights> flights, std::chrono::microseconds pace) {
   service_->SetRun(std::move(flights), pace);
 }
-
-size_t NullWorker::live() const { return service_->live(); }
 
 }  // namespace conclave::services::bench

@@ -23,7 +23,6 @@ class NullWorker {
   const std::string& address() const { return address_; }
   // Of the sequences to come: where what is sent is noted, and from token to token.
   void Serve(std::shared_ptr<Flights> flights, std::chrono::microseconds pace);
-  size_t live() const;
 
  private:
   class Service;

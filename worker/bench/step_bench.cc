@@ -1,7 +1,7 @@
 // Steps of one worker on a checkpoint, beside what the machine's memory and cores permit, measured
 // in the same run: decoding of batches, prompts, and where their time goes.
 //   conclave-step-bench MODEL [--threads 1] [--level NAME] [--batches 1,4,16,64] [--context 32]
-//   [--steps 16] [--prompts 512,4096] [--chunk 512] [--runs 5] [--json]
+//   [--steps 16] [--prompts 512] [--chunk 512] [--runs 5] [--json]
 // Each figure is the median of `runs`; batches, prompts and readings of the roof take turns.
 
 #include <algorithm>

@@ -54,6 +54,8 @@ absl::StatusOr<Pages> Pages::Map(size_t bytes, std::string_view name) {
   const size_t length = std::max<size_t>(bytes, 1);
   void* data = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return NoMemory(bytes, name, errno);
+  // Huge pages save looking up addresses; in less memory than a few of them too much would be
+  // resident that nobody touches.
   constexpr size_t kWorthHugePages = size_t{8} << 20;
   if (length >= kWorthHugePages) madvise(data, length, MADV_HUGEPAGE);
   return Pages(data, length);
