@@ -63,10 +63,11 @@ class Ends final : public Link {
 struct Roof {
   std::vector<double> bytes, bf16, fp32;  // a second
   double Seconds(const MeteredDevice::Meter& work) const {
-    const double arithmetic = (Median(bf16) > 0 ? work.bf16_operations / Median(bf16)
-                                                : work.bf16_operations / Median(fp32)) +
-                              work.fp32_operations / Median(fp32);
-    return std::max(work.bytes / Median(bytes), arithmetic);
+    const double reading = work.bytes / Median(bytes);
+    const double fp32_peak = Median(fp32);
+    const double bf16_peak = Median(bf16) > 0 ? Median(bf16) : fp32_peak;
+    if (fp32_peak == 0) return reading;  // "portable": nothing is known of its arithmetic
+    return std::max(reading, work.bf16_operations / bf16_peak + work.fp32_operations / fp32_peak);
   }
 };
 
