@@ -9,6 +9,7 @@
 #include "services/network_threads.h"
 #include "services/process.h"
 #include "services/router_node.h"
+#include "services/short_slice.h"
 
 int main(int argc, char** argv) {
   using namespace conclave::services;
@@ -23,6 +24,7 @@ int main(int argc, char** argv) {
   if (const std::optional<int> exit_code = flags.ParseOrExit(argc, argv)) return *exit_code;
 
   StartProcessLog("router");
+  TakeShortSlices();
   // gRPC's many threads touch a little memory each, for short: arenas of their own would keep it.
   mallopt(M_ARENA_MAX, std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   Shutdown shutdown(Shutdown::Phase::kStarting);

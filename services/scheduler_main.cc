@@ -3,6 +3,7 @@
 
 #include "services/process.h"
 #include "services/scheduler_node.h"
+#include "services/short_slice.h"
 
 int main(int argc, char** argv) {
   using namespace conclave::services;
@@ -12,6 +13,7 @@ int main(int argc, char** argv) {
   if (const std::optional<int> exit_code = flags.ParseOrExit(argc, argv)) return *exit_code;
 
   StartProcessLog("scheduler");
+  TakeShortSlices();
   Shutdown shutdown(Shutdown::Phase::kStarting);
   return ServeUntilShutdown(SchedulerNode::Start(options), shutdown, std::chrono::seconds(5));
 }
