@@ -9,9 +9,21 @@
 
 namespace conclave::worker {
 
-enum class DType : uint8_t { kF32, kBF16, kF16 };
+// The last two are packed, the OCP's microscaling formats MXINT8 and MXFP4: kGroup numbers of a row
+// share a power of two, of which each is a multiple by an 8-bit integer, or by a number of E2M1. So
+// each is a BF16 number exactly, and what is computed with them is what is computed with those.
+enum class DType : uint8_t { kF32, kBF16, kF16, kMxInt8, kMxFp4 };
 
-constexpr size_t SizeOf(DType type) { return type == DType::kF32 ? 4 : 2; }
+constexpr bool IsPacked(DType type) { return type >= DType::kMxInt8; }
+inline constexpr int64_t kGroup = 32;
+
+// Of a number; of a packed one without its share of the power of two.
+constexpr int64_t BitsOf(DType type) {
+  constexpr int64_t kBits[] = {32, 16, 16, 8, 4};
+  return kBits[static_cast<size_t>(type)];
+}
+// In bytes, of types that are not packed.
+constexpr size_t SizeOf(DType type) { return static_cast<size_t>(BitsOf(type) / 8); }
 
 // To nearest even; a NaN stays one.
 constexpr uint16_t ToBf16(float value) {
@@ -23,20 +35,32 @@ constexpr uint16_t ToBf16(float value) {
 constexpr float FromBf16(uint16_t value) { return std::bit_cast<float>(uint32_t{value} << 16); }
 
 // A weight matrix [rows, cols], row-major, without padding. A vector is one row. Not necessarily
-// aligned.
+// aligned. Of packed ones `cols` is a multiple of kGroup, a power of two 2^e is kept as e +
+// kScaleBias, and of two numbers in a byte the first is in its low bits.
 struct Weight {
   const void* data = nullptr;
   DType type = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
+  const uint8_t* scales = nullptr;  // of packed ones: [rows, cols / kGroup]
 
   explicit operator bool() const { return data != nullptr; }
+  size_t bytes() const { return static_cast<size_t>(rows * cols * BitsOf(type) / 8); }
+  size_t scale_bytes() const {
+    return IsPacked(type) ? static_cast<size_t>(rows * cols / kGroup) : 0;
+  }
   // Rows [first, first + count) of it.
   Weight Slice(int64_t first, int64_t count) const {
-    return {static_cast<const char*>(data) + static_cast<size_t>(first * cols) * SizeOf(type), type,
-            count, cols};
+    return {static_cast<const char*>(data) + first * cols * BitsOf(type) / 8, type, count, cols,
+            IsPacked(type) ? scales + first * cols / kGroup : nullptr};
   }
 };
+
+inline constexpr int kScaleBias = 127;
+// Kept powers of two lie within these; then every number but zero is a normal one, and the kernels
+// have room to make it.
+inline constexpr int kLeastScale = 2;
+inline constexpr int kGreatestScale = 230;
 
 // Activations [rows, cols] in fp32; row r starts at data + r * stride.
 template <typename T>

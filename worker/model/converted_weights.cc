@@ -7,11 +7,13 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "absl/strings/str_format.h"
 #include "scheduler/check.h"
+#include "worker/device/packed.h"
 #include "worker/model/json.h"
 #include "worker/model/pages.h"
 #include "worker/model/widen.h"
@@ -33,6 +35,13 @@ absl::Status NotFinite(const MappedFiles::Tensor& tensor, int64_t index) {
   return absl::InvalidArgumentError(
       absl::StrFormat("%s: tensor \"%s\" has a value that is not finite, number %d",
                       tensor.file->path(), Printable(tensor.entry->name), index));
+}
+
+absl::Status CannotPack(const MappedFiles::Tensor& tensor, int64_t index, float value, DType type) {
+  if (!std::isfinite(value)) return NotFinite(tensor, index);
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s: tensor \"%s\" has %g as number %d, too large for %s", tensor.file->path(),
+      Printable(tensor.entry->name), value, index, TypeName(type)));
 }
 
 // In squares, so that neither side is walked with a long stride for long.
@@ -77,8 +86,16 @@ ConvertedWeights::~ConvertedWeights() {
 
 absl::StatusOr<Weight> ConvertedWeights::Place(const MappedFiles::Tensor& from, DType type,
                                                int64_t rows, int64_t cols) {
-  const int64_t size = rows * cols * static_cast<int64_t>(SizeOf(type));
-  const int64_t taken = (size + kAlignment - 1) / kAlignment * kAlignment;
+  if (IsPacked(type) && cols % kGroup != 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: tensor \"%s\" has rows of %d numbers, and %s packs them by %d", from.file->path(),
+        Printable(from.entry->name), cols, TypeName(type), kGroup));
+  }
+  Weight weight = {nullptr, type, rows, cols};
+  const auto aligned = [](size_t bytes) {
+    return (static_cast<int64_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
+  };
+  const int64_t taken = aligned(weight.bytes()) + aligned(weight.scale_bytes());
   if (taken > bytes_limit_ - bytes_) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "%s: tensor \"%s\" and others must be converted at load, which takes more than the limit "
@@ -95,25 +112,51 @@ absl::StatusOr<Weight> ConvertedWeights::Place(const MappedFiles::Tensor& from, 
     }
     data_ = static_cast<char*>(data);
   }
-  const Weight weight = {data_ + bytes_, type, rows, cols};
+  weight.data = data_ + bytes_;
+  if (IsPacked(type)) {
+    weight.scales = reinterpret_cast<const uint8_t*>(data_ + bytes_ + aligned(weight.bytes()));
+  }
   bytes_ += taken;
   return weight;
 }
 
+void ConvertedWeights::Plan(Job job, int64_t expert) {
+  (expert == kNobodys ? jobs_ : of_experts_[expert]).push_back(std::move(job));
+}
+
 absl::StatusOr<std::vector<Weight>> ConvertedWeights::Rearrange(const Run& run,
                                                                 std::span<const Part> parts,
-                                                                int64_t expert) {
+                                                                DType type, int64_t expert) {
+  CONCLAVE_CHECK(type == run.type || (IsPacked(type) && run.type == DType::kBF16));
   Job job = {.from = run, .parts = {parts.begin(), parts.end()}};
   for (const Part& part : parts) {
     const int64_t last =
         part.first + (part.rows - 1) * part.row_step + (part.cols - 1) * part.column_step;
     CONCLAVE_CHECK(static_cast<uint64_t>(last + 1) * SizeOf(run.type) <= run.bytes);
-    CONCLAVE_ASSIGN_OR_RETURN(const Weight to, Place(run.tensor, run.type, part.rows, part.cols));
+    CONCLAVE_ASSIGN_OR_RETURN(const Weight to, Place(run.tensor, type, part.rows, part.cols));
     job.to.push_back(to);
   }
   const std::vector<Weight> to = job.to;
-  (expert == kNobodys ? jobs_ : of_experts_[expert]).push_back(std::move(job));
+  Plan(std::move(job), expert);
   return to;
+}
+
+absl::StatusOr<Weight> ConvertedWeights::Pack(const MappedFiles::Tensor& tensor, int64_t rows,
+                                              int64_t cols, DType type, int64_t first_expert,
+                                              int64_t experts) {
+  CONCLAVE_CHECK(IsPacked(type) && rows % experts == 0);
+  CONCLAVE_ASSIGN_OR_RETURN(const Weight whole, Place(tensor, type, rows, cols));
+  const int64_t share = rows / experts;
+  const auto bytes = static_cast<uint64_t>(share * cols) * SizeOf(DType::kBF16);
+  CONCLAVE_CHECK(tensor.entry->end - tensor.entry->begin == static_cast<uint64_t>(experts) * bytes);
+  for (int64_t i = 0; i < experts; ++i) {
+    const Run run = {tensor, DType::kBF16, static_cast<uint64_t>(i) * bytes, bytes};
+    Plan({.from = run,
+          .parts = {{.rows = share, .cols = cols, .row_step = cols}},
+          .to = {whole.Slice(i * share, share)}},
+         first_expert == kNobodys ? kNobodys : first_expert + i);
+  }
+  return whole;
 }
 
 absl::StatusOr<Weight> ConvertedWeights::Dequantise(const MappedFiles::Tensor& matrix,
@@ -125,27 +168,49 @@ absl::StatusOr<Weight> ConvertedWeights::Dequantise(const MappedFiles::Tensor& m
   CONCLAVE_ASSIGN_OR_RETURN(const Weight to,
                             Place(matrix, type, matrix.entry->shape[0], matrix.entry->shape[1]));
   const Run run = {.tensor = matrix, .begin = 0, .bytes = matrix.entry->end - matrix.entry->begin};
-  (expert == kNobodys ? jobs_ : of_experts_[expert])
-      .push_back({.from = run, .to = {to}, .factors = factors, .blocks = blocks});
+  Plan({.from = run, .to = {to}, .factors = factors, .blocks = blocks}, expert);
   return to;
 }
 
 absl::Status ConvertedWeights::Do(const Job& job) {
   CONCLAVE_ASSIGN_OR_RETURN(const std::string content,
                             Read(job.from.tensor, job.from.begin, job.from.bytes));
-  for (size_t p = 0; p < job.parts.size(); ++p) {
-    void* to = const_cast<void*>(job.to[p].data);
-    SizeOf(job.from.type) == 2 ? Gather<uint16_t>(content.data(), job.parts[p], to)
-                               : Gather<uint32_t>(content.data(), job.parts[p], to);
-  }
-  if (job.factors.entry == nullptr) return absl::OkStatus();
+  for (size_t p = 0; p < job.parts.size(); ++p)
+    CONCLAVE_RETURN_IF_ERROR(DoPart(job, p, content.data()));
+  return job.factors.entry == nullptr ? absl::OkStatus() : DoFp8(job, content.data());
+}
 
+absl::Status ConvertedWeights::DoPart(const Job& job, size_t part, const char* content) {
+  const Part& from = job.parts[part];
+  const Weight& to = job.to[part];
+  if (IsPacked(to.type)) {
+    std::vector<uint16_t> numbers(static_cast<size_t>(to.rows * to.cols));
+    Gather<uint16_t>(content, from, numbers.data());
+    const std::optional<int64_t> bad = PackNumbers(numbers.data(), to);
+    if (!bad) return absl::OkStatus();
+    return CannotPack(job.from.tensor,
+                      static_cast<int64_t>(job.from.begin / SizeOf(job.from.type)) + from.first +
+                          *bad / to.cols * from.row_step + *bad % to.cols * from.column_step,
+                      FromBf16(numbers[static_cast<size_t>(*bad)]), to.type);
+  }
+  void* const data = const_cast<void*>(to.data);
+  SizeOf(job.from.type) == 2 ? Gather<uint16_t>(content, from, data)
+                             : Gather<uint32_t>(content, from, data);
+  return absl::OkStatus();
+}
+
+absl::Status ConvertedWeights::DoFp8(const Job& job, const char* content) {
   const TensorEntry& entry = *job.factors.entry;
   CONCLAVE_ASSIGN_OR_RETURN(const std::string factor_bytes,
                             Read(job.factors, 0, entry.end - entry.begin));
   const std::vector<float> factors = Widen(
       {factor_bytes.data(), *ComputeType(entry.type), entry.shape.front(), entry.shape.back()});
   const Weight& to = job.to[0];
+  const bool packed = IsPacked(to.type);
+  const DType type = packed ? DType::kBF16 : to.type;
+  std::vector<uint16_t> numbers(packed ? static_cast<size_t>(to.rows * to.cols) : 0);
+  char* const out = packed ? reinterpret_cast<char*>(numbers.data())
+                           : static_cast<char*>(const_cast<void*>(to.data));
   const int64_t across = entry.shape.back();
   for (int64_t r = 0; r < to.rows; ++r) {
     for (int64_t b = 0; b < across; ++b) {
@@ -154,13 +219,15 @@ absl::Status ConvertedWeights::Do(const Job& job) {
       const int64_t block = r / job.blocks.rows * across + b;
       const float factor = factors[static_cast<size_t>(block)];
       if (!std::isfinite(factor)) return NotFinite(job.factors, block);
-      const int64_t bad = Scale(content.data() + at, count, factor, to.type,
-                                static_cast<char*>(const_cast<void*>(to.data)) +
-                                    at * static_cast<int64_t>(SizeOf(to.type)));
+      const int64_t bad =
+          Scale(content + at, count, factor, type, out + at * static_cast<int64_t>(SizeOf(type)));
       if (bad >= 0) return NotFinite(job.from.tensor, at + bad);
     }
   }
-  return absl::OkStatus();
+  if (!packed) return absl::OkStatus();
+  const std::optional<int64_t> bad = PackNumbers(numbers.data(), to);
+  if (!bad) return absl::OkStatus();
+  return CannotPack(job.from.tensor, *bad, FromBf16(numbers[static_cast<size_t>(*bad)]), to.type);
 }
 
 absl::Status ConvertedWeights::DoAll(std::span<const Job* const> jobs, int threads) {

@@ -160,6 +160,7 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
                             BindWeights(*model->files, *model->tensors,
                                         {.fp8 = family.fp8,
                                          .converted_bytes = options.converted_bytes,
+                                         .experts_as = options.experts_as,
                                          .experts_may_be_absent = may_be_absent},
                                         *model));
   if (options.hold_experts) CONCLAVE_RETURN_IF_ERROR(HoldAll(*model));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -64,8 +65,11 @@ struct CheckpointDigest {
 struct ModelOptions {
   int32_t context_limit =
       0;  // above 0: lowers the checkpoint's, and with it the memory of rotary tables and caches
-  // For weights that cannot be used as they are mapped: FP8, transposed layouts.
+  // For weights that cannot be used as they are mapped: FP8, transposed layouts, what is packed.
   int64_t converted_bytes = int64_t{64} << 30;
+  // Matrices of experts, also of shared ones, are packed like this when they are held, from BF16 or
+  // what is dequantised to it. Nothing: they are as they are stored.
+  std::optional<DType> experts_as;
   // Experts that must be converted are ready once it is loaded. False: once they are held.
   bool hold_experts = true;
   // If not empty, experts may be absent: it is asked, for a checkpoint with this dense digest, what

@@ -20,9 +20,13 @@ constexpr char kFactors[] = "_scale_inv";  // of the matrix whose name comes bef
 
 class Binder {
  public:
-  Binder(const MappedFiles& files, const std::optional<Fp8Blocks>& fp8, ConvertedWeights& converted,
+  Binder(const MappedFiles& files, const BindOptions& options, ConvertedWeights& converted,
          BoundTensors& bound)
-      : files_(files), fp8_(fp8), converted_(converted), bound_(bound) {}
+      : files_(files),
+        fp8_(options.fp8),
+        experts_as_(options.experts_as),
+        converted_(converted),
+        bound_(bound) {}
 
   bool Has(const std::string& name) const { return files_.Find(name).entry != nullptr; }
   absl::StatusOr<Weight> Bind(const std::string& name, const std::vector<int64_t>& shape);
@@ -35,6 +39,12 @@ class Binder {
   // Whose what is bound now is: an expert's id, or ConvertedWeights::kNobodys; and the experts' of
   // which MoE layer, or nothing.
   void SetExpert(int64_t expert) { expert_ = expert; }
+  // How many experts' shares of a tensor is, and whether they may be packed.
+  struct Shares {
+    int64_t experts = 1;
+    bool may_pack = false;
+  };
+  void SetShares(const Shares& shares) { shares_ = shares; }
   void SetExpertsOf(std::optional<size_t> moe_layer) { experts_of_ = moe_layer; }
   // Whether the tensor is there with all that belongs to it.
   bool HasWhole(const std::string& name) const;
@@ -50,14 +60,18 @@ class Binder {
                                            const std::vector<int64_t>& shape);
   absl::StatusOr<DType> TypeOf(const MappedFiles::Tensor& tensor) const;
   absl::StatusOr<Weight> BindFp8(const MappedFiles::Tensor& matrix);
+  // What a matrix of this type is to be held as.
+  absl::StatusOr<DType> HeldAs(const MappedFiles::Tensor& matrix, DType type) const;
 
   const MappedFiles& files_;
   const std::optional<Fp8Blocks>& fp8_;
+  const std::optional<DType>& experts_as_;
   ConvertedWeights& converted_;
   BoundTensors& bound_;
   std::optional<size_t> experts_of_;
   std::optional<DType> model_type_;
   int64_t expert_ = ConvertedWeights::kNobodys;
+  Shares shares_;
   std::unordered_set<const TensorEntry*> used_;
 };
 
@@ -122,7 +136,17 @@ absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<i
   if (fp8_ && model_type_ && tensor.entry->type == "F8_E4M3" && shape.size() == 2)
     return BindFp8(tensor);
   CONCLAVE_ASSIGN_OR_RETURN(const DType type, TypeOf(tensor));
-  return AsMatrix(tensor.data(), type, shape);
+  const Weight matrix = AsMatrix(tensor.data(), type, shape);
+  CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(tensor, type));
+  if (held == type) return matrix;
+  return converted_.Pack(tensor, matrix.rows, matrix.cols, held, expert_, shares_.experts);
+}
+
+absl::StatusOr<DType> Binder::HeldAs(const MappedFiles::Tensor& matrix, DType type) const {
+  if (!experts_as_ || !shares_.may_pack || matrix.entry->name.ends_with("bias")) return type;
+  if (type == DType::kBF16) return *experts_as_;
+  return Error(matrix, absl::StrFormat("is %s, and only BF16 can be packed as %s", TypeName(type),
+                                       TypeName(*experts_as_)));
 }
 
 absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
@@ -137,7 +161,8 @@ absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
   if (!ComputeType(factors.entry->type)) {
     return Error(factors, absl::StrFormat("is %s, supported: F32, F16, BF16", factors.entry->type));
   }
-  return converted_.Dequantise(matrix, factors, *fp8_, *model_type_, expert_);
+  CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(matrix, *model_type_));
+  return converted_.Dequantise(matrix, factors, *fp8_, held, expert_);
 }
 
 absl::StatusOr<std::vector<Weight>> Binder::BindParts(const std::string& name,
@@ -146,12 +171,13 @@ absl::StatusOr<std::vector<Weight>> Binder::BindParts(const std::string& name,
                                                       int64_t first_expert) {
   CONCLAVE_ASSIGN_OR_RETURN(const MappedFiles::Tensor tensor, Find(name, shape));
   CONCLAVE_ASSIGN_OR_RETURN(const DType type, TypeOf(tensor));
+  CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(tensor, type));
   const auto slots = static_cast<uint64_t>(shape[0]);
   const uint64_t bytes = (tensor.entry->end - tensor.entry->begin) / slots;
   std::vector<Weight> weights;
   for (uint64_t slot = 0; slot < slots; ++slot) {
     CONCLAVE_ASSIGN_OR_RETURN(const std::vector<Weight> own,
-                              converted_.Rearrange({tensor, type, slot * bytes, bytes}, parts,
+                              converted_.Rearrange({tensor, type, slot * bytes, bytes}, parts, held,
                                                    first_expert + static_cast<int64_t>(slot)));
     weights.insert(weights.end(), own.begin(), own.end());
   }
@@ -241,6 +267,10 @@ void PassExperts(const TensorTable& table, const LayerBinding& layer) {
 
 absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) {
   layer.binder.SetExpertsOf(rule.of_experts ? std::optional(layer.moe_layer) : std::nullopt);
+  const bool each = rule.name.find("{E}") != rule.name.npos;
+  layer.binder.SetShares(
+      {.experts = rule.of_experts && !each ? std::ssize(layer.weights.experts) : 1,
+       .may_pack = rule.of_experts || rule.of_shared});
   if (!rule.parts.empty()) {
     CONCLAVE_ASSIGN_OR_RETURN(
         const std::vector<Weight> weights,
@@ -252,11 +282,10 @@ absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) 
     return absl::OkStatus();
   }
   const std::vector<std::string> names = layer.Names(rule);
-  const bool each = rule.name.find("{E}") != rule.name.npos;
   for (size_t slot = 0; slot < names.size(); ++slot) {
     const std::string& name = names[slot];
-    layer.binder.SetExpert(each ? layer.first_expert + static_cast<int64_t>(slot)
-                                : ConvertedWeights::kNobodys);
+    layer.binder.SetExpert(rule.of_experts ? layer.first_expert + static_cast<int64_t>(slot)
+                                           : ConvertedWeights::kNobodys);
     CONCLAVE_ASSIGN_OR_RETURN(const Weight whole, layer.binder.Bind(name, rule.shape));
     const absl::Status bound = rule.bind(layer.weights, slot, whole);
     if (!bound.ok()) return layer.binder.Refuse(name, bound);
@@ -291,7 +320,7 @@ absl::StatusOr<BoundTensors> BindWeights(const MappedFiles& files, const TensorT
   ModelSpec& spec = model.spec;
   const auto converted = std::make_shared<ConvertedWeights>(options.converted_bytes);
   BoundTensors bound;
-  Binder binder(files, options.fp8, *converted, bound);
+  Binder binder(files, options, *converted, bound);
   // Tied weights are stored once, under either name. Where both are stored both count, whatever the
   // setting says: a fine-tuned head may have moved away from the embedding.
   const bool head_is_stored = !spec.tied_embeddings || binder.Has(kHead);
@@ -299,6 +328,7 @@ absl::StatusOr<BoundTensors> BindWeights(const MappedFiles& files, const TensorT
   CONCLAVE_ASSIGN_OR_RETURN(model.embedding,
                             binder.Bind(only_head ? kHead : kEmbedding, {spec.vocab, spec.dim}));
   spec.type = model.embedding.type;
+  spec.expert_type = options.experts_as.value_or(spec.type);
   binder.SetModelType(spec.type);
   CONCLAVE_ASSIGN_OR_RETURN(model.final_norm, binder.Bind("model.norm.weight", {spec.dim}));
   model.head = model.embedding;

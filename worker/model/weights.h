@@ -18,7 +18,8 @@ namespace conclave::worker {
 
 struct BindOptions {
   std::optional<Fp8Blocks> fp8;
-  int64_t converted_bytes = 0;  // for conversions
+  int64_t converted_bytes = 0;      // for conversions
+  std::optional<DType> experts_as;  // their matrices, and those of shared ones: packed like this
   // A layer may lack tensors of its experts: it then has none, as those that are there could not be
   // told from another checkpoint's.
   bool experts_may_be_absent = false;

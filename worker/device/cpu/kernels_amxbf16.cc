@@ -180,6 +180,7 @@ void AddProducts(const Panel* x, const WeightTile* w, int64_t begin, int64_t end
   if constexpr (kPair == 2) _tile_stored(1, sum(0, 1), x[1].row_bytes());
   if constexpr (kTiles == 2) _tile_stored(2, sum(1, 0), x[0].row_bytes());
   if constexpr (kTiles == 2 && kPair == 2) _tile_stored(3, sum(1, 1), x[1].row_bytes());
+  Settle();
 }
 
 // The 16 x 16 words of rows[] the other way round.
@@ -241,25 +242,73 @@ void StoreTile(const float* sums, int m, int n, int64_t column, float* const* ou
   for (int i = 0; i < m; ++i) _mm512_mask_storeu_ps(out[i] + column, mask, Load(turned[i]));
 }
 
-template <int kTiles>
-void DotTiles(const Panel* x, int panels, const WeightTile* w, int64_t k, int64_t column,
+// Rows of w that lie as they are multiplied, 16 of which begin at each of run(0), run(1) ..
+template <typename Run>
+struct PlainRows {
+  Run run;
+  int64_t stride;
+  // Where x has many panels tiles are copied, never those of split rows.
+  bool many;
+
+  static constexpr int64_t kBufferBytes = kBlock / kStep * kTileBytes;
+  int64_t block(int64_t k) const { return many ? kBlock : k; }
+  // Rows [row, + count), so that columns [begin, end) of them can be multiplied.
+  WeightTile Make(int row, int count, int64_t begin, int64_t end, char* buffer) const {
+    const WeightTile tile = {run(row / kSide), stride, count};
+    if (!many) return tile;
+    for (int64_t c = begin; c < end; c += kStep) {
+      CopyTile(tile, c, end - c < kStep ? end - c : kStep,
+               buffer + (c - begin) / kStep * kTileBytes);
+    }
+    return {buffer - begin / kStep * kTileBytes, 64, kSide, kTileBytes};
+  }
+};
+
+// Rows of packed w: so many columns at a time are unpacked to the first cache, and what comes next
+// is fetched meanwhile.
+template <void (*kUnpack)(const uint8_t*, const uint8_t*, int, uint16_t*), int kGroupBytes>
+struct PackedRows {
+  const uint8_t* data;
+  const uint8_t* scales;
+  int64_t groups;  // of a row
+  bool many;
+
+  static constexpr int kBlockGroups = kGroupsAtOnce;
+  static constexpr int64_t kRowBytes = kBlockGroups * 64 + 64;  // a line more: see DotPackedRows
+  static constexpr int64_t kBufferBytes = kSide * kRowBytes;
+  int64_t block(int64_t) const { return many ? kBlock : kBlockGroups * 32; }
+  WeightTile Make(int row, int count, int64_t begin, int64_t end, char* buffer) const {
+    const int64_t first = begin / 32;
+    const int n = static_cast<int>((end - begin) / 32);
+    // Of the same rows the next columns, or of the rows behind them the first.
+    const bool last = first + n >= groups;
+    const int64_t ahead = last ? (kWays * kSide * groups - first) * kGroupBytes : n * kGroupBytes;
+    for (int r = 0; r < count; ++r) {
+      const int64_t at = (row + r) * groups + first;
+      const uint8_t* const from = data + at * kGroupBytes;
+      for (int64_t line = 0; line < n * kGroupBytes; line += 64)
+        __builtin_prefetch(from + ahead + line);
+      kUnpack(from, scales + at, n, reinterpret_cast<uint16_t*>(buffer + r * kRowBytes));
+    }
+    return {buffer - begin * 2, kRowBytes, count};
+  }
+};
+
+// Rows [row, + rows) of w, kTiles tiles of them.
+template <int kTiles, class Rows>
+void DotTiles(const Panel* x, int panels, const Rows& w, int row, int rows, int64_t k,
               float* const* out) {
   alignas(64) float sums[kTiles][kPanels][kSide * kSide];
-  alignas(64) char copies[kTiles][kBlock / kStep * kTileBytes];
-  const bool many = panels >= kManyPanels;  // never of split rows
-  const int64_t block = many ? kBlock : k;
+  alignas(64) char buffers[kTiles][Rows::kBufferBytes];
+  const int64_t block = w.block(k);
+  const auto count = [&](int tile) {
+    return rows - tile * kSide < kSide ? rows - tile * kSide : kSide;
+  };
   for (int64_t begin = 0; begin < k; begin += block) {
     const int64_t end = k - begin < block ? k : begin + block;
     WeightTile from[kTiles];
-    for (int tile = 0; tile < kTiles; ++tile) {
-      from[tile] = w[tile];
-      if (!many) continue;
-      for (int64_t c = begin; c < end; c += kStep) {
-        const int64_t columns = end - c < kStep ? end - c : kStep;
-        CopyTile(w[tile], c, columns, copies[tile] + (c - begin) / kStep * kTileBytes);
-      }
-      from[tile] = {copies[tile] - begin / kStep * kTileBytes, 64, kSide, kTileBytes};
-    }
+    for (int tile = 0; tile < kTiles; ++tile)
+      from[tile] = w.Make(row + tile * kSide, count(tile), begin, end, buffers[tile]);
     for (int p = 0; p < panels; p += kWays) {
       float(*const at[])[kSide * kSide] = {&sums[0][p], &sums[kTiles - 1][p]};
       if (p + 1 < panels) {
@@ -273,7 +322,7 @@ void DotTiles(const Panel* x, int panels, const WeightTile* w, int64_t k, int64_
   }
   for (int p = 0; p < panels; ++p) {
     for (int tile = 0; tile < kTiles; ++tile) {
-      StoreTile(sums[tile][p], x[p].rows, w[tile].count, column + tile * kSide, out + p * kSide);
+      StoreTile(sums[tile][p], x[p].rows, count(tile), row + tile * kSide, out + p * kSide);
     }
   }
 }
@@ -291,38 +340,44 @@ int Panels(const void* x, const void* low, int m, int64_t k, Panel* panels) {
   return count;
 }
 
-// The n rows of w, in runs of kSide that begin where run(i) says.
-template <typename Run>
-void DotRuns(const Panel* panels, int count, Run run, int64_t stride, int n, int64_t k,
-             float* const* out) {
+template <class Rows>
+void DotRows(const Panel* panels, int count, const Rows& w, int n, int64_t k, float* const* out) {
   for (int j = 0; j < n; j += kWays * kSide) {
-    const int first = n - j < kSide ? n - j : kSide;
-    const int second = n - j - first < kSide ? n - j - first : kSide;
-    WeightTile tiles[kWays] = {{run(j / kSide), stride, first}};
-    if (second > 0) {
-      tiles[1] = {run(j / kSide + 1), stride, second};
-      DotTiles<2>(panels, count, tiles, k, j, out);
+    const int rows = n - j < kWays * kSide ? n - j : kWays * kSide;
+    if (rows > kSide) {
+      DotTiles<2>(panels, count, w, j, rows, k, out);
     } else {
-      DotTiles<1>(panels, count, tiles, k, j, out);
+      DotTiles<1>(panels, count, w, j, rows, k, out);
     }
   }
 }
 
-void DotPacked(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
+void DotPanels(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
                float* const* out) {
   Panel panels[kPanels];
   const int count = Panels(x, nullptr, m, k, panels);
-  const auto* rows = static_cast<const char*>(w);
-  DotRuns(
-      panels, count, [=](int i) { return rows + i * kSide * stride; }, stride, n, k, out);
+  const auto run = [=, rows = static_cast<const char*>(w)](int i) {
+    return rows + i * kSide * stride;
+  };
+  DotRows(panels, count, PlainRows<decltype(run)>{run, stride, count >= kManyPanels}, n, k, out);
+}
+
+template <void (*kUnpack)(const uint8_t*, const uint8_t*, int, uint16_t*), int kGroupBytes>
+void DotPacked(const void* x, int m, const void* w, const uint8_t* scales, int n, int64_t k,
+               float* const* out) {
+  Panel panels[kPanels];
+  const int count = Panels(x, nullptr, m, k, panels);
+  const PackedRows<kUnpack, kGroupBytes> rows = {static_cast<const uint8_t*>(w), scales, k / 32,
+                                                 count >= kManyPanels};
+  DotRows(panels, count, rows, n, k, out);
 }
 
 void DotSplit(const void* high, const void* low, int m, const void* const* w, int64_t stride, int n,
               int64_t k, float* const* out) {
   Panel panels[kPanels];
   const int count = Panels(high, low, m, k, panels);
-  DotRuns(
-      panels, count, [=](int i) { return static_cast<const char*>(w[i]); }, stride, n, k, out);
+  const auto run = [=](int i) { return static_cast<const char*>(w[i]); };
+  DotRows(panels, count, PlainRows<decltype(run)>{run, stride, false}, n, k, out);
 }
 
 // As the product takes them: what is denormal is zero.
@@ -470,7 +525,8 @@ void MixSplit(const float* const* p, int m, const void* const* w, int k, int64_t
 }
 
 constexpr Tiles kTiles = {.pack = Pack,
-                          .dot = DotPacked,
+                          .dot = DotPanels,
+                          .dot_packed = {DotPacked<UnpackInts, 32>, DotPacked<UnpackFp4, 16>},
                           .pack_split = PackSplit,
                           .dot_split = DotSplit,
                           .mix_split = MixSplit};
