@@ -37,7 +37,8 @@ class PackedMatrix {
   const Weight& packed() const { return packed_; }
   Weight unpacked() const { return {bf16_.data(), DType::kBF16, rows_, cols_}; }
   float at(int64_t index) const { return FromBf16(bf16_[static_cast<size_t>(index)]); }
-  int scale(int64_t group) const { return packed_.scales[group] - kScaleBias; }
+  // Of the group that number `index` is in, both counting row by row.
+  int scale(int64_t index) const { return packed_.scales[GroupAt(index)] - kScaleBias; }
 
  private:
   // Sizes differ from group to group; some groups are zeros, and one number is the least BF16.
@@ -54,19 +55,26 @@ class PackedMatrix {
     numbers.back() = 0x1p-133f;
     return numbers;
   }
+  // Bands of 16 rows; in each, 32 columns of every row after 32 of the row before.
+  int64_t GroupAt(int64_t index) const {
+    const int64_t row = index / cols_, column = index % cols_;
+    return row / 16 * (cols_ / 32 * 16) + column / 32 * 16 + row % 16;
+  }
   // By the definition of the formats.
   void Unpack() {
-    const auto* data = static_cast<const uint8_t*>(packed_.data);
     for (int64_t i = 0; i < rows_ * cols_; ++i) {
+      const auto* data =
+          static_cast<const uint8_t*>(packed_.data) + GroupAt(i) * 32 * BitsOf(packed_.type) / 8;
+      const int64_t at = i % 32;
       double number = 0.0;
       if (packed_.type == DType::kMxInt8) {
-        number = static_cast<double>(static_cast<int8_t>(data[i]));
+        number = static_cast<double>(static_cast<int8_t>(data[at]));
       } else {
         constexpr double kValues[] = {0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0};
-        const int code = i % 2 == 0 ? data[i / 2] & 15 : data[i / 2] >> 4;
+        const int code = at % 2 == 0 ? data[at / 2] & 15 : data[at / 2] >> 4;
         number = code >= 8 ? -kValues[code - 8] : kValues[code];
       }
-      const double exact = std::ldexp(number, scale(i / kGroup));
+      const double exact = std::ldexp(number, scale(i));
       bf16_.push_back(ToBf16(static_cast<float>(exact)));
       EXPECT_EQ(static_cast<double>(FromBf16(bf16_.back())), exact) << "it is no BF16 number";
     }
@@ -81,15 +89,15 @@ class PackedMatrix {
 
 constexpr DType kForms[] = {DType::kMxInt8, DType::kMxFp4};
 
-std::vector<float> GroupOf(std::initializer_list<float> first) {
-  std::vector<float> group(first);
-  group.resize(kGroup, 0.0f);
-  return group;
+// A band of one group each, of which the first begins like this; else zeros.
+std::vector<float> Band(std::vector<float> first) {
+  first.resize(kBand * kGroup, 0.0f);
+  return first;
 }
 
 TEST(PackedNumbers, AreTheNearestOfTheirGroup) {
   for (const DType type : kForms) {
-    const int64_t rows = 7, cols = 3 * kGroup;
+    const int64_t rows = 2 * kBand, cols = 3 * kGroup;
     std::mt19937_64 random(1);
     std::normal_distribution<float> normal;
     std::vector<float> numbers;
@@ -97,7 +105,7 @@ TEST(PackedNumbers, AreTheNearestOfTheirGroup) {
       numbers.push_back(FromBf16(ToBf16(normal(random) * 0.02f)));
     const PackedMatrix packed(numbers, rows, cols, type);
     for (int64_t i = 0; i < rows * cols; ++i) {
-      const double unit = std::ldexp(1.0, packed.scale(i / kGroup));
+      const double unit = std::ldexp(1.0, packed.scale(i));
       const double size = std::fabs(static_cast<double>(numbers[static_cast<size_t>(i)])) / unit;
       // MXFP4's steps are half a unit up to 2, then one, then two, and its end is at 6.
       const double step = type == DType::kMxInt8 ? 1.0 : size < 2.0 ? 0.5 : size < 4.0 ? 1.0 : 2.0;
@@ -110,14 +118,15 @@ TEST(PackedNumbers, AreTheNearestOfTheirGroup) {
 }
 
 TEST(PackedNumbers, OfEightBitsTakeAllOfThemInTheGreatest) {
-  const PackedMatrix one(GroupOf({1.0f, -0.984375f, 0.0078125f, 0.00390625f}), 1, kGroup,
+  const PackedMatrix one(Band({1.0f, -0.984375f, 0.0078125f, 0.00390625f}), kBand, kGroup,
                          DType::kMxInt8);
   EXPECT_EQ(one.scale(0), -6);  // 1.0 is 64 units
   EXPECT_EQ(one.at(0), 1.0f);
   EXPECT_EQ(one.at(1), -0.984375f);
   EXPECT_EQ(one.at(2), 0.0f) << "half a unit goes to the even one";
   // 127.5 units are 127, the most there are, and not 64 of twice the size.
-  const PackedMatrix most(GroupOf({1.9921875f, -1.9921875f, 1.984375f}), 1, kGroup, DType::kMxInt8);
+  const PackedMatrix most(Band({1.9921875f, -1.9921875f, 1.984375f}), kBand, kGroup,
+                          DType::kMxInt8);
   EXPECT_EQ(most.scale(0), -6);
   EXPECT_EQ(most.at(0), 1.984375f);
   EXPECT_EQ(most.at(1), -1.984375f);
@@ -125,9 +134,9 @@ TEST(PackedNumbers, OfEightBitsTakeAllOfThemInTheGreatest) {
 }
 
 TEST(PackedNumbers, OfFourBitsRoundToTheEvenCode) {
-  const PackedMatrix packed(GroupOf({6.0f, 0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f, -0.25f,
-                                     -0.75f, -5.0f, 0.26f, 4.9f}),
-                            1, kGroup, DType::kMxFp4);
+  const PackedMatrix packed(Band({6.0f, 0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f, -0.25f,
+                                  -0.75f, -5.0f, 0.26f, 4.9f}),
+                            kBand, kGroup, DType::kMxFp4);
   EXPECT_EQ(packed.scale(0), 0);
   const float expected[] = {6.0f, 0.0f, 1.0f,  1.0f,  2.0f, 2.0f, 4.0f,
                             4.0f, 0.0f, -1.0f, -4.0f, 0.5f, 4.0f};
@@ -138,13 +147,13 @@ TEST(PackedNumbers, OfFourBitsRoundToTheEvenCode) {
 
 TEST(PackedNumbers, OfFourBitsHaveTheScaleThatLosesLess) {
   // Over 4 it would be 6 for 7.5; over 8 it is 8, and nothing else is there to lose by it.
-  const PackedMatrix alone(GroupOf({7.5f}), 1, kGroup, DType::kMxFp4);
+  const PackedMatrix alone(Band({7.5f}), kBand, kGroup, DType::kMxFp4);
   EXPECT_EQ(alone.scale(0), 1);
   EXPECT_EQ(alone.at(0), 8.0f);
   // Here the many small ones count for more.
   std::vector<float> numbers(kGroup, 0.5f);
   numbers[0] = 6.5f;
-  const PackedMatrix among(numbers, 1, kGroup, DType::kMxFp4);
+  const PackedMatrix among(Band(numbers), kBand, kGroup, DType::kMxFp4);
   EXPECT_EQ(among.scale(0), 0);
   EXPECT_EQ(among.at(0), 6.0f);
   EXPECT_EQ(among.at(1), 0.5f);
@@ -152,26 +161,26 @@ TEST(PackedNumbers, OfFourBitsHaveTheScaleThatLosesLess) {
 
 TEST(PackedNumbers, PackedAnewAreTheSame) {
   for (const DType type : kForms) {
-    const PackedMatrix once(5, 4 * kGroup, type, 3);
+    const PackedMatrix once(kBand, 4 * kGroup, type, 3);
     std::vector<float> numbers;
-    for (int64_t i = 0; i < 5 * 4 * kGroup; ++i) numbers.push_back(once.at(i));
-    const PackedMatrix twice(numbers, 5, 4 * kGroup, type);
-    for (int64_t i = 0; i < 5 * 4 * kGroup; ++i) ASSERT_EQ(once.at(i), twice.at(i)) << i;
+    for (int64_t i = 0; i < kBand * 4 * kGroup; ++i) numbers.push_back(once.at(i));
+    const PackedMatrix twice(numbers, kBand, 4 * kGroup, type);
+    for (int64_t i = 0; i < kBand * 4 * kGroup; ++i) ASSERT_EQ(once.at(i), twice.at(i)) << i;
   }
 }
 
 TEST(PackedNumbers, ReachFromZeroToTheLimit) {
   for (const DType type : kForms) {
-    std::vector<float> numbers(3 * kGroup, 0.0f);
+    std::vector<float> numbers(kBand * kGroup, 0.0f);
     numbers[kGroup] = 0x1p-133f;             // the least there is
     numbers[2 * kGroup] = FromBf16(0x737F);  // the last below 2^104
     numbers[2 * kGroup + 1] = -0x1p103f;
-    const PackedMatrix packed(numbers, 3, kGroup, type);
+    const PackedMatrix packed(numbers, kBand, kGroup, type);
     ASSERT_FALSE(packed.bad());
     EXPECT_EQ(packed.scale(0), 0) << "of zeros";
     EXPECT_EQ(packed.at(kGroup), 0.0f) << "far below the least unit";
-    EXPECT_GE(packed.scale(1) + kScaleBias, kLeastScale);
-    EXPECT_LE(packed.scale(2) + kScaleBias, kGreatestScale);
+    EXPECT_GE(packed.scale(kGroup) + kScaleBias, kLeastScale);
+    EXPECT_LE(packed.scale(2 * kGroup) + kScaleBias, kGreatestScale);
     EXPECT_EQ(packed.at(2 * kGroup + 1), -0x1p103f);
   }
 }
@@ -179,17 +188,17 @@ TEST(PackedNumbers, ReachFromZeroToTheLimit) {
 TEST(PackedNumbers, AreNeitherTooLargeNorNotFinite) {
   for (const DType type : kForms) {
     for (const float bad : {NAN, -NAN, INFINITY, -INFINITY, 0x1p104f, -0x1p127f}) {
-      std::vector<float> numbers(3 * kGroup, 1.0f);
+      std::vector<float> numbers(kBand * kGroup, 1.0f);
       numbers[70] = bad;
-      EXPECT_EQ(PackedMatrix(numbers, 3, kGroup, type).bad(), 70) << bad;
+      EXPECT_EQ(PackedMatrix(numbers, kBand, kGroup, type).bad(), 70) << bad;
     }
   }
 }
 
 TEST(PackedNumbers, AreUnpackedAsTheFormatsSay) {
   for (const DType type : kForms) {
-    const PackedMatrix packed(9, 5 * kGroup, type, 5);
-    std::vector<uint16_t> out(9 * 5 * kGroup);
+    const PackedMatrix packed(3 * kBand, 5 * kGroup, type, 5);
+    std::vector<uint16_t> out(3 * kBand * 5 * kGroup);
     UnpackNumbers(packed.packed(), out.data());
     EXPECT_EQ(std::memcmp(out.data(), packed.unpacked().data, out.size() * 2), 0);
   }
@@ -202,7 +211,7 @@ TEST_P(PackedExperts, AreThoseOfTheSameNumbersForEveryCodeAndScale) {
   const std::unique_ptr<Device> device = MakeDevice(GetParam());
   for (const DType type : kForms) {
     const int64_t codes = type == DType::kMxInt8 ? 256 : 16;
-    const int64_t cols = 256, rows = kGreatestScale - kLeastScale + 1;
+    const int64_t cols = 256, rows = 240;  // and so more groups than there are scales
     std::vector<uint8_t> data(static_cast<size_t>(rows * cols * BitsOf(type) / 8));
     std::vector<uint8_t> scales(static_cast<size_t>(rows * cols / kGroup));
     std::vector<uint16_t> numbers(static_cast<size_t>(rows * cols));
@@ -213,7 +222,8 @@ TEST_P(PackedExperts, AreThoseOfTheSameNumbersForEveryCodeAndScale) {
       } else {
         data[static_cast<size_t>(i / 2)] |= static_cast<uint8_t>(code << (i % 2 * 4));
       }
-      scales[static_cast<size_t>(i / kGroup)] = static_cast<uint8_t>(kLeastScale + i / cols);
+      scales[static_cast<size_t>(i / kGroup)] =
+          static_cast<uint8_t>(kLeastScale + i / kGroup % (kGreatestScale - kLeastScale + 1));
     }
     const Weight packed = {data.data(), type, rows, cols, scales.data()};
     UnpackNumbers(packed, numbers.data());

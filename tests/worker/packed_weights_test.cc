@@ -274,15 +274,15 @@ TEST(PackedWeightsTest, AreOfBf16) {
               HasSubstr("is F32, and only BF16 can be packed as MXINT8"));
 }
 
-TEST(PackedWeightsTest, HaveRowsOfWholeGroups) {
+TEST(PackedWeightsTest, AreOfWholeBandsAndGroups) {
   const auto narrow = [](const std::string& directory, const Edit&) {
     testing::WriteTinyOlmoe(directory, 1, {.type = DType::kBF16, .dim = 64, .expert_ffn_dim = 33});
   };
   const auto model = TryLoad({"narrow", narrow}, {.experts_as = DType::kMxFp4});
   EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(model.status().message()),
-              HasSubstr("experts.0.down_proj.weight\" has rows of 33 numbers, and MXFP4 packs them "
-                        "by 32"));
+              HasSubstr("experts.0.gate_proj.weight\" has matrices of 33 x 64, and MXFP4 takes "
+                        "multiples of 16 x 32, up to 32768 wide"));
 }
 
 TEST(PackedWeightsTest, AreFiniteAndBelowTheLimit) {

@@ -97,20 +97,26 @@ const char* NameOfPacked(DType type) {
   return type == DType::kMxInt8 ? "mxint8" : "mxfp4";
 }
 
+bool CanPack(int64_t rows, int64_t cols) {
+  return rows % kBand == 0 && cols % kGroup == 0 && cols <= kMaxPackedCols;
+}
+
 std::optional<int64_t> PackNumbers(const uint16_t* numbers, const Weight& to) {
-  CONCLAVE_CHECK(IsPacked(to.type) && to.cols % kGroup == 0);
+  CONCLAVE_CHECK(IsPacked(to.type) && CanPack(to.rows, to.cols));
   constexpr uint16_t kTooLarge = (kScaleBias + 104) << kExponent;
   static_assert((kTooLarge >> kExponent) - 1 - 2 + 1 <= kGreatestScale);  // of MXFP4, the wider
-  auto* data = static_cast<uint8_t*>(const_cast<void*>(to.data));
-  auto* scales = const_cast<uint8_t*>(to.scales);
+  auto* const all = static_cast<uint8_t*>(const_cast<void*>(to.data));
+  auto* const scales = const_cast<uint8_t*>(to.scales);
   const int64_t group_bytes = kGroup * BitsOf(to.type) / 8;
-  for (int64_t g = 0; g < to.rows * to.cols / kGroup; ++g, data += group_bytes) {
-    const uint16_t* const group = numbers + g * kGroup;
+  for (int64_t i = 0; i < to.rows * to.cols; i += kGroup) {
+    const uint16_t* const group = numbers + i;
     const uint16_t greatest = GreatestOf(group);
     if (greatest >= kTooLarge) {
       const auto bad = [](uint16_t number) { return (number & kMagnitude) >= kTooLarge; };
       return std::find_if(group, group + kGroup, bad) - numbers;
     }
+    const int64_t g = GroupOf(to.cols, i / to.cols, i % to.cols);
+    uint8_t* const data = all + g * group_bytes;
     if (greatest == 0) {
       std::memset(data, 0, static_cast<size_t>(group_bytes));
       scales[g] = kScaleBias;
@@ -127,17 +133,19 @@ std::optional<int64_t> PackNumbers(const uint16_t* numbers, const Weight& to) {
 
 void UnpackNumbers(const Weight& packed, uint16_t* out) {
   CONCLAVE_CHECK(IsPacked(packed.type));
-  const auto* data = static_cast<const uint8_t*>(packed.data);
   for (int64_t i = 0; i < packed.rows * packed.cols; ++i) {
-    const float power = Power(packed.scales[i / kGroup]);
+    const int64_t g = GroupOf(packed.cols, i / packed.cols, i % packed.cols);
+    const auto* const data =
+        static_cast<const uint8_t*>(packed.data) + g * kGroup * BitsOf(packed.type) / 8;
+    const int64_t at = i % kGroup;
     float number = 0.0f;
     if (packed.type == DType::kMxInt8) {
-      number = static_cast<float>(static_cast<int8_t>(data[i]));
+      number = static_cast<float>(static_cast<int8_t>(data[at]));
     } else {
-      const int code = data[i / 2] >> (i % 2 * 4) & 15;
+      const int code = data[at / 2] >> (at % 2 * 4) & 15;
       number = FromBf16(static_cast<uint16_t>(kFp4Values[code & 7] | (code & 8) << 12));
     }
-    out[i] = ToBf16(number * power);
+    out[i] = ToBf16(number * Power(packed.scales[g]));
   }
 }
 

@@ -18,11 +18,14 @@ namespace conclave::worker {
 std::optional<DType> PackedTypeOf(std::string_view name);
 const char* NameOfPacked(DType type);
 
-// Writes `to`, data and scales, from as many BF16 numbers. Returns the index of the first that is
-// not finite, or of 2^104 or more; then what is written means nothing.
+// Whether a matrix can be packed: rows of whole groups, whole bands of them, not too wide.
+bool CanPack(int64_t rows, int64_t cols);
+
+// Writes `to`, data and scales, from as many BF16 numbers, row by row. Returns the index of the
+// first that is not finite, or of 2^104 or more; then what is written means nothing.
 std::optional<int64_t> PackNumbers(const uint16_t* numbers, const Weight& to);
 
-// out = the numbers as BF16, which they are exactly.
+// out = the numbers as BF16, which they are exactly, row by row.
 void UnpackNumbers(const Weight& packed, uint16_t* out);
 
 }  // namespace conclave::worker

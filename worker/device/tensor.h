@@ -16,6 +16,8 @@ enum class DType : uint8_t { kF32, kBF16, kF16, kMxInt8, kMxFp4 };
 
 constexpr bool IsPacked(DType type) { return type >= DType::kMxInt8; }
 inline constexpr int64_t kGroup = 32;
+inline constexpr int64_t kBand = 16;                // rows whose groups take turns
+inline constexpr int64_t kMaxPackedCols = 1 << 15;  // what kernels have room to unpack
 
 // Of a number; of a packed one without its share of the power of two.
 constexpr int64_t BitsOf(DType type) {
@@ -35,26 +37,35 @@ constexpr uint16_t ToBf16(float value) {
 constexpr float FromBf16(uint16_t value) { return std::bit_cast<float>(uint32_t{value} << 16); }
 
 // A weight matrix [rows, cols], row-major, without padding. A vector is one row. Not necessarily
-// aligned. Of packed ones `cols` is a multiple of kGroup, a power of two 2^e is kept as e +
-// kScaleBias, and of two numbers in a byte the first is in its low bits.
+// aligned.
+//
+// Packed ones are [rows / kBand, cols / kGroup, kBand] groups, so that a product that takes a band
+// of rows a few columns at a time reads memory from its beginning to its end; scales likewise. A
+// power of two 2^e is kept as e + kScaleBias; of two numbers in a byte the first is in its low
+// bits.
 struct Weight {
   const void* data = nullptr;
   DType type = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
-  const uint8_t* scales = nullptr;  // of packed ones: [rows, cols / kGroup]
+  const uint8_t* scales = nullptr;  // of packed ones
 
   explicit operator bool() const { return data != nullptr; }
   size_t bytes() const { return static_cast<size_t>(rows * cols * BitsOf(type) / 8); }
   size_t scale_bytes() const {
     return IsPacked(type) ? static_cast<size_t>(rows * cols / kGroup) : 0;
   }
-  // Rows [first, first + count) of it.
+  // Rows [first, first + count) of it; of packed ones whole bands.
   Weight Slice(int64_t first, int64_t count) const {
     return {static_cast<const char*>(data) + first * cols * BitsOf(type) / 8, type, count, cols,
             IsPacked(type) ? scales + first * cols / kGroup : nullptr};
   }
 };
+
+// Of a packed matrix of so many columns: which group has column c of row r.
+constexpr int64_t GroupOf(int64_t cols, int64_t r, int64_t c) {
+  return (r / kBand * (cols / kGroup) + c / kGroup) * kBand + r % kBand;
+}
 
 inline constexpr int kScaleBias = 127;
 // Kept powers of two lie within these; then every number but zero is a normal one, and the kernels

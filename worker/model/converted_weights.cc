@@ -44,6 +44,15 @@ absl::Status CannotPack(const MappedFiles::Tensor& tensor, int64_t index, float 
       Printable(tensor.entry->name), value, index, TypeName(type)));
 }
 
+absl::Status CheckPackable(const MappedFiles::Tensor& from, DType type, int64_t rows,
+                           int64_t cols) {
+  if (CanPack(rows, cols)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s: tensor \"%s\" has matrices of %d x %d, and %s takes multiples of %d x %d, up to %d wide",
+      from.file->path(), Printable(from.entry->name), rows, cols, TypeName(type), kBand, kGroup,
+      kMaxPackedCols));
+}
+
 // In squares, so that neither side is walked with a long stride for long.
 template <typename Number>
 void Gather(const char* from, const ConvertedWeights::Part& part, void* to) {
@@ -86,11 +95,7 @@ ConvertedWeights::~ConvertedWeights() {
 
 absl::StatusOr<Weight> ConvertedWeights::Place(const MappedFiles::Tensor& from, DType type,
                                                int64_t rows, int64_t cols) {
-  if (IsPacked(type) && cols % kGroup != 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%s: tensor \"%s\" has rows of %d numbers, and %s packs them by %d", from.file->path(),
-        Printable(from.entry->name), cols, TypeName(type), kGroup));
-  }
+  if (IsPacked(type)) CONCLAVE_RETURN_IF_ERROR(CheckPackable(from, type, rows, cols));
   Weight weight = {nullptr, type, rows, cols};
   const auto aligned = [](size_t bytes) {
     return (static_cast<int64_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
@@ -145,8 +150,9 @@ absl::StatusOr<Weight> ConvertedWeights::Pack(const MappedFiles::Tensor& tensor,
                                               int64_t cols, DType type, int64_t first_expert,
                                               int64_t experts) {
   CONCLAVE_CHECK(IsPacked(type) && rows % experts == 0);
-  CONCLAVE_ASSIGN_OR_RETURN(const Weight whole, Place(tensor, type, rows, cols));
   const int64_t share = rows / experts;
+  CONCLAVE_RETURN_IF_ERROR(CheckPackable(tensor, type, share, cols));
+  CONCLAVE_ASSIGN_OR_RETURN(const Weight whole, Place(tensor, type, rows, cols));
   const auto bytes = static_cast<uint64_t>(share * cols) * SizeOf(DType::kBF16);
   CONCLAVE_CHECK(tensor.entry->end - tensor.entry->begin == static_cast<uint64_t>(experts) * bytes);
   for (int64_t i = 0; i < experts; ++i) {

@@ -144,10 +144,12 @@ void Dequantise(TinyTensor& tensor, const Tensors& all) {
 
 // Rows of a product run along `cols` numbers that lie `step` apart.
 void PackAndUnpack(TinyTensor& tensor, DType form, int64_t cols, int64_t step) {
-  std::vector<uint16_t> numbers(tensor.bytes.size() / 2), row(static_cast<size_t>(cols));
+  std::vector<uint16_t> numbers(tensor.bytes.size() / 2);
   std::memcpy(numbers.data(), tensor.bytes.data(), tensor.bytes.size());
+  // A row at a time: the rest of its band is zeros.
+  std::vector<uint16_t> row(static_cast<size_t>(kBand * cols));
   std::vector<uint8_t> data(row.size()), scales(row.size());
-  const Weight packed = {data.data(), form, 1, cols, scales.data()};
+  const Weight packed = {data.data(), form, kBand, cols, scales.data()};
   for (int64_t r = 0; r < std::ssize(numbers) / cols; ++r) {
     const int64_t first = r / step * step * cols + r % step;
     const auto at = [&](int64_t c) -> uint16_t& {

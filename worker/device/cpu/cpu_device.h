@@ -171,9 +171,10 @@ inline constexpr int64_t kResultBytes = 128 << 10;
 inline constexpr int64_t kQueryBytes = 1 << 20;  // of a task, split
 inline constexpr int64_t kKeyBytes = 512 << 10;  // of a tile of positions
 inline constexpr int64_t kThreadBytes = kResultBytes + kQueryBytes + kKeyBytes;
-inline constexpr int64_t kUnpackedBytes = kQueryBytes + kKeyBytes;  // in their place
-inline constexpr int64_t kUnpackedRows = 4;  // of packed weights at once: a tile of the products
 static_assert(2 * kMostTaskRows * kTaskColumns * 4 <= kResultBytes);
+// A band of packed weights, unpacked, is where queries and keys would be.
+static_assert(kBand * (kMaxPackedCols + 32) * 2 <= kQueryBytes + kKeyBytes);
+static_assert(kBand == cpu::kPanelRows && kTaskColumns % kBand == 0);
 static_assert(kAttentionPairs * cpu::kAttentionTile * 4 <= kResultBytes);
 static_assert(2 * kAttentionPairs * cpu::PackedRowBytes(kMaxHeadDim) <= kQueryBytes);
 static_assert(int64_t{cpu::kAttentionTile} * kMaxHeadDim * 2 <= kKeyBytes);

@@ -49,10 +49,11 @@ struct Kernels {
   void (*narrow[kTypes])(const float* x, int64_t n, void* out);
   void (*round[kTypes])(const float* x, int64_t n, float* out);  // out may be x
 
-  // out = the numbers of a packed row as BF16, k of them, a multiple of 32; what lies behind the
-  // row is fetched meanwhile, as if it were the next. Its scales are within kLeastScale and
-  // kGreatestScale, or the numbers mean nothing.
-  using Unpack = void (*)(const void* data, const uint8_t* scales, int64_t k, uint16_t* out);
+  // The numbers of a band of kPanelRows packed rows of k columns as BF16, each row `stride` of them
+  // behind the one before; what lies behind the band is fetched meanwhile. Its scales are within
+  // kLeastScale and kGreatestScale, or the numbers mean nothing.
+  using Unpack = void (*)(const void* data, const uint8_t* scales, int64_t k, uint16_t* out,
+                          int64_t stride);
   Unpack unpack[kPackedTypes];
 
   float (*sum_squares)(const float* x, int64_t n);
@@ -92,7 +93,7 @@ struct Tiles {
   // of kPanelRows rows, and n rows of w, `stride` bytes from one to the next.
   void (*dot)(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
               float* const* out);
-  // The same of n packed rows of w, which follow one another as their scales do.
+  // The same of n packed rows of w, whole bands.
   void (*dot_packed[kPackedTypes])(const void* x, int m, const void* w, const uint8_t* scales,
                                    int n, int64_t k, float* const* out);
 

@@ -264,33 +264,24 @@ struct PlainRows {
   }
 };
 
-// Rows of packed w: so many columns at a time are unpacked to the first cache, and what comes next
-// is fetched meanwhile.
-template <void (*kUnpack)(const uint8_t*, const uint8_t*, int, uint16_t*), int kGroupBytes>
+// Bands of packed w. Some columns at a time become tiles: few enough that these, what they were and
+// what is fetched stay in the first cache together.
+template <UnpackTile kUnpack, int kGroupBytes>
 struct PackedRows {
   const uint8_t* data;
   const uint8_t* scales;
-  int64_t groups;  // of a row
-  bool many;
+  int64_t k;
 
-  static constexpr int kBlockGroups = kGroupsAtOnce;
-  static constexpr int64_t kRowBytes = kBlockGroups * 64 + 64;  // a line more: see DotPackedRows
-  static constexpr int64_t kBufferBytes = kSide * kRowBytes;
-  int64_t block(int64_t) const { return many ? kBlock : kBlockGroups * 32; }
+  static constexpr int64_t kBufferBytes = kBlock / kStep * kTileBytes;
+  int64_t block(int64_t) const { return kBlock; }
   WeightTile Make(int row, int count, int64_t begin, int64_t end, char* buffer) const {
-    const int64_t first = begin / 32;
-    const int n = static_cast<int>((end - begin) / 32);
-    // Of the same rows the next columns, or of the rows behind them the first.
-    const bool last = first + n >= groups;
-    const int64_t ahead = last ? (kWays * kSide * groups - first) * kGroupBytes : n * kGroupBytes;
-    for (int r = 0; r < count; ++r) {
-      const int64_t at = (row + r) * groups + first;
-      const uint8_t* const from = data + at * kGroupBytes;
-      for (int64_t line = 0; line < n * kGroupBytes; line += 64)
-        __builtin_prefetch(from + ahead + line);
-      kUnpack(from, scales + at, n, reinterpret_cast<uint16_t*>(buffer + r * kRowBytes));
+    const int64_t first = row * (k / 32) + begin / 32 * kSide;  // of groups
+    for (int64_t c = 0; c < end - begin; c += kStep) {
+      UnpackBand<kUnpack, kGroupBytes>(data + (first + c / 2) * kGroupBytes, scales + first + c / 2,
+                                       kStep, reinterpret_cast<uint16_t*>(buffer) + c * kSide,
+                                       kStep);
     }
-    return {buffer - begin * 2, kRowBytes, count};
+    return {buffer - begin / kStep * kTileBytes, 64, count, kTileBytes};
   }
 };
 
@@ -362,13 +353,12 @@ void DotPanels(const void* x, int m, const void* w, int64_t stride, int n, int64
   DotRows(panels, count, PlainRows<decltype(run)>{run, stride, count >= kManyPanels}, n, k, out);
 }
 
-template <void (*kUnpack)(const uint8_t*, const uint8_t*, int, uint16_t*), int kGroupBytes>
+template <UnpackTile kUnpack, int kGroupBytes>
 void DotPacked(const void* x, int m, const void* w, const uint8_t* scales, int n, int64_t k,
                float* const* out) {
   Panel panels[kPanels];
   const int count = Panels(x, nullptr, m, k, panels);
-  const PackedRows<kUnpack, kGroupBytes> rows = {static_cast<const uint8_t*>(w), scales, k / 32,
-                                                 count >= kManyPanels};
+  const PackedRows<kUnpack, kGroupBytes> rows = {static_cast<const uint8_t*>(w), scales, k};
   DotRows(panels, count, rows, n, k, out);
 }
 

@@ -89,28 +89,24 @@ void CpuDevice::DotPackedRows(const Operand& x, int64_t x_first, int64_t rows, W
                                               slice.scales, static_cast<int>(count), weight.cols,
                                               out);
   }
-  // A few rows at a time are unpacked to where they stay in a cache, and multiplied from there; a
-  // line more than a row apart, lest rows a power of two apart displace each other.
-  const int64_t stride = weight.cols * 2 + 64;
-  const int64_t at_once = std::min(kUnpackedRows, kUnpackedBytes / stride);
-  CONCLAVE_CHECK(at_once > 0);
-  char* const unpacked = static_cast<char*>(threads_.data()) + thread * kThreadBytes + kResultBytes;
+  // A band at a time is unpacked to where it stays in a cache, and multiplied from there; its rows
+  // a line more than they take apart, lest those a power of two apart displace each other.
+  const int64_t stride = weight.cols + 32;
+  CONCLAVE_CHECK(weight.cols <= kMaxPackedCols && first % kBand == 0 && count % kBand == 0);
+  char* const scratch = static_cast<char*>(threads_.data()) + thread * kThreadBytes;
+  auto* const unpacked = reinterpret_cast<uint16_t*>(scratch + kResultBytes);
   const cpu::Kernels::Dot dot =
       x.bf16 ? kernels_.dot_bf16 : kernels_.dot[static_cast<int>(DType::kBF16)];
   const void* px[kTaskRows];
+  const void* pw[kBand];
   for (int64_t r = 0; r < rows; ++r) px[r] = x.row(x_first + r);
-  for (int64_t begin = 0; begin < count; begin += at_once) {
-    const int64_t n = std::min(at_once, count - begin);
-    const void* pw[kUnpackedRows];
-    for (int64_t c = 0; c < n; ++c) {
-      const Weight row = weight.Slice(first + begin + c, 1);
-      char* const to = unpacked + c * stride;
-      kernels_.unpack[packed](row.data, row.scales, weight.cols, reinterpret_cast<uint16_t*>(to));
-      pw[c] = to;
-    }
+  for (int64_t c = 0; c < kBand; ++c) pw[c] = unpacked + c * stride;
+  for (int64_t begin = 0; begin < count; begin += kBand) {
+    const Weight band = weight.Slice(first + begin, kBand);
+    kernels_.unpack[packed](band.data, band.scales, band.cols, unpacked, stride);
     float* results[kTaskRows];
     for (int64_t r = 0; r < rows; ++r) results[r] = out[r] + begin;
-    dot(px, static_cast<int>(rows), pw, static_cast<int>(n), weight.cols, results);
+    dot(px, static_cast<int>(rows), pw, kBand, weight.cols, results);
   }
 }
 

@@ -76,18 +76,17 @@ inline void StoreF16Part(void* p, int64_t n, F x) {
 }
 inline F RoundF16(F x) { return _mm512_cvtph_ps(ToF16(x)); }
 
-// The scales of up to 16 groups, 0 beyond.
-inline __m512i LoadScales(const uint8_t* scales, int groups) {
-  return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(First(groups), scales));
+inline __m512i LoadScales(const uint8_t* scales) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
 }
 
 // A byte in the last places of a float whose last place is worth the group's power of two, less
 // what such a float is of zero: so the even ones of two bytes are made; the odd ones stay where
 // they are, eight places higher in a float worth as much less. `bias` is of the byte too: it makes
 // the sign a number.
-inline void UnpackInts(const uint8_t* from, const uint8_t* scales, int groups, uint16_t* to) {
+inline void UnpackInts(const uint8_t* from, const uint8_t* scales, uint16_t* to, int64_t stride) {
   alignas(64) uint32_t even[16], odd[16];
-  const __m512i scale = LoadScales(scales, groups);
+  const __m512i scale = LoadScales(scales);
   const auto zero_of = [&](int exponent, int bias) {
     const __m512i up = _mm512_add_epi32(scale, _mm512_set1_epi32(exponent));
     return _mm512_or_si512(_mm512_slli_epi32(up, 23), _mm512_set1_epi32(bias));
@@ -96,7 +95,7 @@ inline void UnpackInts(const uint8_t* from, const uint8_t* scales, int groups, u
   _mm512_store_si512(odd, zero_of(23 - 8, 0x8000));
   asm(""
       : "+m"(even), "+m"(odd));  // a load fills a vector with one; out of a register it is dearer
-  for (int g = 0; g < groups; ++g) {
+  for (int g = 0; g < 16; ++g) {
     const __m512i pairs =
         _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + g * 32)));
     const auto number = [&](uint32_t zero, int byte) {
@@ -107,12 +106,12 @@ inline void UnpackInts(const uint8_t* from, const uint8_t* scales, int groups, u
     };
     const __m512i first = _mm512_srli_epi32(number(even[g], 0xff), 16);
     const __m512i second = number(odd[g], 0xff00);
-    _mm512_storeu_si512(to + g * 32, _mm512_mask_mov_epi16(second, 0x55555555, first));
+    _mm512_storeu_si512(to + g * stride, _mm512_mask_mov_epi16(second, 0x55555555, first));
   }
 }
 
 // The 16 numbers there are, times the group's power of two, are looked up.
-inline void UnpackFp4(const uint8_t* from, const uint8_t* scales, int groups, uint16_t* to) {
+inline void UnpackFp4(const uint8_t* from, const uint8_t* scales, uint16_t* to, int64_t stride) {
   alignas(64) static constexpr uint16_t kValues[32] = {
       0,      0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80,
       0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0,      0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,
@@ -120,13 +119,13 @@ inline void UnpackFp4(const uint8_t* from, const uint8_t* scales, int groups, ui
   constexpr __mmask32 kNotZero = 0xfefefefe;
   alignas(64) uint32_t powers[16];  // of both words of a lane
   const __m512i power = _mm512_slli_epi32(
-      _mm512_and_si512(_mm512_sub_epi32(LoadScales(scales, groups), _mm512_set1_epi32(127)),
+      _mm512_and_si512(_mm512_sub_epi32(LoadScales(scales), _mm512_set1_epi32(127)),
                        _mm512_set1_epi32(0x1ff)),
       7);
   _mm512_store_si512(powers, _mm512_or_si512(power, _mm512_slli_epi32(power, 16)));
   asm("" : "+m"(powers));  // as above
   const __m512i values = _mm512_load_si512(kValues);
-  for (int g = 0; g < groups; ++g) {
+  for (int g = 0; g < 16; ++g) {
     const __m512i bytes =
         _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + g * 16)));
     // Four bits in the last places of each word; of those above the lookup takes one, and so the
@@ -134,7 +133,7 @@ inline void UnpackFp4(const uint8_t* from, const uint8_t* scales, int groups, ui
     const __m512i index = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));
     const __m512i table = _mm512_mask_add_epi16(values, kNotZero, values,
                                                 _mm512_set1_epi32(static_cast<int>(powers[g])));
-    _mm512_storeu_si512(to + g * 32, _mm512_permutexvar_epi16(index, table));
+    _mm512_storeu_si512(to + g * stride, _mm512_permutexvar_epi16(index, table));
   }
 }
 
