@@ -9,6 +9,7 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include "absl/strings/str_format.h"
@@ -51,6 +52,12 @@ absl::Status CheckPackable(const MappedFiles::Tensor& from, DType type, int64_t 
       "%s: tensor \"%s\" has matrices of %d x %d, and %s takes multiples of %d x %d, up to %d wide",
       from.file->path(), Printable(from.entry->name), rows, cols, TypeName(type), kBand, kGroup,
       kMaxPackedCols));
+}
+
+// Of a packed group: it has no number but zeros, of either sign.
+bool IsZero(std::string_view group, DType type) {
+  const int sizes = type == DType::kMxFp4 ? 0x77 : 0xff;
+  return std::all_of(group.begin(), group.end(), [=](char byte) { return (byte & sizes) == 0; });
 }
 
 // In squares, so that neither side is walked with a long stride for long.
@@ -178,9 +185,48 @@ absl::StatusOr<Weight> ConvertedWeights::Dequantise(const MappedFiles::Tensor& m
   return to;
 }
 
+absl::StatusOr<std::vector<Weight>> ConvertedWeights::TakeRows(const PackedTensor& packed,
+                                                               std::span<const Part> parts,
+                                                               int64_t first_expert,
+                                                               int64_t experts) {
+  const auto share = [&](const MappedFiles::Tensor& tensor, int64_t i) {
+    const uint64_t bytes =
+        (tensor.entry->end - tensor.entry->begin) / static_cast<uint64_t>(experts);
+    return Run{tensor, packed.type, static_cast<uint64_t>(i) * bytes, bytes};
+  };
+  std::vector<Weight> all;
+  for (int64_t i = 0; i < experts; ++i) {
+    Job job = {.from = share(packed.blocks, i),
+               .parts = {parts.begin(), parts.end()},
+               .scales = share(packed.scales, i)};
+    for (const Part& part : parts) {
+      CONCLAVE_ASSIGN_OR_RETURN(const Weight to,
+                                Place(packed.blocks, packed.type, part.rows, part.cols));
+      const int64_t last = part.first + (part.rows - 1) * part.row_step;
+      CONCLAVE_CHECK(static_cast<uint64_t>((last + 1) * part.cols / kGroup) <= job.scales.bytes);
+      job.to.push_back(to);
+      all.push_back(to);
+    }
+    Plan(std::move(job), first_expert == kNobodys ? kNobodys : first_expert + i);
+  }
+  return all;
+}
+
+void ConvertedWeights::CheckScales(const MappedFiles::Tensor& scales, int64_t first_expert,
+                                   int64_t experts) {
+  const uint64_t bytes = (scales.entry->end - scales.entry->begin) / static_cast<uint64_t>(experts);
+  for (int64_t i = 0; i < experts; ++i) {
+    Plan({.scales = {.tensor = scales, .begin = static_cast<uint64_t>(i) * bytes, .bytes = bytes}},
+         first_expert == kNobodys ? kNobodys : first_expert + i);
+  }
+}
+
 absl::Status ConvertedWeights::Do(const Job& job) {
-  CONCLAVE_ASSIGN_OR_RETURN(const std::string content,
-                            Read(job.from.tensor, job.from.begin, job.from.bytes));
+  std::string content;
+  if (job.from.tensor.entry != nullptr) {
+    CONCLAVE_ASSIGN_OR_RETURN(content, Read(job.from.tensor, job.from.begin, job.from.bytes));
+  }
+  if (job.scales.tensor.entry != nullptr) return DoPacked(job, content.data());
   for (size_t p = 0; p < job.parts.size(); ++p)
     CONCLAVE_RETURN_IF_ERROR(DoPart(job, p, content.data()));
   return job.factors.entry == nullptr ? absl::OkStatus() : DoFp8(job, content.data());
@@ -202,6 +248,46 @@ absl::Status ConvertedWeights::DoPart(const Job& job, size_t part, const char* c
   void* const data = const_cast<void*>(to.data);
   SizeOf(job.from.type) == 2 ? Gather<uint16_t>(content, from, data)
                              : Gather<uint32_t>(content, from, data);
+  return absl::OkStatus();
+}
+
+absl::Status ConvertedWeights::DoPacked(const Job& job, const char* content) {
+  const Run& run = job.scales;
+  CONCLAVE_ASSIGN_OR_RETURN(const std::string scales, Read(run.tensor, run.begin, run.bytes));
+  const auto taken = [&](int64_t i) {
+    const auto scale = static_cast<unsigned char>(scales[static_cast<size_t>(i)]);
+    return scale >= kLeastScale && scale <= kGreatestScale;
+  };
+  const auto refuse = [&](int64_t i) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: tensor \"%s\" has 2^%d as number %d, taken are 2^%d to 2^%d",
+                        run.tensor.file->path(), Printable(run.tensor.entry->name),
+                        static_cast<unsigned char>(scales[static_cast<size_t>(i)]) - kScaleBias,
+                        static_cast<int64_t>(run.begin) + i, kLeastScale - kScaleBias,
+                        kGreatestScale - kScaleBias));
+  };
+  if (job.parts.empty()) {
+    for (int64_t i = 0; i < std::ssize(scales); ++i) {
+      if (!taken(i)) return refuse(i);
+    }
+  }
+  for (size_t p = 0; p < job.parts.size(); ++p) {
+    const Part& part = job.parts[p];
+    const Weight& to = job.to[p];
+    const auto bytes = static_cast<size_t>(kGroup * BitsOf(to.type) / 8);
+    for (int64_t i = 0; i < part.rows * part.cols; i += kGroup) {
+      const int64_t row = part.first + i / part.cols * part.row_step;
+      const int64_t from = (row * part.cols + i % part.cols) / kGroup;
+      const int64_t g = GroupOf(to.cols, i / part.cols, i % part.cols);
+      const std::string_view group = {content + static_cast<size_t>(from) * bytes, bytes};
+      if (!taken(from) && !IsZero(group, to.type)) return refuse(from);
+      std::memcpy(static_cast<char*>(const_cast<void*>(to.data)) + static_cast<size_t>(g) * bytes,
+                  group.data(), bytes);
+      // Of zeros a scale says nothing.
+      const_cast<uint8_t*>(to.scales)[g] =
+          taken(from) ? static_cast<uint8_t>(scales[static_cast<size_t>(from)]) : kScaleBias;
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -256,8 +342,8 @@ absl::Status ConvertedWeights::DoAll(std::span<const Job* const> jobs, int threa
 }
 
 absl::Status ConvertedWeights::Fill(int threads) {
-  if (data_ == nullptr) return absl::OkStatus();
-  madvise(data_, static_cast<size_t>(bytes_), MADV_HUGEPAGE);  // without, where there are none
+  // Without, where there are none.
+  if (data_ != nullptr) madvise(data_, static_cast<size_t>(bytes_), MADV_HUGEPAGE);
   std::vector<const Job*> jobs;
   for (const Job& job : jobs_) jobs.push_back(&job);
   const absl::Status done = DoAll(jobs, threads);

@@ -68,7 +68,7 @@ struct ModelOptions {
   // For weights that cannot be used as they are mapped: FP8, transposed layouts, what is packed.
   int64_t converted_bytes = int64_t{64} << 30;
   // Matrices of experts, also of shared ones, are packed like this when they are held, from BF16 or
-  // what is dequantised to it. Nothing: they are as they are stored.
+  // what is dequantised to it. Nothing: they are as they are stored, packed or not.
   std::optional<DType> experts_as;
   // Experts that must be converted are ready once it is loaded. False: once they are held.
   bool hold_experts = true;
@@ -109,7 +109,8 @@ struct Model {
   // Maps a Hugging Face directory; pages are touched only of tensors that must be converted.
   // NOT_FOUND, INVALID_ARGUMENT (bad or unsupported, naming file and tensor or setting), DATA_LOSS
   // (a file shrank meanwhile), RESOURCE_EXHAUSTED (conversions beyond converted_bytes),
-  // FAILED_PRECONDITION (experts at hand that are not of the checkpoint others speak of).
+  // FAILED_PRECONDITION (experts at hand that are not of the checkpoint others speak of; experts
+  // that are stored in another packed form than they are to be held in).
   static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& directory,
                                                            const ModelOptions& options = {});
 };

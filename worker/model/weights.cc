@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "worker/device/packed.h"
 #include "worker/model/absent_experts.h"
 #include "worker/model/json.h"
 #include "worker/status.h"
@@ -18,17 +19,22 @@ constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kHead[] = "lm_head.weight";
 constexpr char kFactors[] = "_scale_inv";  // of the matrix whose name comes before it
 
+using PackedTensor = ConvertedWeights::PackedTensor;
+
 class Binder {
  public:
   Binder(const MappedFiles& files, const BindOptions& options, ConvertedWeights& converted,
          BoundTensors& bound)
       : files_(files),
-        fp8_(options.fp8),
+        fp8_(options.quantization.fp8),
+        packed_(options.quantization.packed),
         experts_as_(options.experts_as),
         converted_(converted),
         bound_(bound) {}
 
-  bool Has(const std::string& name) const { return files_.Find(name).entry != nullptr; }
+  bool Has(const std::string& name) const {
+    return There(name) || (packed_ && There(name + kBlocksSuffix));
+  }
   absl::StatusOr<Weight> Bind(const std::string& name, const std::vector<int64_t>& shape);
   // The parts of each slot of a tensor [slots, ..], slot after slot; the first slot is the expert
   // first_expert.
@@ -56,15 +62,24 @@ class Binder {
   absl::Status CheckAllUsed(const TensorTable& table) const;
 
  private:
+  bool There(const std::string& name) const { return files_.Find(name).entry != nullptr; }
   absl::StatusOr<MappedFiles::Tensor> Find(const std::string& name,
                                            const std::vector<int64_t>& shape);
   absl::StatusOr<DType> TypeOf(const MappedFiles::Tensor& tensor) const;
   absl::StatusOr<Weight> BindFp8(const MappedFiles::Tensor& matrix);
+  // Whether the tensor that is bound now is packed in the files.
+  bool IsStoredPacked(const std::string& name) const {
+    return packed_ && shares_.may_pack && !name.ends_with("bias");
+  }
+  // Of a packed matrix, `shape` as if it were not; in bands, or row by row.
+  absl::StatusOr<PackedTensor> FindPacked(const std::string& name, std::vector<int64_t> shape,
+                                          bool bands);
   // What a matrix of this type is to be held as.
   absl::StatusOr<DType> HeldAs(const MappedFiles::Tensor& matrix, DType type) const;
 
   const MappedFiles& files_;
   const std::optional<Fp8Blocks>& fp8_;
+  const std::optional<DType>& packed_;
   const std::optional<DType>& experts_as_;
   ConvertedWeights& converted_;
   BoundTensors& bound_;
@@ -107,13 +122,15 @@ absl::StatusOr<MappedFiles::Tensor> Binder::Find(const std::string& name,
 
 bool Binder::HasWhole(const std::string& name) const {
   const MappedFiles::Tensor tensor = files_.Find(name);
+  if (packed_ && There(name + kBlocksSuffix)) return There(name + kScalesSuffix);
   if (tensor.entry == nullptr) return false;
   return !fp8_ || tensor.entry->type != "F8_E4M3" || Has(name + kFactors);
 }
 
 void Binder::Pass(const std::string& name) {
-  for (const std::string& one : {name, name + kFactors}) {
-    if (Has(one)) used_.insert(files_.Find(one).entry);
+  for (const std::string& one :
+       {name, name + kFactors, name + kBlocksSuffix, name + kScalesSuffix}) {
+    if (There(one)) used_.insert(files_.Find(one).entry);
   }
 }
 
@@ -131,7 +148,42 @@ absl::StatusOr<DType> Binder::TypeOf(const MappedFiles::Tensor& tensor) const {
   return *type;
 }
 
+absl::StatusOr<PackedTensor> Binder::FindPacked(const std::string& name, std::vector<int64_t> shape,
+                                                bool bands) {
+  const int64_t cols = shape.back();
+  int64_t& rows = shape[shape.size() - 2];
+  if (!CanPack(rows, cols)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: tensor \"%s\" would have matrices of %d x %d, and %s takes multiples of %d x %d, up "
+        "to "
+        "%d wide",
+        files_.directory(), name, rows, cols, TypeName(*packed_), kBand, kGroup, kMaxPackedCols));
+  }
+  PackedTensor packed = {.type = *packed_};
+  shape.back() = cols / kGroup;
+  if (bands) {
+    rows /= kBand;
+    shape.push_back(kBand);
+  }
+  CONCLAVE_ASSIGN_OR_RETURN(packed.scales, Find(name + kScalesSuffix, shape));
+  shape.push_back(kGroup * BitsOf(*packed_) / 8);
+  CONCLAVE_ASSIGN_OR_RETURN(packed.blocks, Find(name + kBlocksSuffix, shape));
+  for (const auto& [tensor, type] :
+       {std::pair(packed.scales, "U8"), std::pair(packed.blocks, StoredAs(*packed_))}) {
+    if (tensor.entry->type == type) continue;
+    return Error(tensor, absl::StrFormat("is %s, expected %s", tensor.entry->type, type));
+  }
+  return packed;
+}
+
 absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<int64_t>& shape) {
+  if (IsStoredPacked(name)) {
+    CONCLAVE_ASSIGN_OR_RETURN(const PackedTensor packed, FindPacked(name, shape, /*bands=*/true));
+    converted_.CheckScales(packed.scales, expert_, shares_.experts);
+    Weight weight = AsMatrix(packed.blocks.data(), packed.type, shape);
+    weight.scales = reinterpret_cast<const uint8_t*>(packed.scales.data());
+    return weight;
+  }
   CONCLAVE_ASSIGN_OR_RETURN(const MappedFiles::Tensor tensor, Find(name, shape));
   if (fp8_ && model_type_ && tensor.entry->type == "F8_E4M3" && shape.size() == 2)
     return BindFp8(tensor);
@@ -169,6 +221,12 @@ absl::StatusOr<std::vector<Weight>> Binder::BindParts(const std::string& name,
                                                       const std::vector<int64_t>& shape,
                                                       std::span<const ConvertedWeights::Part> parts,
                                                       int64_t first_expert) {
+  if (IsStoredPacked(name)) {
+    // Its rows are those of products, in the order of the columns it would have.
+    CONCLAVE_ASSIGN_OR_RETURN(const PackedTensor packed,
+                              FindPacked(name, {shape[0], shape[2], shape[1]}, /*bands=*/false));
+    return converted_.TakeRows(packed, parts, first_expert, shape[0]);
+  }
   CONCLAVE_ASSIGN_OR_RETURN(const MappedFiles::Tensor tensor, Find(name, shape));
   CONCLAVE_ASSIGN_OR_RETURN(const DType type, TypeOf(tensor));
   CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(tensor, type));
@@ -328,7 +386,11 @@ absl::StatusOr<BoundTensors> BindWeights(const MappedFiles& files, const TensorT
   CONCLAVE_ASSIGN_OR_RETURN(model.embedding,
                             binder.Bind(only_head ? kHead : kEmbedding, {spec.vocab, spec.dim}));
   spec.type = model.embedding.type;
-  spec.expert_type = options.experts_as.value_or(spec.type);
+  if (options.quantization.packed && spec.type != DType::kBF16) {
+    return binder.Refuse(only_head ? kHead : kEmbedding,
+                         absl::InvalidArgumentError("is not BF16, and packed experts go with it"));
+  }
+  spec.expert_type = options.quantization.packed.value_or(options.experts_as.value_or(spec.type));
   binder.SetModelType(spec.type);
   CONCLAVE_ASSIGN_OR_RETURN(model.final_norm, binder.Bind("model.norm.weight", {spec.dim}));
   model.head = model.embedding;
