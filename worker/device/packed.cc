@@ -47,25 +47,29 @@ void PackInts(const uint16_t* group, int scale, uint8_t* to) {
 // E2M1 numbers of a group and the sum of their squared errors, in units of the scale: by whole
 // numbers of 2^-12, so that the sum, below 2^32, depends on no order.
 struct Fp4Group {
-  uint8_t codes[kGroup];
+  int32_t codes[kGroup];
   uint32_t error;
 };
 Fp4Group MakeFp4(const uint16_t* group, int scale) {
   const float by = InversePower(scale);
   Fp4Group made;
-  made.error = 0;
+  uint32_t error = 0;
   for (int64_t i = 0; i < kGroup; ++i) {
     const float size = FromBf16(group[i] & kMagnitude) * by;
-    // Halfway between two goes to the one whose code is even.
-    const int32_t code = (size > 0.25f) + (size >= 0.75f) + (size > 1.25f) + (size >= 1.75f) +
-                         (size > 2.5f) + (size >= 3.5f) + (size > 5.0f);
+    // How many of the numbers between are behind it, 1 or 0 for each; halfway goes to the even
+    // code.
+    const auto at_least = [&](float border) { return static_cast<int32_t>(size >= border); };
+    const auto above = [&](float border) { return static_cast<int32_t>(size > border); };
+    const int32_t four = above(2.5f), six = above(5.0f), three = at_least(1.75f) + four;
+    const int32_t code =
+        above(0.25f) + at_least(0.75f) + above(1.25f) + three + at_least(3.5f) + six;
     // 0, 1, 2, 3, 4, 6, 8, 12 halves.
-    const int32_t halves = code + (code > 4) + (code > 5) + 3 * (code > 6);
+    const int32_t halves = code + four + at_least(3.5f) + 3 * six;
     const int32_t off = static_cast<int32_t>(size * 4096.0f) - halves * 2048;
-    made.error += static_cast<uint32_t>(off * off);
-    const int32_t sign = code > 0 ? group[i] >> 15 << 3 : 0;
-    made.codes[i] = static_cast<uint8_t>(code | sign);
+    error += static_cast<uint32_t>(off * off);
+    made.codes[i] = code | (code > 0 ? group[i] >> 12 & 8 : 0);
   }
+  made.error = error;
   return made;
 }
 
