@@ -8,6 +8,7 @@
 #include "services/identity.h"
 #include "services/worker_node.h"
 #include "worker/device/device.h"
+#include "worker/device/packed.h"
 #include "worker/status.h"
 
 namespace conclave::services {
@@ -31,6 +32,14 @@ absl::StatusOr<worker::Returns> ParseReturns(const std::string& text) {
       absl::StrFormat("--returns: owners cannot return \"%s\": want rows or sums", text));
 }
 
+absl::StatusOr<std::optional<worker::DType>> ParseWeights(const std::string& text) {
+  if (text == "stored") return std::nullopt;
+  const std::optional<worker::DType> packed = worker::PackedTypeOf(text);
+  if (packed) return packed;
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "--weights: experts cannot be held as \"%s\": want stored, mxint8 or mxfp4", text));
+}
+
 void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"model", &options.model, "DIR", "checkpoint to serve, a Hugging Face directory"});
   flags.Add({"listen", &options.server.listen, "HOST:PORT",
@@ -46,6 +55,11 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"numerics", &options.numerics, "LEVEL",
              "dispatch level: amxbf16, avx512bf16, avx512, avx2 or portable; empty: the best this "
              "CPU has"});
+  flags.Add(
+      {"weights", &options.weights, "FORM",
+       "what experts are held as: stored, as the checkpoint has them; mxint8 or mxfp4, packed "
+       "in 8 or 4 bits when they are read, for less memory and faster decoding; results are "
+       "exactly those of the packed numbers. The same for all workers"});
   scheduler::BatchPlanner::Options& planner = options.engine.planner;
   flags.Add({"step-tokens", &planner.step_tokens, "N", "tokens of one step", 1, 1 << 16});
   flags.Add({"prefill-chunk", &planner.prefill_chunk, "N", "tokens of one prompt in one step", 1,
@@ -67,7 +81,8 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"context-limit", &options.engine.context_limit, "N",
              "tokens of a sequence; 0: the model's", 0, 1 << 24});
   flags.Add({"converted-bytes", &options.converted_bytes, "BYTES",
-             "memory for weights that cannot be used as the checkpoint has them (FP8, transposed)",
+             "memory for weights that cannot be used as the checkpoint has them (FP8, transposed, "
+             "--weights)",
              0, int64_t{1} << 46});
   flags.Add({"placed", &options.placed, "",
              "hold only the experts that the scheduler's placement gives this worker, and compute "
@@ -110,6 +125,7 @@ absl::Status WorkerNode::Check(const Options& options) {
   CONCLAVE_RETURN_IF_ERROR(Failpoints::Parse(options.failpoints).status());
   CONCLAVE_RETURN_IF_ERROR(CheckStepFits(options.engine.planner));
   CONCLAVE_RETURN_IF_ERROR(ParseReturns(options.returns).status());
+  CONCLAVE_RETURN_IF_ERROR(ParseWeights(options.weights).status());
   const auto named = [](const char* flag, const absl::Status& status) {
     return absl::Status(status.code(),
                         absl::StrFormat("--%s: %s", flag, std::string(status.message())));

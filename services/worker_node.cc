@@ -134,6 +134,7 @@ absl::StatusOr<std::shared_ptr<const worker::Model>> WorkerNode::LoadModel() {
   worker::ModelOptions options = {.context_limit = options_.engine.context_limit,
                                   .converted_bytes = options_.converted_bytes,
                                   .hold_experts = !options_.placed};
+  CONCLAVE_ASSIGN_OR_RETURN(options.experts_as, ParseWeights(options_.weights));
   if (options_.fetch_experts) {
     if (options_.scheduler.empty())
       return absl::InvalidArgumentError("--fetch-experts: name a --scheduler, who knows of others");
@@ -190,7 +191,7 @@ absl::StatusOr<std::unique_ptr<PeerTransport>> WorkerNode::MakeTransport(
   options.id = options_.id;
   options.incarnation = options_.service.incarnation;
   const worker::Returns returns = options_.engine.experts.returns;
-  options.numerics = worker::NumericsOf(device, returns);
+  options.numerics = worker::NumericsOf(device, spec, returns);
   options.limits = worker::FrameLimitsFor(spec, options_.engine.planner.step_tokens, returns);
   CONCLAVE_ASSIGN_OR_RETURN(options.carrier, ParseCarrier(options_.exchange));
   if (options_.exchange_listen.empty()) {

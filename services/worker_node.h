@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,9 @@ namespace conclave::services {
 // "rows" or "sums"; INVALID_ARGUMENT: neither.
 absl::StatusOr<worker::Returns> ParseReturns(const std::string& text);
 
+// "stored", which is nothing, or what matrices of experts are packed as; INVALID_ARGUMENT: neither.
+absl::StatusOr<std::optional<worker::DType>> ParseWeights(const std::string& text);
+
 class WorkerNode {
  public:
   struct Options {
@@ -41,6 +45,7 @@ class WorkerNode {
     std::string metrics = "127.0.0.1:0";  // empty: none
     int32_t threads = 0;                  // that compute; 0: one per CPU
     std::string numerics;                 // dispatch level; empty: the best this CPU has
+    std::string weights = "stored";       // what experts are held as: that, or packed
     bool placed = false;                  // holds only the experts a placement gives it
     // Experts that the checkpoint lacks come from other workers; implies placed.
     bool fetch_experts = false;

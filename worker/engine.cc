@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "scheduler/check.h"
+#include "worker/device/packed.h"
 #include "worker/device/shared_device.h"
 #include "worker/engine_impl.h"
 #include "worker/status.h"
@@ -86,8 +87,11 @@ FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens, Returns r
           .returns = returns};
 }
 
-std::string NumericsOf(const Device& device, Returns returns) {
-  return device.numerics() + (returns == Returns::kSums ? "+sums" : "");
+std::string NumericsOf(const Device& device, const ModelSpec& spec, Returns returns) {
+  std::string numerics = device.numerics();
+  if (IsPacked(spec.expert_type)) absl::StrAppend(&numerics, "-", NameOfPacked(spec.expert_type));
+  if (returns == Returns::kSums) numerics += "+sums";
+  return numerics;
 }
 
 Micros Engine::Now() {

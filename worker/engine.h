@@ -200,7 +200,7 @@ class Engine {
 FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens,
                            Returns returns = Returns::kRows);
 // What an engine's results depend on, on such a device.
-std::string NumericsOf(const Device& device, Returns returns);
+std::string NumericsOf(const Device& device, const ModelSpec& spec, Returns returns);
 
 // The CPU device an engine with these options needs for this model: its activation type and scratch
 // sizes. threads and level are the caller's to set.

@@ -88,7 +88,9 @@ class Engine::Impl {
 
   const Options& options() const { return options_; }
   const Model& model() const { return *model_; }
-  std::string numerics() const { return NumericsOf(*device_, options_.experts.returns); }
+  std::string numerics() const {
+    return NumericsOf(*device_, model_->spec, options_.experts.returns);
+  }
 
  private:
   using LinkKey = std::pair<const Link*, uint64_t>;

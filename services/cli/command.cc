@@ -28,6 +28,7 @@ constexpr std::array kCommands = {
     Command{"adapters", "list, add or remove adapters while requests run", RunAdapters},
     Command{"trace", "record: which experts the tokens of texts go to", RunTrace},
     Command{"esft", "select: which experts to tune for a task, from recorded routing", RunEsft},
+    Command{"quantise", "write a checkpoint anew with its experts in 8 or 4 bits", RunQuantise},
 };
 
 std::string Help() {

@@ -46,6 +46,7 @@ int RunApply(const Arguments& arguments, Io& io);
 int RunAdapters(const Arguments& arguments, Io& io);
 int RunTrace(const Arguments& arguments, Io& io);
 int RunEsft(const Arguments& arguments, Io& io);
+int RunQuantise(const Arguments& arguments, Io& io);
 
 // Parses; the exit code if that is all, for --help, --version or an error.
 std::optional<int> Parse(const std::string& command, Flags& flags, const Arguments& arguments,

@@ -34,6 +34,10 @@ constexpr std::array kWorkerFlags = {
     PassedOn{"numerics", "LEVEL",
              "dispatch level: amxbf16, avx512bf16, avx512, avx2 or portable; without it the best "
              "there is"},
+    PassedOn{
+        "weights", "FORM",
+        "what experts are held as: stored, as the checkpoint has them; mxint8 or mxfp4, packed "
+        "in 8 or 4 bits"},
     PassedOn{"returns", "WHAT",
              "rows, or sums: owners of experts return fewer bytes; results then depend on the "
              "placement and are marked"},

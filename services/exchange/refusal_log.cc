@@ -32,8 +32,9 @@ std::string WhyHere(const Hello& hello, Verdict verdict, const Hello& self, bool
     case Verdict::kUnknown:
       return "it is none of the cluster's workers, as far as this one has heard";
     case Verdict::kNumerics:
-      return absl::StrFormat("it computes as %s, this worker as %s; see --numerics and --returns",
-                             hello.numerics, self.numerics);
+      return absl::StrFormat(
+          "it computes as %s, this worker as %s; see --numerics, --weights and --returns",
+          hello.numerics, self.numerics);
     case Verdict::kLimits:
       return absl::StrFormat("its frames are of %s; taken are %s; see --step-tokens",
                              Describe(hello.limits), Describe(self.limits));
@@ -64,7 +65,8 @@ std::string WhyThere(Verdict verdict, const Hello& sent) {
       return "this one is none of the cluster's workers, as far as it has heard";
     case Verdict::kNumerics:
       return absl::StrFormat(
-          "this worker computes as %s, it does not; see --numerics and --returns", sent.numerics);
+          "this worker computes as %s, it does not; see --numerics, --weights and --returns",
+          sent.numerics);
     case Verdict::kLimits:
       return absl::StrFormat(
           "this worker's frames are of %s, which are not what it takes; see --step-tokens",

@@ -18,7 +18,7 @@ Format FormatOf(DType type) {
       return {7, -126, 0x1.fep127};
     case DType::kF16:
       return {10, -14, 65504.0};
-    case DType::kF32:
+    default:
       break;
   }
   return {23, -126, 0x1.fffffep127};

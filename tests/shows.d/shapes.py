@@ -126,11 +126,12 @@ def tensors_of(name, layers):
     return list(with_ends(config, CONFIGS[name][0](config), layers))
 
 
-def bytes_of_step(name, layers):
-    """That one token reads: all but experts it does not choose, and of the embedding a row."""
+def bytes_of_step(name, layers, expert_bits=16):
+    """That one token reads: all but experts it does not choose, and of the embedding a row. So many bits has a number of an
+    expert, or of a shared one."""
     config = config_of(name, layers)
     total = config.get("n_routed_experts") or config["num_experts"]
-    sizes = {name: 2 * math.prod(shape) for name, shape in tensors_of(name, layers)}
+    sizes = {name: math.prod(shape) * (expert_bits if "experts." in name else 16) / 8 for name, shape in tensors_of(name, layers)}
     del sizes["model.embed_tokens.weight"]
     routed = sum(size for name, size in sizes.items() if ".mlp.experts." in name)
     return sum(sizes.values()) - routed + routed * config["num_experts_per_tok"] / total

@@ -244,8 +244,8 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     Fp8, DeepSeekRefuses,
     ::testing::Values(
-        Refusal{"Method", "deepseek-v3-fp8", Quantisation("quant_method", "mxfp4"),
-                "quantization_config: quant_method is \"mxfp4\", supported: fp8"},
+        Refusal{"Method", "deepseek-v3-fp8", Quantisation("quant_method", "nvfp4"),
+                "quantization_config: quant_method is \"nvfp4\", supported: fp8, mxfp4, mxint8"},
         Refusal{"Format", "deepseek-v3-fp8", Quantisation("fmt", "e5m2"),
                 "fmt is \"e5m2\", supported: e4m3"},
         Refusal{"StaticActivations", "deepseek-v3-fp8", Quantisation("activation_scheme", "static"),

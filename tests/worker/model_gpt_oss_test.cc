@@ -138,8 +138,9 @@ TEST_P(GptOssRefuses, ByName) {
 INSTANTIATE_TEST_SUITE_P(
     Settings, GptOssRefuses,
     ::testing::Values(
-        Refusal{"Mxfp4", kCheckpoint, Set("quantization_config", {{"quant_method", "mxfp4"}}),
-                "quantization_config: quant_method is \"mxfp4\", supported: fp8"},
+        Refusal{"Mxfp4OfThisSize", kCheckpoint,
+                Set("quantization_config", {{"quant_method", "mxfp4"}}),
+                "experts.gate_up_proj\" would have matrices of 20 x 18, and MXFP4 takes multiples"},
         Refusal{"Fp8Experts", kCheckpoint,
                 [](Json& config, std::vector<TinyTensor>& tensors) {
                   config["quantization_config"] = {{"quant_method", "fp8"},

@@ -5,9 +5,7 @@
 namespace conclave::worker {
 namespace {
 
-double BytesOf(Weight weight) {
-  return static_cast<double>(weight.rows * weight.cols) * static_cast<double>(SizeOf(weight.type));
-}
+double BytesOf(Weight weight) { return static_cast<double>(weight.bytes() + weight.scale_bytes()); }
 
 }  // namespace
 
@@ -25,7 +23,8 @@ void MeteredDevice::After() {
 }
 
 void MeteredDevice::CountProduct(Kind kind, double rows, Weight weight, Inputs inputs) {
-  const bool bf16 = inputs == Inputs::kActivationType && weight.type == DType::kBF16 &&
+  const bool bf16 = inputs == Inputs::kActivationType &&
+                    (weight.type == DType::kBF16 || IsPacked(weight.type)) &&
                     activation_type() == DType::kBF16;
   const double operations = 2 * rows * static_cast<double>(weight.rows * weight.cols);
   meters_[kind].bytes += BytesOf(weight);

@@ -1,7 +1,7 @@
 // Steps of one worker on a checkpoint, beside what the machine's memory and cores permit, measured
 // in the same run: decoding of batches, prompts, and where their time goes.
-//   conclave-step-bench MODEL [--threads 1] [--level NAME] [--batches 1,4,16,64] [--context 32]
-//   [--steps 16] [--prompts 512] [--chunk 512] [--runs 5] [--json]
+//   conclave-step-bench MODEL [--threads 1] [--level NAME] [--weights stored] [--batches 1,4,16,64]
+//   [--context 32] [--steps 16] [--prompts 512] [--chunk 512] [--runs 5] [--json]
 // Each figure is the median of `runs`; batches, prompts and readings of the roof take turns.
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "nlohmann/json.hpp"
 #include "worker/bench/metered_device.h"
 #include "worker/bench/roofline.h"
+#include "worker/device/packed.h"
 #include "worker/engine.h"
 #include "worker/model/model.h"
 
@@ -28,6 +30,7 @@ namespace {
 struct Arguments {
   std::string model;
   std::string level;
+  std::optional<DType> experts_as;
   int threads = 1;
   std::vector<int> batches = {1, 4, 16, 64};
   std::vector<int> prompts = {512};
@@ -93,7 +96,7 @@ struct Figure {
 class Bench {
  public:
   explicit Bench(const Arguments& arguments) : arguments_(arguments) {
-    auto model = Model::Load(arguments.model);
+    auto model = Model::Load(arguments.model, {.experts_as = arguments.experts_as});
     if (!model.ok()) Fail(model.status().ToString());
     model_ = *std::move(model);
     Engine::Options options;
@@ -238,6 +241,12 @@ std::vector<int> Numbers(const char* text) {
   return numbers;
 }
 
+std::optional<DType> FormOf(const std::string& name) {
+  const std::optional<DType> packed = PackedTypeOf(name);
+  if (!packed && name != "stored") Fail("--weights: want stored, mxint8 or mxfp4");
+  return packed;
+}
+
 Arguments Parse(int argc, char** argv) {
   Arguments arguments;
   for (int i = 1; i < argc; ++i) {
@@ -252,6 +261,8 @@ Arguments Parse(int argc, char** argv) {
       const char* value = argv[++i];
       if (flag == "--level")
         arguments.level = value;
+      else if (flag == "--weights")
+        arguments.experts_as = FormOf(value);
       else if (flag == "--batches")
         arguments.batches = Numbers(value);
       else if (flag == "--prompts")

@@ -111,8 +111,9 @@ struct FfnActivation {
   float limit = 0.0f;  // kClampedSwish
 };
 
-// Gated feed-forward net: down(activation(gate x, up x)). gate, up [ffn, dim], down [dim, ffn];
-// biases [ffn], [ffn], [dim], or none, are added to the products.
+// Gated feed-forward net: down(activation(gate x, up x)). gate, up [ffn, dim], down [dim, ffn],
+// which here, and nowhere else, may be packed: results are those of the same numbers in BF16.
+// Biases [ffn], [ffn], [dim], or none, are added to the products.
 struct FfnWeights {
   Weight gate;
   Weight up;

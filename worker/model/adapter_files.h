@@ -14,7 +14,7 @@
 // a family keeps a layer's experts in one tensor, also ..experts.{slot}.{rest} with the share of
 // one of them, or one tensor of all that are replaced, if expert_cfg.json lists them in ascending
 // order. Types are F32, F16 and BF16, whichever the base has; numbers are rounded to the base's to
-// nearest even.
+// nearest even, and packed as the base's are where those are: then the version is of packed bytes.
 //
 // Immutable after Open; any thread, several at once.
 

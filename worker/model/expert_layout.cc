@@ -15,10 +15,6 @@ constexpr char kZeros[kAlignment] = {};
 
 uint64_t Aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-uint64_t SizeOf(DType type, int64_t rows, int64_t cols) {
-  return static_cast<uint64_t>(rows) * static_cast<uint64_t>(cols) * SizeOf(type);
-}
-
 }  // namespace
 
 ExpertLayout::ExpertLayout(const ModelSpec& spec)
@@ -32,23 +28,32 @@ ExpertLayout::ExpertLayout(const ModelSpec& spec, int64_t ffn_dim, bool bias)
     : activation_(spec.activation) {
   const auto add = [this](Weight FfnWeights::*member, DType type, int64_t rows, int64_t cols) {
     parts_.push_back({member, type, rows, cols, Aligned(bytes_)});
-    bytes_ = parts_.back().begin + SizeOf(type, rows, cols);
+    Part& part = parts_.back();
+    const Weight like = part.At(nullptr);
+    bytes_ = part.begin + like.bytes();
+    if (!IsPacked(type)) return;
+    part.scales = Aligned(bytes_);
+    bytes_ = part.scales + like.scale_bytes();
   };
-  add(&FfnWeights::gate, spec.type, ffn_dim, spec.dim);
-  add(&FfnWeights::up, spec.type, ffn_dim, spec.dim);
-  add(&FfnWeights::down, spec.type, spec.dim, ffn_dim);
+  add(&FfnWeights::gate, spec.expert_type, ffn_dim, spec.dim);
+  add(&FfnWeights::up, spec.expert_type, ffn_dim, spec.dim);
+  add(&FfnWeights::down, spec.expert_type, spec.dim, ffn_dim);
   if (!bias) return;
   add(&FfnWeights::gate_bias, DType::kF32, 1, ffn_dim);
   add(&FfnWeights::up_bias, DType::kF32, 1, ffn_dim);
   add(&FfnWeights::down_bias, DType::kF32, 1, spec.dim);
 }
 
+Weight ExpertLayout::Part::At(const char* data) const {
+  Weight weight = {data + begin, type, rows, cols};
+  if (IsPacked(type)) weight.scales = reinterpret_cast<const uint8_t*>(data + scales);
+  return weight;
+}
+
 FfnWeights ExpertLayout::At(const char* data) const {
   FfnWeights weights;
   weights.activation = activation_;
-  for (const Part& part : parts_) {
-    weights.*part.member = {data + part.begin, part.type, part.rows, part.cols};
-  }
+  for (const Part& part : parts_) weights.*part.member = part.At(data);
   return weights;
 }
 
@@ -57,17 +62,24 @@ ExpertBytes::ExpertBytes(const ExpertLayout& layout, const FfnWeights& weights) 
   for (const ExpertLayout::Part& part : layout.parts()) {
     const Weight& weight = weights.*part.member;
     CONCLAVE_CHECK(weight.rows * weight.cols == part.rows * part.cols);
-    if (part.begin > size_) pieces_.emplace_back(kZeros, part.begin - size_);
-    const uint64_t bytes = SizeOf(part.type, part.rows, part.cols);
+    const uint64_t bytes = part.At(nullptr).bytes();
     if (weight.type == part.type) {
-      pieces_.emplace_back(static_cast<const char*>(weight.data), bytes);
+      Add(part.begin, {static_cast<const char*>(weight.data), bytes});
     } else {
       CONCLAVE_CHECK(part.type == DType::kF32);
       widened_.push_back(Widen(weight));
-      pieces_.emplace_back(reinterpret_cast<const char*>(widened_.back().data()), bytes);
+      Add(part.begin, {reinterpret_cast<const char*>(widened_.back().data()), bytes});
     }
-    size_ = part.begin + bytes;
+    if (IsPacked(part.type)) {
+      Add(part.scales, {reinterpret_cast<const char*>(weight.scales), weight.scale_bytes()});
+    }
   }
+}
+
+void ExpertBytes::Add(uint64_t begin, std::string_view bytes) {
+  if (begin > size_) pieces_.emplace_back(kZeros, begin - size_);
+  pieces_.push_back(bytes);
+  size_ = begin + bytes.size();
 }
 
 void ExpertBytes::Read(uint64_t offset, size_t count, char* to) const {

@@ -1,9 +1,10 @@
 #pragma once
 // An expert's numbers in one run of bytes, as they travel between workers and lie where they were
-// received: gate, up and down in the model's type, then the biases, if there are any, in F32. Each
-// begins at a multiple of 64 bytes, with zeros before it. How the checkpoint had them (a tensor
-// each, a layer's in one, transposed, FP8) no longer shows, and the bits that kernels compute are
-// the same: they widen biases before they add them. Immutable; any thread.
+// received: gate, up and down in the type that experts are held as, packed ones each followed by
+// its scales, then the biases, if there are any, in F32. Each begins at a multiple of 64 bytes,
+// with zeros before it. How the checkpoint had them (a tensor each, a layer's in one, transposed,
+// FP8) no longer shows, and the bits that kernels compute are the same: they widen biases before
+// they add them. Immutable; any thread.
 
 #include <cstdint>
 #include <string>
@@ -21,6 +22,10 @@ class ExpertLayout {
     DType type;
     int64_t rows, cols;
     uint64_t begin;
+    uint64_t scales = 0;  // where they begin, if it is packed
+
+    // It, of the expert whose bytes begin at `data`.
+    Weight At(const char* data) const;
   };
 
   // Of the experts that the gate chooses.
@@ -52,6 +57,8 @@ class ExpertBytes {
   std::string Sha256() const;
 
  private:
+  void Add(uint64_t begin, std::string_view bytes);
+
   std::vector<std::vector<float>> widened_;
   std::vector<std::string_view> pieces_;
   uint64_t size_ = 0;

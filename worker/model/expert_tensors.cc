@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "scheduler/check.h"
+#include "worker/device/packed.h"
 #include "worker/model/absent_experts.h"
 #include "worker/model/json.h"
 #include "worker/model/numbers.h"
@@ -248,8 +249,10 @@ absl::StatusOr<Piece> Finder::PieceOf(const std::shared_ptr<const Rule>& rule, c
 std::vector<DType> Finder::TypesOf(const ExpertLayout& layout, const FfnWeights& like,
                                    bool known) const {
   std::vector<DType> types;
-  for (const ExpertLayout::Part& part : layout.parts())
-    types.push_back(known ? (like.*part.member).type : base_.spec.type);
+  for (const ExpertLayout::Part& part : layout.parts()) {
+    const DType type = known ? (like.*part.member).type : base_.spec.type;
+    types.push_back(IsPacked(type) ? DType::kBF16 : type);  // which is packed then
+  }
   return types;
 }
 
@@ -307,6 +310,19 @@ absl::Status BadNumber(const Piece& piece, const char* data, int64_t index, DTyp
                                before + index, TypeName(rounded)));
 }
 
+// As the base's were: rounded to BF16, then packed. As ConvertNumbers.
+std::optional<int64_t> PackPart(const char* data, const ConvertedWeights::Part& part, DType type,
+                                const Weight& to) {
+  std::vector<uint16_t> numbers(static_cast<size_t>(to.rows * to.cols));
+  const std::optional<int64_t> bad =
+      ConvertNumbers(data, part, {.from = type, .rounded = DType::kBF16, .stored = DType::kBF16},
+                     reinterpret_cast<char*>(numbers.data()));
+  if (bad) return bad;
+  const std::optional<int64_t> large = PackNumbers(numbers.data(), to);
+  if (!large) return std::nullopt;
+  return part.first + *large / part.cols * part.row_step + *large % part.cols * part.column_step;
+}
+
 }  // namespace
 
 absl::Status ExpertTensors::Read(const ExpertLayout& layout, std::span<std::byte> into) const {
@@ -324,10 +340,15 @@ absl::Status ExpertTensors::Read(const ExpertLayout& layout, std::span<std::byte
       CONCLAVE_CHECK(part != layout.parts().end());
       CONCLAVE_CHECK(part->rows * part->cols == from.part.rows * from.part.cols);
       const DType rounded = types[static_cast<size_t>(part - layout.parts().begin())];
-      const std::optional<int64_t> bad = ConvertNumbers(
-          data.data(), from.part, {.from = piece.type, .rounded = rounded, .stored = part->type},
-          to + part->begin);
-      if (bad) return BadNumber(piece, data.data(), *bad, rounded);
+      const std::optional<int64_t> bad =
+          IsPacked(part->type)
+              ? PackPart(data.data(), from.part, piece.type, part->At(to))
+              : ConvertNumbers(data.data(), from.part,
+                               {.from = piece.type, .rounded = rounded, .stored = part->type},
+                               to + part->begin);
+      if (bad) {
+        return BadNumber(piece, data.data(), *bad, IsPacked(part->type) ? part->type : rounded);
+      }
       ++filled;
     }
   }

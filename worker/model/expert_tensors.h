@@ -34,9 +34,11 @@ struct ExpertTensors {
   int32_t slot = 0;
   bool shared = false;
   std::vector<Piece> pieces;
-  std::vector<DType> types;  // of the layout's parts: what the base has these numbers in
+  std::vector<DType> types;  // of the layout's parts: what the base has these numbers in, before
+                             // any are packed
 
-  // into = the expert as `layout` has it, every number rounded to the type that the base has it in.
+  // into = the expert as `layout` has it, every number rounded to the type that the base has it in,
+  // and packed where the base's are.
   // INVALID_ARGUMENT, naming file and tensor, for one that is not finite, or too large for that
   // type; DATA_LOSS if a file has become shorter.
   absl::Status Read(const ExpertLayout& layout, std::span<std::byte> into) const;

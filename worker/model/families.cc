@@ -53,7 +53,7 @@ absl::StatusOr<Family> MakeFamily(Config& config, const FamilyOptions& options) 
   for (const Registered& known : kFamilies) {
     if (model_type != known.model_type) continue;
     Family family = known.make(config, options);
-    family.fp8 = ReadQuantization(config, options.limits);
+    family.quantization = ReadQuantization(config, options.limits);
     CONCLAVE_RETURN_IF_ERROR(config.status());
     family.spec.family = model_type;
     return family;

@@ -20,7 +20,7 @@ namespace conclave::worker {
 struct Family {
   ModelSpec spec;  // without name, type, eos and sampling defaults: those are no family's subject
   TensorTable tensors;
-  std::optional<Fp8Blocks> fp8;  // matrices may be F8_E4M3
+  Quantization quantization;
 };
 
 struct FamilyOptions {

@@ -10,6 +10,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "worker/device/packed.h"
 #include "worker/model/absent_experts.h"
 #include "worker/model/config.h"
 #include "worker/model/converted_weights.h"
@@ -91,6 +92,15 @@ absl::Status CompleteDigest(const ModelOptions& options, const std::string& dire
   return absl::OkStatus();
 }
 
+absl::Status CheckForm(const ModelOptions& options, const Quantization& stored,
+                       const std::string& directory) {
+  if (!options.experts_as || !stored.packed || *options.experts_as == *stored.packed)
+    return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrFormat("%s: has experts packed as %s, which cannot be held as %s", directory,
+                      NameOfPacked(*stored.packed), NameOfPacked(*options.experts_as)));
+}
+
 }  // namespace
 
 std::string CheckpointDigest::Whole() const {
@@ -151,6 +161,7 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
   model->spec.generation = settings.defaults;
   model->remarks = std::move(settings.remarks);
   model->tensors = std::make_shared<const TensorTable>(std::move(family.tensors));
+  CONCLAVE_RETURN_IF_ERROR(CheckForm(options, family.quantization, directory));
   const bool may_be_absent = options.ask_layers != nullptr;
   CONCLAVE_ASSIGN_OR_RETURN(
       model->files,
@@ -158,8 +169,9 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
                         may_be_absent ? MappedFiles::Absent::kSkip : MappedFiles::Absent::kRefuse));
   CONCLAVE_ASSIGN_OR_RETURN(const BoundTensors bound,
                             BindWeights(*model->files, *model->tensors,
-                                        {.fp8 = family.fp8,
+                                        {.quantization = family.quantization,
                                          .converted_bytes = options.converted_bytes,
+                                         .experts_as = options.experts_as,
                                          .experts_may_be_absent = may_be_absent},
                                         *model));
   if (options.hold_experts) CONCLAVE_RETURN_IF_ERROR(HoldAll(*model));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -64,8 +65,11 @@ struct CheckpointDigest {
 struct ModelOptions {
   int32_t context_limit =
       0;  // above 0: lowers the checkpoint's, and with it the memory of rotary tables and caches
-  // For weights that cannot be used as they are mapped: FP8, transposed layouts.
+  // For weights that cannot be used as they are mapped: FP8, transposed layouts, what is packed.
   int64_t converted_bytes = int64_t{64} << 30;
+  // Matrices of experts, also of shared ones, are packed like this when they are held, from BF16 or
+  // what is dequantised to it. Nothing: they are as they are stored, packed or not.
+  std::optional<DType> experts_as;
   // Experts that must be converted are ready once it is loaded. False: once they are held.
   bool hold_experts = true;
   // If not empty, experts may be absent: it is asked, for a checkpoint with this dense digest, what
@@ -105,7 +109,8 @@ struct Model {
   // Maps a Hugging Face directory; pages are touched only of tensors that must be converted.
   // NOT_FOUND, INVALID_ARGUMENT (bad or unsupported, naming file and tensor or setting), DATA_LOSS
   // (a file shrank meanwhile), RESOURCE_EXHAUSTED (conversions beyond converted_bytes),
-  // FAILED_PRECONDITION (experts at hand that are not of the checkpoint others speak of).
+  // FAILED_PRECONDITION (experts at hand that are not of the checkpoint others speak of; experts
+  // that are stored in another packed form than they are to be held in).
   static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& directory,
                                                            const ModelOptions& options = {});
 };

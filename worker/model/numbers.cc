@@ -37,7 +37,11 @@ void Widen(const Row& row, DType type, float* to) {
     case DType::kF16:
       for (int64_t i = 0; i < row.count; ++i) to[i] = FromF16(row.At<uint16_t>(i));
       return;
+    case DType::kMxInt8:
+    case DType::kMxFp4:
+      break;
   }
+  CONCLAVE_CHECK(false);  // no single number can be told
 }
 
 void Narrow(const float* from, int64_t count, DType type, char* to) {
@@ -74,6 +78,9 @@ std::optional<int64_t> CopyFinite(const Row& row, DType type, char* to) {
       return CopyFinite<uint16_t>(row, 0x7F80, to);
     case DType::kF16:
       return CopyFinite<uint16_t>(row, 0x7C00, to);
+    case DType::kMxInt8:
+    case DType::kMxFp4:
+      break;
   }
   return std::nullopt;
 }

@@ -8,13 +8,21 @@
 
 namespace conclave::worker {
 
-void GiveBackPages(const Weight& weight) {
+namespace {
+
+void GiveBack(const void* data, size_t bytes) {
   static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(weight.data);
-  const uintptr_t end =
-      begin + static_cast<size_t>(weight.rows * weight.cols) * SizeOf(weight.type);
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t end = begin + bytes;
   const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
+}  // namespace
+
+void GiveBackPages(const Weight& weight) {
+  GiveBack(weight.data, weight.bytes());
+  GiveBack(weight.scales, weight.scale_bytes());
 }
 
 }  // namespace conclave::worker

@@ -311,6 +311,10 @@ const char* TypeName(DType type) {
       return "BF16";
     case DType::kF16:
       return "F16";
+    case DType::kMxInt8:
+      return "MXINT8";
+    case DType::kMxFp4:
+      return "MXFP4";
   }
   return "";
 }

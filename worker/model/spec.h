@@ -56,7 +56,8 @@ struct ModelSpec {
   int32_t context_limit = 0;
   float norm_eps = 1e-6f;
   bool tied_embeddings = false;
-  DType type = DType::kBF16;  // of the checkpoint
+  DType type = DType::kBF16;         // of the checkpoint
+  DType expert_type = DType::kBF16;  // what experts' matrices are held as: the same, or packed
   std::vector<LayerSpec> layers;
   AttentionSpec attention;
   RopeTable rope;  // for context_limit positions

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "worker/device/packed.h"
 #include "worker/model/absent_experts.h"
 #include "worker/model/json.h"
 #include "worker/status.h"
@@ -18,13 +19,22 @@ constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kHead[] = "lm_head.weight";
 constexpr char kFactors[] = "_scale_inv";  // of the matrix whose name comes before it
 
+using PackedTensor = ConvertedWeights::PackedTensor;
+
 class Binder {
  public:
-  Binder(const MappedFiles& files, const std::optional<Fp8Blocks>& fp8, ConvertedWeights& converted,
+  Binder(const MappedFiles& files, const BindOptions& options, ConvertedWeights& converted,
          BoundTensors& bound)
-      : files_(files), fp8_(fp8), converted_(converted), bound_(bound) {}
+      : files_(files),
+        fp8_(options.quantization.fp8),
+        packed_(options.quantization.packed),
+        experts_as_(options.experts_as),
+        converted_(converted),
+        bound_(bound) {}
 
-  bool Has(const std::string& name) const { return files_.Find(name).entry != nullptr; }
+  bool Has(const std::string& name) const {
+    return There(name) || (packed_ && There(name + kBlocksSuffix));
+  }
   absl::StatusOr<Weight> Bind(const std::string& name, const std::vector<int64_t>& shape);
   // The parts of each slot of a tensor [slots, ..], slot after slot; the first slot is the expert
   // first_expert.
@@ -35,6 +45,12 @@ class Binder {
   // Whose what is bound now is: an expert's id, or ConvertedWeights::kNobodys; and the experts' of
   // which MoE layer, or nothing.
   void SetExpert(int64_t expert) { expert_ = expert; }
+  // How many experts' shares of a tensor is, and whether they may be packed.
+  struct Shares {
+    int64_t experts = 1;
+    bool may_pack = false;
+  };
+  void SetShares(const Shares& shares) { shares_ = shares; }
   void SetExpertsOf(std::optional<size_t> moe_layer) { experts_of_ = moe_layer; }
   // Whether the tensor is there with all that belongs to it.
   bool HasWhole(const std::string& name) const;
@@ -46,18 +62,31 @@ class Binder {
   absl::Status CheckAllUsed(const TensorTable& table) const;
 
  private:
+  bool There(const std::string& name) const { return files_.Find(name).entry != nullptr; }
   absl::StatusOr<MappedFiles::Tensor> Find(const std::string& name,
                                            const std::vector<int64_t>& shape);
   absl::StatusOr<DType> TypeOf(const MappedFiles::Tensor& tensor) const;
   absl::StatusOr<Weight> BindFp8(const MappedFiles::Tensor& matrix);
+  // Whether the tensor that is bound now is packed in the files.
+  bool IsStoredPacked(const std::string& name) const {
+    return packed_ && shares_.may_pack && !name.ends_with("bias");
+  }
+  // Of a packed matrix, `shape` as if it were not; in bands, or row by row.
+  absl::StatusOr<PackedTensor> FindPacked(const std::string& name, std::vector<int64_t> shape,
+                                          bool bands);
+  // What a matrix of this type is to be held as.
+  absl::StatusOr<DType> HeldAs(const MappedFiles::Tensor& matrix, DType type) const;
 
   const MappedFiles& files_;
   const std::optional<Fp8Blocks>& fp8_;
+  const std::optional<DType>& packed_;
+  const std::optional<DType>& experts_as_;
   ConvertedWeights& converted_;
   BoundTensors& bound_;
   std::optional<size_t> experts_of_;
   std::optional<DType> model_type_;
   int64_t expert_ = ConvertedWeights::kNobodys;
+  Shares shares_;
   std::unordered_set<const TensorEntry*> used_;
 };
 
@@ -93,13 +122,15 @@ absl::StatusOr<MappedFiles::Tensor> Binder::Find(const std::string& name,
 
 bool Binder::HasWhole(const std::string& name) const {
   const MappedFiles::Tensor tensor = files_.Find(name);
+  if (packed_ && There(name + kBlocksSuffix)) return There(name + kScalesSuffix);
   if (tensor.entry == nullptr) return false;
   return !fp8_ || tensor.entry->type != "F8_E4M3" || Has(name + kFactors);
 }
 
 void Binder::Pass(const std::string& name) {
-  for (const std::string& one : {name, name + kFactors}) {
-    if (Has(one)) used_.insert(files_.Find(one).entry);
+  for (const std::string& one :
+       {name, name + kFactors, name + kBlocksSuffix, name + kScalesSuffix}) {
+    if (There(one)) used_.insert(files_.Find(one).entry);
   }
 }
 
@@ -117,12 +148,57 @@ absl::StatusOr<DType> Binder::TypeOf(const MappedFiles::Tensor& tensor) const {
   return *type;
 }
 
+absl::StatusOr<PackedTensor> Binder::FindPacked(const std::string& name, std::vector<int64_t> shape,
+                                                bool bands) {
+  const int64_t cols = shape.back();
+  int64_t& rows = shape[shape.size() - 2];
+  if (!CanPack(rows, cols)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: tensor \"%s\" would have matrices of %d x %d, and %s takes multiples of %d x %d, up "
+        "to "
+        "%d wide",
+        files_.directory(), name, rows, cols, TypeName(*packed_), kBand, kGroup, kMaxPackedCols));
+  }
+  PackedTensor packed = {.type = *packed_};
+  shape.back() = cols / kGroup;
+  if (bands) {
+    rows /= kBand;
+    shape.push_back(kBand);
+  }
+  CONCLAVE_ASSIGN_OR_RETURN(packed.scales, Find(name + kScalesSuffix, shape));
+  shape.push_back(kGroup * BitsOf(*packed_) / 8);
+  CONCLAVE_ASSIGN_OR_RETURN(packed.blocks, Find(name + kBlocksSuffix, shape));
+  for (const auto& [tensor, type] :
+       {std::pair(packed.scales, "U8"), std::pair(packed.blocks, StoredAs(*packed_))}) {
+    if (tensor.entry->type == type) continue;
+    return Error(tensor, absl::StrFormat("is %s, expected %s", tensor.entry->type, type));
+  }
+  return packed;
+}
+
 absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<int64_t>& shape) {
+  if (IsStoredPacked(name)) {
+    CONCLAVE_ASSIGN_OR_RETURN(const PackedTensor packed, FindPacked(name, shape, /*bands=*/true));
+    converted_.CheckScales(packed.scales, expert_, shares_.experts);
+    Weight weight = AsMatrix(packed.blocks.data(), packed.type, shape);
+    weight.scales = reinterpret_cast<const uint8_t*>(packed.scales.data());
+    return weight;
+  }
   CONCLAVE_ASSIGN_OR_RETURN(const MappedFiles::Tensor tensor, Find(name, shape));
   if (fp8_ && model_type_ && tensor.entry->type == "F8_E4M3" && shape.size() == 2)
     return BindFp8(tensor);
   CONCLAVE_ASSIGN_OR_RETURN(const DType type, TypeOf(tensor));
-  return AsMatrix(tensor.data(), type, shape);
+  const Weight matrix = AsMatrix(tensor.data(), type, shape);
+  CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(tensor, type));
+  if (held == type) return matrix;
+  return converted_.Pack(tensor, matrix.rows, matrix.cols, held, expert_, shares_.experts);
+}
+
+absl::StatusOr<DType> Binder::HeldAs(const MappedFiles::Tensor& matrix, DType type) const {
+  if (!experts_as_ || !shares_.may_pack || matrix.entry->name.ends_with("bias")) return type;
+  if (type == DType::kBF16) return *experts_as_;
+  return Error(matrix, absl::StrFormat("is %s, and only BF16 can be packed as %s", TypeName(type),
+                                       TypeName(*experts_as_)));
 }
 
 absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
@@ -137,21 +213,29 @@ absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
   if (!ComputeType(factors.entry->type)) {
     return Error(factors, absl::StrFormat("is %s, supported: F32, F16, BF16", factors.entry->type));
   }
-  return converted_.Dequantise(matrix, factors, *fp8_, *model_type_, expert_);
+  CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(matrix, *model_type_));
+  return converted_.Dequantise(matrix, factors, *fp8_, held, expert_);
 }
 
 absl::StatusOr<std::vector<Weight>> Binder::BindParts(const std::string& name,
                                                       const std::vector<int64_t>& shape,
                                                       std::span<const ConvertedWeights::Part> parts,
                                                       int64_t first_expert) {
+  if (IsStoredPacked(name)) {
+    // Its rows are those of products, in the order of the columns it would have.
+    CONCLAVE_ASSIGN_OR_RETURN(const PackedTensor packed,
+                              FindPacked(name, {shape[0], shape[2], shape[1]}, /*bands=*/false));
+    return converted_.TakeRows(packed, parts, first_expert, shape[0]);
+  }
   CONCLAVE_ASSIGN_OR_RETURN(const MappedFiles::Tensor tensor, Find(name, shape));
   CONCLAVE_ASSIGN_OR_RETURN(const DType type, TypeOf(tensor));
+  CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(tensor, type));
   const auto slots = static_cast<uint64_t>(shape[0]);
   const uint64_t bytes = (tensor.entry->end - tensor.entry->begin) / slots;
   std::vector<Weight> weights;
   for (uint64_t slot = 0; slot < slots; ++slot) {
     CONCLAVE_ASSIGN_OR_RETURN(const std::vector<Weight> own,
-                              converted_.Rearrange({tensor, type, slot * bytes, bytes}, parts,
+                              converted_.Rearrange({tensor, type, slot * bytes, bytes}, parts, held,
                                                    first_expert + static_cast<int64_t>(slot)));
     weights.insert(weights.end(), own.begin(), own.end());
   }
@@ -241,6 +325,10 @@ void PassExperts(const TensorTable& table, const LayerBinding& layer) {
 
 absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) {
   layer.binder.SetExpertsOf(rule.of_experts ? std::optional(layer.moe_layer) : std::nullopt);
+  const bool each = rule.name.find("{E}") != rule.name.npos;
+  layer.binder.SetShares(
+      {.experts = rule.of_experts && !each ? std::ssize(layer.weights.experts) : 1,
+       .may_pack = rule.of_experts || rule.of_shared});
   if (!rule.parts.empty()) {
     CONCLAVE_ASSIGN_OR_RETURN(
         const std::vector<Weight> weights,
@@ -252,11 +340,10 @@ absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) 
     return absl::OkStatus();
   }
   const std::vector<std::string> names = layer.Names(rule);
-  const bool each = rule.name.find("{E}") != rule.name.npos;
   for (size_t slot = 0; slot < names.size(); ++slot) {
     const std::string& name = names[slot];
-    layer.binder.SetExpert(each ? layer.first_expert + static_cast<int64_t>(slot)
-                                : ConvertedWeights::kNobodys);
+    layer.binder.SetExpert(rule.of_experts ? layer.first_expert + static_cast<int64_t>(slot)
+                                           : ConvertedWeights::kNobodys);
     CONCLAVE_ASSIGN_OR_RETURN(const Weight whole, layer.binder.Bind(name, rule.shape));
     const absl::Status bound = rule.bind(layer.weights, slot, whole);
     if (!bound.ok()) return layer.binder.Refuse(name, bound);
@@ -291,7 +378,7 @@ absl::StatusOr<BoundTensors> BindWeights(const MappedFiles& files, const TensorT
   ModelSpec& spec = model.spec;
   const auto converted = std::make_shared<ConvertedWeights>(options.converted_bytes);
   BoundTensors bound;
-  Binder binder(files, options.fp8, *converted, bound);
+  Binder binder(files, options, *converted, bound);
   // Tied weights are stored once, under either name. Where both are stored both count, whatever the
   // setting says: a fine-tuned head may have moved away from the embedding.
   const bool head_is_stored = !spec.tied_embeddings || binder.Has(kHead);
@@ -299,6 +386,11 @@ absl::StatusOr<BoundTensors> BindWeights(const MappedFiles& files, const TensorT
   CONCLAVE_ASSIGN_OR_RETURN(model.embedding,
                             binder.Bind(only_head ? kHead : kEmbedding, {spec.vocab, spec.dim}));
   spec.type = model.embedding.type;
+  if (options.quantization.packed && spec.type != DType::kBF16) {
+    return binder.Refuse(only_head ? kHead : kEmbedding,
+                         absl::InvalidArgumentError("is not BF16, and packed experts go with it"));
+  }
+  spec.expert_type = options.quantization.packed.value_or(options.experts_as.value_or(spec.type));
   binder.SetModelType(spec.type);
   CONCLAVE_ASSIGN_OR_RETURN(model.final_norm, binder.Bind("model.norm.weight", {spec.dim}));
   model.head = model.embedding;

@@ -17,8 +17,9 @@
 namespace conclave::worker {
 
 struct BindOptions {
-  std::optional<Fp8Blocks> fp8;
-  int64_t converted_bytes = 0;  // for conversions
+  Quantization quantization;
+  int64_t converted_bytes = 0;      // for conversions
+  std::optional<DType> experts_as;  // their matrices, and those of shared ones: packed like this
   // A layer may lack tensors of its experts: it then has none, as those that are there could not be
   // told from another checkpoint's.
   bool experts_may_be_absent = false;
@@ -32,7 +33,8 @@ struct BoundTensors {
 
 // Fills weights, `converted`, `absent` and spec.type of `model`, whose spec is the family's. Every
 // tensor of the table must be there with exactly its shape and the model's type (norms, gates and
-// biases may be F32; with `fp8` matrices F8_E4M3, their factors beside them), and every tensor of
+// biases may be F32; with `quantization` matrices F8_E4M3, their factors beside them, or
+// those of experts packed), and every tensor of
 // the files must be in the table. INVALID_ARGUMENT, naming file and tensor, expected and found;
 // RESOURCE_EXHAUSTED if conversions need more than converted_bytes.
 absl::StatusOr<BoundTensors> BindWeights(const MappedFiles& files, const TensorTable& table,

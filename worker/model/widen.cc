@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "worker/device/packed.h"
 #include "worker/model/half.h"
 
 namespace conclave::worker {
@@ -12,6 +13,12 @@ std::vector<float> Widen(const Weight& weight) {
   std::vector<float> values(count);
   if (weight.type == DType::kF32) {
     std::memcpy(values.data(), weight.data, count * sizeof(float));  // may lie unaligned
+    return values;
+  }
+  if (IsPacked(weight.type)) {
+    std::vector<uint16_t> numbers(count);
+    UnpackNumbers(weight, numbers.data());
+    for (size_t i = 0; i < count; ++i) values[i] = FromBf16(numbers[i]);
     return values;
   }
   for (size_t i = 0; i < count; ++i) {

@@ -4,11 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <sstream>
 #include <string>
 
 #include "tests/services/cli/commands_fixture.h"
+#include "tests/worker/testing/tiny_checkpoint.h"
+#include "worker/model/model.h"
 
 namespace conclave::services::cli {
 namespace {
@@ -52,6 +55,13 @@ TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
       {{"up", "--model", "/", "--threads", "5000"},
        "conclave up: --threads: \"5000\": out of range [0, 1024]"},
       {{"up", "--model", "/", "--returns", "SUMS"}, "owners cannot return \"SUMS\""},
+      {{"up", "--model", "/", "--weights", "int8"},
+       "--weights: experts cannot be held as \"int8\": want stored, mxint8 or mxfp4"},
+      {{"up", "--model", "/", "--worker-flag=--weights=int8"},
+       "--worker-flag: --weights: experts cannot be held as \"int8\""},
+      {{"quantise", "/nonexistent"}, "name a checkpoint's directory and one to write"},
+      {{"quantise", "a", "b", "--experts", "int8"},
+       "--experts: there are mxint8 and mxfp4, not \"int8\""},
       {{"up", "--model", "/", "--numerics", "sse"}, "--numerics: unknown CPU level \"sse\""},
       {{"up", "--model", "/", "--max-running", "1000"}, "--max-running is 1000"},
       {{"up", "--model", "/", "--stall-ms", "0"}, "conclave up: --stall-ms: \"0\": out of range"},
@@ -93,6 +103,24 @@ TEST_F(Commands, CommandLinesThatCannotBeMeantAreNamed) {
   EXPECT_EQ(RunAlone({"generate", "--prompt", "x"}), kUsage);
   EXPECT_THAT(err_.str(), HasSubstr("--server is missing"));
   EXPECT_EQ(RunAlone({}), kUsage);
+}
+
+TEST_F(Commands, AQuantisedCheckpointIsWrittenOnceAndSaysHowFarItIs) {
+  const worker::testing::TempDir dir;
+  const std::string from = dir.File("from"), to = dir.File("to");
+  std::filesystem::create_directory(from);
+  worker::testing::WriteTinyOlmoe(from, 1,
+                                  {.type = worker::DType::kBF16, .dim = 64, .expert_ffn_dim = 32});
+  EXPECT_EQ(RunAlone({"quantise", from, to, "--experts", "mxfp4"}), kDone);
+  EXPECT_EQ(out_.str(), "");
+  EXPECT_THAT(err_.str(), HasSubstr("100 % of 0.0 GB\n"));
+  const auto model = worker::Model::Load(to);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->spec.expert_type, worker::DType::kMxFp4);
+  EXPECT_EQ(RunAlone({"quantise", from, to}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("ALREADY_EXISTS: " + to + " is there already"));
+  EXPECT_EQ(RunAlone({"quantise", dir.File("none"), dir.File("out")}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("NOT_FOUND"));
 }
 
 TEST_F(Commands, APlanComesFromStdinToo) {

@@ -35,6 +35,9 @@ const char* Name(DType type) {
       return "BF16";
     case DType::kF16:
       return "F16";
+    case DType::kMxInt8:
+    case DType::kMxFp4:
+      break;
   }
   return "";
 }
@@ -47,6 +50,9 @@ const char* TorchName(DType type) {
       return "bfloat16";
     case DType::kF16:
       return "float16";
+    case DType::kMxInt8:
+    case DType::kMxFp4:
+      break;
   }
   return "";
 }

@@ -71,19 +71,33 @@ void MatMul(benchmark::State& state) {
   });
 }
 
-// level, threads, rows, experts, dim, ffn; every row goes to 6 experts, spread evenly.
+// The same matrices as bytes of another type, whatever their numbers are then: all are finite.
+std::vector<Weight> Matrices(DType type, const std::vector<uint16_t>& pool, int64_t count,
+                             int64_t rows, int64_t cols) {
+  static const std::vector<uint8_t> scales(size_t{1} << 20, 120);
+  std::vector<Weight> matrices;
+  Weight matrix = {pool.data(), type, rows, cols, IsPacked(type) ? scales.data() : nullptr};
+  for (int64_t i = 0; i < count; ++i) {
+    matrices.push_back(matrix);
+    matrix.data = static_cast<const char*>(matrix.data) + matrix.bytes();
+  }
+  return matrices;
+}
+
+// level, threads, rows, experts, dim, ffn, type; every row goes to 6 experts, spread evenly.
 void Experts(benchmark::State& state) {
   const std::unique_ptr<Device> device = Make(state);
   const int64_t m = state.range(2), experts = state.range(3), dim = state.range(4);
   const int64_t ffn = state.range(5), top_k = 6;
   const auto size = static_cast<size_t>(ffn * dim);
   const std::vector<uint16_t> pool = Bf16(static_cast<size_t>(3 * experts) * size);
+  const auto type = static_cast<DType>(state.range(6));
+  const std::vector<Weight> matrices = Matrices(type, pool, 3 * experts, ffn, dim);
   std::vector<FfnWeights> weights;
   for (size_t e = 0; e < static_cast<size_t>(experts); ++e) {
-    const uint16_t* at = pool.data() + 3 * e * size;
-    weights.push_back({{at, DType::kBF16, ffn, dim},
-                       {at + size, DType::kBF16, ffn, dim},
-                       {at + 2 * size, DType::kBF16, dim, ffn}});
+    Weight down = matrices[3 * e + 2];
+    std::swap(down.rows, down.cols);
+    weights.push_back({matrices[3 * e], matrices[3 * e + 1], down});
   }
   std::vector<std::vector<int32_t>> in(weights.size()), to(weights.size());
   for (int32_t a = 0; a < m * top_k; ++a) {
@@ -98,7 +112,9 @@ void Experts(benchmark::State& state) {
   const std::vector<float> x = Floats(static_cast<size_t>(m * dim));
   std::vector<float> out(static_cast<size_t>(m * top_k * dim));
   Measure(state, 6.0 * static_cast<double>(m * top_k * ffn * dim),
-          6.0 * static_cast<double>(work.size()) * static_cast<double>(ffn * dim), [&] {
+          3.0 * static_cast<double>(work.size()) *
+              static_cast<double>(matrices[0].bytes() + matrices[0].scale_bytes()),
+          [&] {
             device->Experts({x.data(), m, dim, dim}, work, {out.data(), m * top_k, dim, dim});
           });
 }
@@ -195,8 +211,9 @@ BENCHMARK(MatMul)
     ->ArgsProduct({{0}, {1, 2}, {1, 4, 16, 64, 256}, {2048}, {32}});
 BENCHMARK(Experts)
     ->Apply(Common)
-    ->ArgsProduct({{0}, {1, 2}, {1, 16, 64, 256, 1024}, {64}, {2048}, {1408}})
-    ->ArgsProduct({{0}, {1, 2}, {1, 16, 64}, {32}, {256}, {128}});
+    ->ArgsProduct({{0}, {1, 2}, {1, 16, 64, 256, 1024}, {64}, {2048}, {1408}, {1, 3, 4}})
+    ->ArgsProduct({{0}, {1, 2}, {1, 16, 64}, {32}, {256}, {128}, {1, 3, 4}})
+    ->ArgsProduct({{1, 2, 3, 4}, {1}, {1, 16}, {64}, {2048}, {1408}, {1, 3, 4}});
 BENCHMARK(LatentAttention)
     ->Apply(Common)
     ->ArgsProduct({{0}, {1, 2}, {-1, -16, 4, 128}, {250, 2048}});

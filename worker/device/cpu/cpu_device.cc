@@ -81,6 +81,9 @@ const char* TypeName(DType type) {
       return "bf16";
     case DType::kF16:
       return "f16";
+    case DType::kMxInt8:
+    case DType::kMxFp4:
+      break;  // no type of activations
   }
   return "";
 }

@@ -96,6 +96,10 @@ class CpuDevice final : public Device {
   void DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight, int64_t first,
                int64_t count, float* const* out) const;
 
+  // The same of packed weights, whose rows take their turn in the thread's scratch memory.
+  void DotPackedRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight, int64_t first,
+                     int64_t count, int thread, float* const* out) const;
+
   // Adds columns [first, first + count) of a bias to rows of results.
   void AddBias(Weight bias, int64_t first, int64_t count, int64_t rows, float* const* out) const;
 
@@ -111,7 +115,9 @@ class CpuDevice final : public Device {
   void GateUp(const ExpertItem& item, int64_t first, int64_t row_task, int thread);
   void StoreHidden(const ExpertItem& item, int64_t row, int64_t rows, int64_t first, int64_t count,
                    const float* const* values);
-  void Down(const ExpertItem& item, int64_t first, int64_t row_task, Rows out);
+  void Down(const ExpertItem& item, int64_t first, int64_t row_task, int thread, Rows out);
+  void DotExpertRows(const Operand& x, int64_t row, int64_t rows, const Weight& weight,
+                     int64_t first, int64_t count, int thread, float* const* out) const;
 
   struct RowBlock;
   struct AttentionCall;
@@ -166,6 +172,9 @@ inline constexpr int64_t kQueryBytes = 1 << 20;  // of a task, split
 inline constexpr int64_t kKeyBytes = 512 << 10;  // of a tile of positions
 inline constexpr int64_t kThreadBytes = kResultBytes + kQueryBytes + kKeyBytes;
 static_assert(2 * kMostTaskRows * kTaskColumns * 4 <= kResultBytes);
+// A band of packed weights, unpacked, is where queries and keys would be.
+static_assert(kBand * (kMaxPackedCols + 32) * 2 <= kQueryBytes + kKeyBytes);
+static_assert(kBand == cpu::kPanelRows && kTaskColumns % kBand == 0);
 static_assert(kAttentionPairs * cpu::kAttentionTile * 4 <= kResultBytes);
 static_assert(2 * kAttentionPairs * cpu::PackedRowBytes(kMaxHeadDim) <= kQueryBytes);
 static_assert(int64_t{cpu::kAttentionTile} * kMaxHeadDim * 2 <= kKeyBytes);

@@ -101,11 +101,11 @@ void CpuDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out)
       const int64_t own = task - item.gate_up_task;
       GateUp(item, own % column_tasks * kTaskColumns, own / column_tasks, thread);
     });
-    pool_.For(end.down_task, [&](int, int64_t task) {
+    pool_.For(end.down_task, [&](int thread, int64_t task) {
       const ExpertItem& item = find(task, &ExpertItem::down_task);
       const int64_t column_tasks = Over(item.weights->down.rows, kTaskColumns);
       const int64_t own = task - item.down_task;
-      Down(item, own % column_tasks * kTaskColumns, own / column_tasks, out);
+      Down(item, own % column_tasks * kTaskColumns, own / column_tasks, thread, out);
     });
   }
 }
@@ -135,6 +135,12 @@ void CpuDevice::Activate(const FfnActivation& activation, float* gate, const flo
   }
 }
 
+void CpuDevice::DotExpertRows(const Operand& x, int64_t row, int64_t rows, const Weight& weight,
+                              int64_t first, int64_t count, int thread, float* const* out) const {
+  if (IsPacked(weight.type)) return DotPackedRows(x, row, rows, weight, first, count, thread, out);
+  DotRows(x, row, rows, weight, first, count, out);
+}
+
 // hidden[row .., first ..] = round(activation(x gate^T, x up^T)) for one task's rows and columns.
 void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row_task, int thread) {
   const FfnWeights& w = *item.weights;
@@ -152,8 +158,8 @@ void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row_task, 
     gate[i] = scratch + i * kTaskColumns;
     up[i] = scratch + (kMostTaskRows + i) * kTaskColumns;
   }
-  DotRows(x, row, rows, w.gate, first, columns, gate);
-  DotRows(x, row, rows, w.up, first, columns, up);
+  DotExpertRows(x, row, rows, w.gate, first, columns, thread, gate);
+  DotExpertRows(x, row, rows, w.up, first, columns, thread, up);
   if (w.gate_bias) AddBias(w.gate_bias, first, columns, rows, gate);
   if (w.up_bias) AddBias(w.up_bias, first, columns, rows, up);
   for (int64_t i = 0; i < rows; ++i) Activate(w.activation, gate[i], up[i], columns);
@@ -182,7 +188,8 @@ void CpuDevice::StoreHidden(const ExpertItem& item, int64_t row, int64_t rows, i
 }
 
 // out[outputs[row ..], first ..] = round(hidden down^T) for one task's rows and columns.
-void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row_task, Rows out) {
+void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row_task, int thread,
+                     Rows out) {
   const Weight& down = item.weights->down;
   CONCLAVE_CHECK(down.rows == out.cols);
   const int64_t row = row_task * TaskRows(MultipliesBf16(down));
@@ -197,7 +204,7 @@ void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row_task, Ro
     CONCLAVE_CHECK(to >= 0 && to < out.rows);
     results[i] = out.row(to) + first;
   }
-  DotRows(hidden, row, rows, down, first, columns, results);
+  DotExpertRows(hidden, row, rows, down, first, columns, thread, results);
   const Weight& bias = item.weights->down_bias;
   if (bias) AddBias(bias, first, columns, rows, results);
   for (int64_t i = 0; i < rows; ++i) kernels_.round[type_](results[i], columns, results[i]);

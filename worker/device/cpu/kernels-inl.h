@@ -7,6 +7,7 @@
 //   Load.., Store..            without alignment; ..Part: the first n < kLanes, others read as 0
 //   Round..                    to the type, nearest even, and back
 //   Sum, StoreSums             one tree over the lanes, the same in both
+//   UnpackInts, UnpackFp4      16 groups of packed numbers as BF16, each `stride` behind the other
 //   kTileRows .. kMixVectors   tiles that fit the registers
 // clang-format on
 
@@ -228,6 +229,28 @@ void Mix(const float* const* p, int m, const void* const* w, int k, int64_t n, c
   for (; i < m; ++i) MixRows<Row, 1>(p + i, w, k, n, scale ? scale + i : nullptr, out + i);
 }
 
+// ---- Packed rows ----
+
+// How far ahead of what is unpacked memory is asked for, whatever is there.
+constexpr int64_t kFetchAhead = 1024;
+
+using UnpackTile = void (*)(const uint8_t* from, const uint8_t* scales, uint16_t* to,
+                            int64_t stride);
+
+// So many columns of a band, each row `stride` behind the one before.
+template <UnpackTile kUnpack, int kGroupBytes>
+inline void UnpackBand(const void* data, const uint8_t* scales, int64_t k, uint16_t* out,
+                       int64_t stride) {
+  const auto* from = static_cast<const uint8_t*>(data);
+  for (int64_t c = 0; c < k; c += 32) {
+    for (int64_t line = 0; line < 16 * kGroupBytes; line += 64)
+      __builtin_prefetch(from + kFetchAhead + line);
+    kUnpack(from, scales, out + c, stride);
+    from += 16 * kGroupBytes;
+    scales += 16;
+  }
+}
+
 // ---- Functions ----
 
 // x to the nearest integer, |x| < 2^22.
@@ -401,6 +424,7 @@ constexpr Kernels Table(Kernels::Dot dot_bf16, const Tiles* tiles) {
       .widen = {Widen<RowF32>, Widen<RowBf16>, Widen<RowF16>},
       .narrow = {Narrow<RowF32>, Narrow<RowBf16>, Narrow<RowF16>},
       .round = {Round<RowF32>, Round<RowBf16>, Round<RowF16>},
+      .unpack = {UnpackBand<UnpackInts, 32>, UnpackBand<UnpackFp4, 16>},
       .sum_squares = SumSquares,
       .scale = {Scale<RowF32>, Scale<RowBf16>, Scale<RowF16>},
       .divide = Divide,

@@ -16,6 +16,8 @@
 namespace conclave::worker::cpu {
 
 inline constexpr int kTypes = 3;  // tables below are indexed by DType: F32, BF16, F16
+inline constexpr int kPackedTypes =
+    2;  // and what packed ones become by those behind: MXINT8, MXFP4
 
 // Rows of x that are packed together, and the most of them in one product.
 inline constexpr int kPanelRows = 16;
@@ -46,6 +48,13 @@ struct Kernels {
   void (*widen[kTypes])(const void* x, int64_t n, float* out);
   void (*narrow[kTypes])(const float* x, int64_t n, void* out);
   void (*round[kTypes])(const float* x, int64_t n, float* out);  // out may be x
+
+  // The numbers of a band of kPanelRows packed rows of k columns as BF16, each row `stride` of them
+  // behind the one before; what lies behind the band is fetched meanwhile. Its scales are within
+  // kLeastScale and kGreatestScale, or the numbers mean nothing.
+  using Unpack = void (*)(const void* data, const uint8_t* scales, int64_t k, uint16_t* out,
+                          int64_t stride);
+  Unpack unpack[kPackedTypes];
 
   float (*sum_squares)(const float* x, int64_t n);
   // out = x * by * w; out may be x.
@@ -84,6 +93,9 @@ struct Tiles {
   // of kPanelRows rows, and n rows of w, `stride` bytes from one to the next.
   void (*dot)(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
               float* const* out);
+  // The same of n packed rows of w, whole bands.
+  void (*dot_packed[kPackedTypes])(const void* x, int m, const void* w, const uint8_t* scales,
+                                   int n, int64_t k, float* const* out);
 
   // For what is to stay in fp32: x as the sum of two BF16, `high` and `low`, within 2^-17 of it.
   void (*pack_split)(const float* const* x, int m, int64_t k, void* high, void* low);

@@ -9,178 +9,11 @@
 #include "worker/device/cpu/simd_avx512.h"
 // The vectors come first: the kernels are written over them.
 #include "worker/device/cpu/kernels-inl.h"
+// And these over both.
+#include "worker/device/cpu/tiles_amxbf16.h"
 
 namespace conclave::worker::cpu {
 namespace {
-
-constexpr int kSide = kPanelRows;  // rows of a tile, of w or of x
-constexpr int kStep = 32;          // columns of x and w in a tile
-constexpr int kWays = 2;           // tiles of w, and of x, that are multiplied with each other
-constexpr int kPanels = kTileDotRows / kSide;
-constexpr int64_t kTileBytes = kSide * 64;
-// Where x has many panels, w is copied tile by tile, so many columns at a time: they stay in the
-// first cache, where rows a power of two apart would displace each other.
-constexpr int kManyPanels = 5;
-constexpr int64_t kBlock = 128;
-
-// Tiles: 0 .. 3 sums [tile of w][panel], 4 and 5 of w, 6 and 7 of x.
-struct alignas(64) TileConfig {
-  uint8_t palette;
-  uint8_t start_row;
-  uint8_t reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-};
-
-// The rows in both panels that the tiles of this thread are set for: nobody else sets tiles in a
-// thread that computes. Setting them costs as much as a few products.
-thread_local int configured = -1;
-
-void Configure(int m0, int m1) {
-  if (configured == (m0 << 8 | m1)) return;
-  configured = m0 << 8 | m1;
-  TileConfig config = {.palette = 1};
-  const uint16_t panels[kWays] = {static_cast<uint16_t>(m0 * 4), static_cast<uint16_t>(m1 * 4)};
-  const uint16_t bytes[] = {panels[0], panels[1], panels[0], panels[1],
-                            64,        64,        panels[0], panels[1]};
-  for (int tile = 0; tile < 8; ++tile) {
-    config.row_bytes[tile] = bytes[tile];
-    config.rows[tile] = kSide;
-  }
-  // The intrinsic of GCC 12 claims to read 8 bytes only.
-  asm volatile("ldtilecfg %0" ::"m"(config));
-}
-
-// What was written before is in memory before tiles are loaded, and what is written after them
-// comes after: their intrinsics do not say that they read memory.
-inline void Settle() { asm volatile("" ::: "memory"); }
-
-// 16 rows of w, fewer at its end.
-struct WeightTile {
-  const char* rows;
-  int64_t stride;            // bytes from a row to the next
-  int count;                 // of rows
-  int64_t step = kStep * 2;  // bytes from a tile's columns to the next tile's
-
-  const char* at(int64_t column) const { return rows + column / kStep * step; }
-};
-
-// Beyond the last row or column are zeros.
-inline void CopyTile(const WeightTile& w, int64_t column, int64_t columns, char* copy) {
-  const char* from = w.at(column);
-  if (w.count == kSide && columns == kStep) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kSide; ++r, from += w.stride) {
-      _mm512_store_si512(copy + r * 64, _mm512_loadu_si512(from));
-    }
-    return;
-  }
-  const auto mask = static_cast<__mmask32>((uint64_t{1} << columns) - 1);
-  for (int r = 0; r < kSide; ++r) {
-    const __mmask32 have = r < w.count ? mask : 0;
-    _mm512_store_si512(copy + r * 64, _mm512_maskz_loadu_epi16(have, from + r * w.stride));
-  }
-}
-
-struct Panel {
-  const char* data;
-  int rows;
-  const char* low = nullptr;  // of split rows: what `data` leaves
-  int64_t row_bytes() const { return rows * 4; }
-  int64_t step() const { return rows * 64; }
-};
-
-// Where tiles are loaded from: rows `stride` bytes apart, the next columns' tile `step` behind.
-struct Place {
-  const char* data;
-  int64_t stride;
-  int64_t step;
-};
-
-// Adds the products of so many tiles to the sums in the tiles.
-template <int kTiles, int kPair>
-inline void MultiplyTiles(const Place* x, const Place* w, int64_t count) {
-  const char* x0 = x[0].data;
-  const char* x1 = x[kPair - 1].data;
-  const char* w0 = w[0].data;
-  const char* w1 = w[kTiles - 1].data;
-  for (int64_t i = 0; i < count; ++i) {
-    _tile_loadd(6, x0, x[0].stride);
-    _tile_loadd(4, w0, w[0].stride);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (kPair == 2) {
-      _tile_loadd(7, x1, x[1].stride);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if constexpr (kTiles == 2) {
-      _tile_loadd(5, w1, w[1].stride);
-      _tile_dpbf16ps(2, 5, 6);
-      if constexpr (kPair == 2) _tile_dpbf16ps(3, 5, 7);
-    }
-    x0 += x[0].step;
-    x1 += x[kPair - 1].step;
-    w0 += w[0].step;
-    w1 += w[kTiles - 1].step;
-  }
-}
-
-// Adds the products of columns [begin, end) of a part of x to the sums in the tiles.
-template <int kTiles, int kPair>
-inline void AddPart(const Panel* x, const char* Panel::*part, const WeightTile* w, int64_t begin,
-                    int64_t end) {
-  const Panel& other = x[kPair - 1];
-  const auto at = [&](const Panel& panel, int64_t column) {
-    return panel.*part + column * 2 * panel.rows;
-  };
-  const Place from_x[] = {{at(x[0], begin), x[0].row_bytes(), x[0].step()},
-                          {at(other, begin), other.row_bytes(), other.step()}};
-  Place from_w[kTiles];
-  bool rows = true;
-  for (int tile = 0; tile < kTiles; ++tile) {
-    from_w[tile] = {w[tile].at(begin), w[tile].stride, w[tile].step};
-    rows = rows && w[tile].count == kSide;
-  }
-  const int64_t whole = rows ? (end - begin) / kStep : 0;
-  MultiplyTiles<kTiles, kPair>(from_x, from_w, whole);
-  // At an end of w: copies, one tile after the other.
-  for (int64_t c = begin + whole * kStep; c < end; c += kStep) {
-    alignas(64) char copies[kTiles][kTileBytes];
-    const Place next_x[] = {{at(x[0], c), x[0].row_bytes(), 0},
-                            {at(other, c), other.row_bytes(), 0}};
-    for (int tile = 0; tile < kTiles; ++tile) {
-      CopyTile(w[tile], c, end - c < kStep ? end - c : kStep, copies[tile]);
-      from_w[tile] = {copies[tile], 64, 0};
-    }
-    Settle();
-    MultiplyTiles<kTiles, kPair>(next_x, from_w, 1);
-    Settle();
-  }
-}
-
-// Adds the products of columns [begin, end) to sums [tile of w][panel][kSide][rows of the panel].
-template <int kTiles, int kPair>
-void AddProducts(const Panel* x, const WeightTile* w, int64_t begin, int64_t end,
-                 float (*const* sums)[kSide * kSide]) {
-  const auto sum = [&](int tile, int panel) { return sums[tile][panel]; };
-  Settle();
-  if (begin == 0) {
-    _tile_zero(0);
-    if constexpr (kPair == 2) _tile_zero(1);
-    if constexpr (kTiles == 2) _tile_zero(2);
-    if constexpr (kTiles == 2 && kPair == 2) _tile_zero(3);
-  } else {
-    _tile_loadd(0, sum(0, 0), x[0].row_bytes());
-    if constexpr (kPair == 2) _tile_loadd(1, sum(0, 1), x[1].row_bytes());
-    if constexpr (kTiles == 2) _tile_loadd(2, sum(1, 0), x[0].row_bytes());
-    if constexpr (kTiles == 2 && kPair == 2) _tile_loadd(3, sum(1, 1), x[1].row_bytes());
-  }
-  AddPart<kTiles, kPair>(x, &Panel::data, w, begin, end);
-  if (x[0].low != nullptr) AddPart<kTiles, kPair>(x, &Panel::low, w, begin, end);
-  _tile_stored(0, sum(0, 0), x[0].row_bytes());
-  if constexpr (kPair == 2) _tile_stored(1, sum(0, 1), x[1].row_bytes());
-  if constexpr (kTiles == 2) _tile_stored(2, sum(1, 0), x[0].row_bytes());
-  if constexpr (kTiles == 2 && kPair == 2) _tile_stored(3, sum(1, 1), x[1].row_bytes());
-}
 
 // The 16 x 16 words of rows[] the other way round.
 inline void Transpose(__m512i* rows) {
@@ -241,25 +74,64 @@ void StoreTile(const float* sums, int m, int n, int64_t column, float* const* ou
   for (int i = 0; i < m; ++i) _mm512_mask_storeu_ps(out[i] + column, mask, Load(turned[i]));
 }
 
-template <int kTiles>
-void DotTiles(const Panel* x, int panels, const WeightTile* w, int64_t k, int64_t column,
+// Rows of w that lie as they are multiplied, 16 of which begin at each of run(0), run(1) ..
+template <typename Run>
+struct PlainRows {
+  Run run;
+  int64_t stride;
+  // Where x has many panels tiles are copied, never those of split rows.
+  bool many;
+
+  static constexpr int64_t kBufferBytes = kBlock / kStep * kTileBytes;
+  int64_t block(int64_t k) const { return many ? kBlock : k; }
+  // Rows [row, + count), so that columns [begin, end) of them can be multiplied.
+  WeightTile Make(int row, int count, int64_t begin, int64_t end, char* buffer) const {
+    const WeightTile tile = {run(row / kSide), stride, count};
+    if (!many) return tile;
+    for (int64_t c = begin; c < end; c += kStep) {
+      CopyTile(tile, c, end - c < kStep ? end - c : kStep,
+               buffer + (c - begin) / kStep * kTileBytes);
+    }
+    return {buffer - begin / kStep * kTileBytes, 64, kSide, kTileBytes};
+  }
+};
+
+// Bands of packed w. Some columns at a time become tiles: few enough that these, what they were and
+// what is fetched stay in the first cache together.
+template <UnpackTile kUnpack, int kGroupBytes>
+struct PackedRows {
+  const uint8_t* data;
+  const uint8_t* scales;
+  int64_t k;
+
+  static constexpr int64_t kBufferBytes = kBlock / kStep * kTileBytes;
+  int64_t block(int64_t) const { return kBlock; }
+  WeightTile Make(int row, int count, int64_t begin, int64_t end, char* buffer) const {
+    const int64_t first = row * (k / 32) + begin / 32 * kSide;  // of groups
+    for (int64_t c = 0; c < end - begin; c += kStep) {
+      UnpackBand<kUnpack, kGroupBytes>(data + (first + c / 2) * kGroupBytes, scales + first + c / 2,
+                                       kStep, reinterpret_cast<uint16_t*>(buffer) + c * kSide,
+                                       kStep);
+    }
+    return {buffer - begin / kStep * kTileBytes, 64, count, kTileBytes};
+  }
+};
+
+// Rows [row, + rows) of w, kTiles tiles of them.
+template <int kTiles, class Rows>
+void DotTiles(const Panel* x, int panels, const Rows& w, int row, int rows, int64_t k,
               float* const* out) {
   alignas(64) float sums[kTiles][kPanels][kSide * kSide];
-  alignas(64) char copies[kTiles][kBlock / kStep * kTileBytes];
-  const bool many = panels >= kManyPanels;  // never of split rows
-  const int64_t block = many ? kBlock : k;
+  alignas(64) char buffers[kTiles][Rows::kBufferBytes];
+  const int64_t block = w.block(k);
+  const auto count = [&](int tile) {
+    return rows - tile * kSide < kSide ? rows - tile * kSide : kSide;
+  };
   for (int64_t begin = 0; begin < k; begin += block) {
     const int64_t end = k - begin < block ? k : begin + block;
     WeightTile from[kTiles];
-    for (int tile = 0; tile < kTiles; ++tile) {
-      from[tile] = w[tile];
-      if (!many) continue;
-      for (int64_t c = begin; c < end; c += kStep) {
-        const int64_t columns = end - c < kStep ? end - c : kStep;
-        CopyTile(w[tile], c, columns, copies[tile] + (c - begin) / kStep * kTileBytes);
-      }
-      from[tile] = {copies[tile] - begin / kStep * kTileBytes, 64, kSide, kTileBytes};
-    }
+    for (int tile = 0; tile < kTiles; ++tile)
+      from[tile] = w.Make(row + tile * kSide, count(tile), begin, end, buffers[tile]);
     for (int p = 0; p < panels; p += kWays) {
       float(*const at[])[kSide * kSide] = {&sums[0][p], &sums[kTiles - 1][p]};
       if (p + 1 < panels) {
@@ -273,7 +145,7 @@ void DotTiles(const Panel* x, int panels, const WeightTile* w, int64_t k, int64_
   }
   for (int p = 0; p < panels; ++p) {
     for (int tile = 0; tile < kTiles; ++tile) {
-      StoreTile(sums[tile][p], x[p].rows, w[tile].count, column + tile * kSide, out + p * kSide);
+      StoreTile(sums[tile][p], x[p].rows, count(tile), row + tile * kSide, out + p * kSide);
     }
   }
 }
@@ -291,38 +163,43 @@ int Panels(const void* x, const void* low, int m, int64_t k, Panel* panels) {
   return count;
 }
 
-// The n rows of w, in runs of kSide that begin where run(i) says.
-template <typename Run>
-void DotRuns(const Panel* panels, int count, Run run, int64_t stride, int n, int64_t k,
-             float* const* out) {
+template <class Rows>
+void DotRows(const Panel* panels, int count, const Rows& w, int n, int64_t k, float* const* out) {
   for (int j = 0; j < n; j += kWays * kSide) {
-    const int first = n - j < kSide ? n - j : kSide;
-    const int second = n - j - first < kSide ? n - j - first : kSide;
-    WeightTile tiles[kWays] = {{run(j / kSide), stride, first}};
-    if (second > 0) {
-      tiles[1] = {run(j / kSide + 1), stride, second};
-      DotTiles<2>(panels, count, tiles, k, j, out);
+    const int rows = n - j < kWays * kSide ? n - j : kWays * kSide;
+    if (rows > kSide) {
+      DotTiles<2>(panels, count, w, j, rows, k, out);
     } else {
-      DotTiles<1>(panels, count, tiles, k, j, out);
+      DotTiles<1>(panels, count, w, j, rows, k, out);
     }
   }
 }
 
-void DotPacked(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
+void DotPanels(const void* x, int m, const void* w, int64_t stride, int n, int64_t k,
                float* const* out) {
   Panel panels[kPanels];
   const int count = Panels(x, nullptr, m, k, panels);
-  const auto* rows = static_cast<const char*>(w);
-  DotRuns(
-      panels, count, [=](int i) { return rows + i * kSide * stride; }, stride, n, k, out);
+  const auto run = [=, rows = static_cast<const char*>(w)](int i) {
+    return rows + i * kSide * stride;
+  };
+  DotRows(panels, count, PlainRows<decltype(run)>{run, stride, count >= kManyPanels}, n, k, out);
+}
+
+template <UnpackTile kUnpack, int kGroupBytes>
+void DotPacked(const void* x, int m, const void* w, const uint8_t* scales, int n, int64_t k,
+               float* const* out) {
+  Panel panels[kPanels];
+  const int count = Panels(x, nullptr, m, k, panels);
+  const PackedRows<kUnpack, kGroupBytes> rows = {static_cast<const uint8_t*>(w), scales, k};
+  DotRows(panels, count, rows, n, k, out);
 }
 
 void DotSplit(const void* high, const void* low, int m, const void* const* w, int64_t stride, int n,
               int64_t k, float* const* out) {
   Panel panels[kPanels];
   const int count = Panels(high, low, m, k, panels);
-  DotRuns(
-      panels, count, [=](int i) { return static_cast<const char*>(w[i]); }, stride, n, k, out);
+  const auto run = [=](int i) { return static_cast<const char*>(w[i]); };
+  DotRows(panels, count, PlainRows<decltype(run)>{run, stride, false}, n, k, out);
 }
 
 // As the product takes them: what is denormal is zero.
@@ -470,7 +347,8 @@ void MixSplit(const float* const* p, int m, const void* const* w, int k, int64_t
 }
 
 constexpr Tiles kTiles = {.pack = Pack,
-                          .dot = DotPacked,
+                          .dot = DotPanels,
+                          .dot_packed = {DotPacked<UnpackInts, 32>, DotPacked<UnpackFp4, 16>},
                           .pack_split = PackSplit,
                           .dot_split = DotSplit,
                           .mix_split = MixSplit};

@@ -10,7 +10,8 @@ namespace conclave::worker {
 // The level multiplies BF16 by BF16: then that is how such a weight's inputs are kept.
 bool CpuDevice::MultipliesBf16(Weight weight) const {
   return (kernels_.dot_bf16 != nullptr || kernels_.tiles != nullptr) &&
-         options_.activation_type == DType::kBF16 && weight.type == DType::kBF16;
+         options_.activation_type == DType::kBF16 &&
+         (weight.type == DType::kBF16 || IsPacked(weight.type));
 }
 
 int64_t CpuDevice::OperandRowBytes(int64_t cols, bool bf16) const {
@@ -65,7 +66,7 @@ CpuDevice::Operand CpuDevice::Prepare(ConstRows x, int64_t first, int64_t count,
 
 void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight,
                         int64_t first, int64_t count, float* const* out) const {
-  CONCLAVE_CHECK(rows <= TaskRows(x.bf16) && count <= kTaskColumns);
+  CONCLAVE_CHECK(rows <= TaskRows(x.bf16) && count <= kTaskColumns && !IsPacked(weight.type));
   if (x.bf16 && kernels_.tiles != nullptr) {
     const Weight slice = weight.Slice(first, count);
     return kernels_.tiles->dot(x.row(x_first), static_cast<int>(rows), slice.data, weight.cols * 2,
@@ -76,6 +77,37 @@ void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight 
   for (int64_t r = 0; r < rows; ++r) px[r] = x.row(x_first + r);
   for (int64_t c = 0; c < count; ++c) pw[c] = weight.Slice(first + c, 1).data;
   DotFor(x, weight)(px, static_cast<int>(rows), pw, static_cast<int>(count), weight.cols, out);
+}
+
+void CpuDevice::DotPackedRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight,
+                              int64_t first, int64_t count, int thread, float* const* out) const {
+  CONCLAVE_CHECK(rows <= TaskRows(x.bf16) && count <= kTaskColumns);
+  const int packed = static_cast<int>(weight.type) - cpu::kTypes;
+  if (x.bf16 && kernels_.tiles != nullptr) {
+    const Weight slice = weight.Slice(first, count);
+    return kernels_.tiles->dot_packed[packed](x.row(x_first), static_cast<int>(rows), slice.data,
+                                              slice.scales, static_cast<int>(count), weight.cols,
+                                              out);
+  }
+  // A band at a time is unpacked to where it stays in a cache, and multiplied from there; its rows
+  // a line more than they take apart, lest those a power of two apart displace each other.
+  const int64_t stride = weight.cols + 32;
+  CONCLAVE_CHECK(weight.cols <= kMaxPackedCols && first % kBand == 0 && count % kBand == 0);
+  char* const scratch = static_cast<char*>(threads_.data()) + thread * kThreadBytes;
+  auto* const unpacked = reinterpret_cast<uint16_t*>(scratch + kResultBytes);
+  const cpu::Kernels::Dot dot =
+      x.bf16 ? kernels_.dot_bf16 : kernels_.dot[static_cast<int>(DType::kBF16)];
+  const void* px[kTaskRows];
+  const void* pw[kBand];
+  for (int64_t r = 0; r < rows; ++r) px[r] = x.row(x_first + r);
+  for (int64_t c = 0; c < kBand; ++c) pw[c] = unpacked + c * stride;
+  for (int64_t begin = 0; begin < count; begin += kBand) {
+    const Weight band = weight.Slice(first + begin, kBand);
+    kernels_.unpack[packed](band.data, band.scales, band.cols, unpacked, stride);
+    float* results[kTaskRows];
+    for (int64_t r = 0; r < rows; ++r) results[r] = out[r] + begin;
+    dot(px, static_cast<int>(rows), pw, kBand, weight.cols, results);
+  }
 }
 
 void CpuDevice::AddBias(Weight bias, int64_t first, int64_t count, int64_t rows,

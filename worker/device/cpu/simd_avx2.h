@@ -84,6 +84,45 @@ inline void StoreF16(void* p, F x) { Store16(p, ToF16(x)); }
 inline void StoreF16Part(void* p, int64_t n, F x) { Store16Part(p, n, ToF16(x)); }
 inline F RoundF16(F x) { return _mm256_cvtph_ps(ToF16(x)); }
 
+inline void UnpackInts(const uint8_t* from, const uint8_t* scales, uint16_t* to, int64_t stride) {
+  for (int g = 0; g < 16; ++g) {
+    const F scale = _mm256_castsi256_ps(_mm256_set1_epi32(scales[g] << 23));
+    for (int i = 0; i < 32; i += kLanes) {
+      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + g * 32 + i));
+      const F numbers = Mul(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), scale);
+      const __m256i high = _mm256_srli_epi32(_mm256_castps_si256(numbers), 16);
+      Store16(to + g * stride + i,
+              _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
+    }
+  }
+}
+
+// The 16 numbers there are, times the group's power of two, are looked up, byte by byte.
+inline void UnpackFp4(const uint8_t* from, const uint8_t* scales, uint16_t* to, int64_t stride) {
+  const __m128i positive =
+      _mm_setr_epi16(0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0);
+  const __m128i not_zero = _mm_setr_epi16(0, -1, -1, -1, -1, -1, -1, -1);
+  const __m128i sign = _mm_set1_epi16(-0x8000), low = _mm_set1_epi16(0xff);
+  for (int g = 0; g < 16; ++g) {
+    const __m128i power = _mm_set1_epi16(static_cast<int16_t>((scales[g] - 127) * 128));
+    const __m128i up = _mm_add_epi16(positive, _mm_and_si128(power, not_zero));
+    const __m128i down = _mm_or_si128(up, sign);
+    const __m128i lows = _mm_packus_epi16(_mm_and_si128(up, low), _mm_and_si128(down, low));
+    const __m128i highs = _mm_packus_epi16(_mm_srli_epi16(up, 8), _mm_srli_epi16(down, 8));
+    const __m128i bytes = Load16(from + g * 16);
+    const __m128i nibble = _mm_set1_epi8(15);
+    const __m128i even = _mm_and_si128(bytes, nibble);
+    const __m128i odd = _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble);
+    const __m128i indexes[] = {_mm_unpacklo_epi8(even, odd), _mm_unpackhi_epi8(even, odd)};
+    for (int half = 0; half < 2; ++half) {
+      const __m128i l = _mm_shuffle_epi8(lows, indexes[half]);
+      const __m128i h = _mm_shuffle_epi8(highs, indexes[half]);
+      Store16(to + g * stride + half * 16, _mm_unpacklo_epi8(l, h));
+      Store16(to + g * stride + half * 16 + 8, _mm_unpackhi_epi8(l, h));
+    }
+  }
+}
+
 // Lanes i and i + 4, then + 2, + 1.
 inline float Sum(F x) {
   const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

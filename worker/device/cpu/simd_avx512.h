@@ -76,6 +76,67 @@ inline void StoreF16Part(void* p, int64_t n, F x) {
 }
 inline F RoundF16(F x) { return _mm512_cvtph_ps(ToF16(x)); }
 
+inline __m512i LoadScales(const uint8_t* scales) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+}
+
+// A byte in the last places of a float whose last place is worth the group's power of two, less
+// what such a float is of zero: so the even ones of two bytes are made; the odd ones stay where
+// they are, eight places higher in a float worth as much less. `bias` is of the byte too: it makes
+// the sign a number.
+inline void UnpackInts(const uint8_t* from, const uint8_t* scales, uint16_t* to, int64_t stride) {
+  alignas(64) uint32_t even[16], odd[16];
+  const __m512i scale = LoadScales(scales);
+  const auto zero_of = [&](int exponent, int bias) {
+    const __m512i up = _mm512_add_epi32(scale, _mm512_set1_epi32(exponent));
+    return _mm512_or_si512(_mm512_slli_epi32(up, 23), _mm512_set1_epi32(bias));
+  };
+  _mm512_store_si512(even, zero_of(23, 0x80));
+  _mm512_store_si512(odd, zero_of(23 - 8, 0x8000));
+  asm(""
+      : "+m"(even), "+m"(odd));  // a load fills a vector with one; out of a register it is dearer
+  for (int g = 0; g < 16; ++g) {
+    const __m512i pairs =
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + g * 32)));
+    const auto number = [&](uint32_t zero, int byte) {
+      const __m512i with = _mm512_set1_epi32(static_cast<int>(zero));
+      // (pairs & byte) ^ with
+      const __m512i made = _mm512_ternarylogic_epi32(pairs, _mm512_set1_epi32(byte), with, 0x6a);
+      return _mm512_castps_si512(Sub(_mm512_castsi512_ps(made), _mm512_castsi512_ps(with)));
+    };
+    const __m512i first = _mm512_srli_epi32(number(even[g], 0xff), 16);
+    const __m512i second = number(odd[g], 0xff00);
+    _mm512_storeu_si512(to + g * stride, _mm512_mask_mov_epi16(second, 0x55555555, first));
+  }
+}
+
+// The 16 numbers there are, times the group's power of two, are looked up.
+inline void UnpackFp4(const uint8_t* from, const uint8_t* scales, uint16_t* to, int64_t stride) {
+  alignas(64) static constexpr uint16_t kValues[32] = {
+      0,      0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80,
+      0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0,      0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,
+      0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
+  constexpr __mmask32 kNotZero = 0xfefefefe;
+  alignas(64) uint32_t powers[16];  // of both words of a lane
+  const __m512i power = _mm512_slli_epi32(
+      _mm512_and_si512(_mm512_sub_epi32(LoadScales(scales), _mm512_set1_epi32(127)),
+                       _mm512_set1_epi32(0x1ff)),
+      7);
+  _mm512_store_si512(powers, _mm512_or_si512(power, _mm512_slli_epi32(power, 16)));
+  asm("" : "+m"(powers));  // as above
+  const __m512i values = _mm512_load_si512(kValues);
+  for (int g = 0; g < 16; ++g) {
+    const __m512i bytes =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + g * 16)));
+    // Four bits in the last places of each word; of those above the lookup takes one, and so the
+    // table is there twice.
+    const __m512i index = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));
+    const __m512i table = _mm512_mask_add_epi16(values, kNotZero, values,
+                                                _mm512_set1_epi32(static_cast<int>(powers[g])));
+    _mm512_storeu_si512(to + g * stride, _mm512_permutexvar_epi16(index, table));
+  }
+}
+
 // Lanes i and i + 8, then + 4, + 2, + 1.
 inline float Sum(F x) {
   const __m256 by8 = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));

@@ -104,6 +104,37 @@ inline void StoreF16(void* p, F x) { Store16(p, ToF16(x)); }
 inline void StoreF16Part(void* p, int64_t n, F x) { Store16Part(p, n, ToF16(x)); }
 inline F RoundF16(F x) { return FromF16(ToF16(x)); }
 
+inline void UnpackInts(const uint8_t* from, const uint8_t* scales, uint16_t* to, int64_t stride) {
+  for (int g = 0; g < 16; ++g) {
+    const F scale = AsF(U{} + (uint32_t{scales[g]} << 23));
+    for (int i = 0; i < 32; i += kLanes) {
+      I numbers;
+      for (int lane = 0; lane < kLanes; ++lane)
+        numbers[lane] = static_cast<int8_t>(from[g * 32 + i + lane]);
+      const U bits = AsU(__builtin_convertvector(numbers, F) * scale);
+      Store16(to + g * stride + i, __builtin_convertvector(bits >> 16, U16));
+    }
+  }
+}
+
+// The 16 numbers there are, times the group's power of two, are looked up.
+inline void UnpackFp4(const uint8_t* from, const uint8_t* scales, uint16_t* to, int64_t stride) {
+  constexpr uint16_t kValues[] = {0,      0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
+                                  0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
+  for (int g = 0; g < 16; ++g) {
+    uint16_t table[16];
+    for (int code = 0; code < 16; ++code) {
+      const int power = code % 8 == 0 ? 0 : (scales[g] - 127) * 128;
+      table[code] = static_cast<uint16_t>(kValues[code] + power);
+    }
+    for (int i = 0; i < 16; ++i) {
+      const uint8_t pair = from[g * 16 + i];
+      to[g * stride + 2 * i] = table[pair & 15];
+      to[g * stride + 2 * i + 1] = table[pair >> 4];
+    }
+  }
+}
+
 // Lanes i and i + 2, then + 1.
 inline float Sum(F x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
