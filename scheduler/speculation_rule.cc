@@ -8,7 +8,7 @@ namespace conclave::scheduler {
 
 SpeculationRule::SpeculationRule(const Options& options)
     : options_(options), length_(std::min(options.first, options.tokens)), rest_(options.rest) {
-  CONCLAVE_CHECK(options.tokens >= 0 && options.tokens <= options.tokens_max);
+  CONCLAVE_CHECK(options.tokens >= 0 && options.tokens <= kMaxTokens);
   CONCLAVE_CHECK(options.first >= 1 && options.misses >= 1);
   CONCLAVE_CHECK(options.rest >= 1 && options.rest <= options.rest_max);
 }

@@ -12,12 +12,13 @@ namespace conclave::scheduler {
 
 class SpeculationRule {
  public:
+  static constexpr int32_t kMaxTokens = 16;  // that Options::tokens may be
+
   struct Options {
-    int32_t tokens = 0;       // proposed for one sequence in one step, at most; 0: never any
-    int32_t tokens_max = 16;  // that `tokens` may be
-    int32_t first = 2;        // proposed at first
-    int32_t misses = 4;       // steps in a row in which no proposal was right: then it rests
-    int32_t rest = 16;        // steps without proposals; doubled if they are as wrong after it
+    int32_t tokens = 0;  // proposed for one sequence in one step, at most; 0: never any
+    int32_t first = 2;   // proposed at first
+    int32_t misses = 4;  // steps in a row in which no proposal was right: then it rests
+    int32_t rest = 16;   // steps without proposals; doubled if they are as wrong after it
     int32_t rest_max = 256;
   };
   explicit SpeculationRule(const Options& options);

@@ -66,7 +66,7 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
              "guesses at the next tokens of a sequence, at most, that a step computes beside its "
              "last one: what followed its last few tokens where they were before. What it says "
              "stays the same, bit for bit; 0: none",
-             0, options.engine.speculation.tokens_max});
+             0, scheduler::SpeculationRule::kMaxTokens});
   flags.Add({"speculate-ngram", &options.engine.lookup.ngram, "N",
              "tokens that must have been there before, to guess at what comes next", 2, 8});
   flags.Add({"prefix-reuse", &options.engine.prefix_reuse, "",

@@ -142,12 +142,13 @@ absl::Status Engine::Impl::Allocate(std::unique_ptr<Transport> transport) {
         "step tokens (", planner.step_tokens, ") must be at least the running sequences (",
         planner.max_running, "), block size, prefill chunk and logit rows at least 1"));
   }
-  const scheduler::SpeculationRule::Options& speculation = options_.speculation;
-  if (speculation.tokens < 0 || speculation.tokens > speculation.tokens_max ||
-      planner.step_proposals < 0 || options_.lookup.ngram < 1) {
+  constexpr int32_t kMaxProposed = scheduler::SpeculationRule::kMaxTokens;
+  const int32_t proposed = options_.speculation.tokens;
+  if (proposed < 0 || proposed > kMaxProposed || planner.step_proposals < 0 ||
+      options_.lookup.ngram < 1) {
     return absl::InvalidArgumentError(
-        absl::StrCat(speculation.tokens, " tokens cannot be proposed: want 0 to ",
-                     speculation.tokens_max, ", behind at least one that was there before"));
+        absl::StrCat(proposed, " tokens cannot be proposed: want 0 to ", kMaxProposed,
+                     ", behind at least one that was there before"));
   }
   planner.prefill_chunk = std::min(planner.prefill_chunk, planner.step_tokens);
   const int64_t block_bytes = KvCache::BlockBytes(spec, planner.block_size);

@@ -203,7 +203,8 @@ v1::GenerateRequest Repetitive(uint64_t seed) {
   std::string text;
   for (uint64_t i = 0; i < 4 + seed % 7; ++i) text += "and so on, ";
   request.mutable_prompt()->set_text(text);
-  (*request.mutable_sampling()->mutable_logit_bias())[97 + seed % 3] = 6.0f;
+  const auto letter = static_cast<uint32_t>(97 + seed % 3);
+  (*request.mutable_sampling()->mutable_logit_bias())[letter] = 6.0f;
   if (seed % 3 == 0) request.mutable_sampling()->set_frequency_penalty(0.2f);
   if (seed % 4 == 1) request.mutable_stopping()->add_stop("aa");
   if (seed % 4 == 2) request.mutable_stopping()->add_stop_token_ids(98);

@@ -351,6 +351,60 @@ TEST(Speculation, WaitsForNoExpertThatOnlyGuessesNeed) {
   EXPECT_GT(cases, 0) << "no guess shows it";
 }
 
+TEST(Speculation, GoesOnBehindWhatWasSampledElsewhere) {
+  const auto model = TinyModel();
+  for (int i = 0; i < kRequests; ++i) {
+    SequenceRequest request = Request(i, model->spec.vocab);
+    request.routing = request.prompt_logprobs = false;
+    request.stop_tokens.resize(std::min<size_t>(request.stop_tokens.size(), 3));  // of 20
+    const auto whole = std::make_shared<Collector>();
+    const auto without = MakeEngine(model, {});
+    ASSERT_TRUE(without->Submit(whole, request).ok());
+    RunUntilIdle(*without);
+    const std::vector<TokenId>& tokens = whole->answers.at(request.id).tokens;
+    const auto engine = MakeEngine(model, Speculating());
+    for (size_t had = 1; had < tokens.size(); had += 3) {
+      const auto rest = std::make_shared<Collector>();
+      request.generated.assign(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(had));
+      ASSERT_TRUE(engine->Submit(rest, request).ok());
+      RunUntilIdle(*engine);
+      request.generated.insert(request.generated.end(), rest->answers.at(request.id).tokens.begin(),
+                               rest->answers.at(request.id).tokens.end());
+      EXPECT_EQ(request.generated, tokens) << "request " << i << ", behind " << had;
+    }
+  }
+}
+
+// Told in part, and then to another link from where the first one's client was.
+TEST(Speculation, IsTakenOverBetweenTokensOfOneStep) {
+  const auto model = TinyModel();
+  for (int32_t told = 0; told < 14; ++told) {
+    const auto engine = MakeEngine(model, Speculating());
+    const auto first = std::make_shared<Collector>(), second = std::make_shared<Collector>();
+    SequenceRequest request = Monotone(60);
+    request.temperature = 1.0f;
+    request.logit_bias = {{9, 4.0f}};
+    request.name = "name";
+    ASSERT_TRUE(engine->Submit(first, request).ok());
+    while (std::ssize(first->answers[1].tokens) < told) engine->Step(kNow);
+    engine->CloseLink(first.get());
+    request.take_over = told;
+    ASSERT_TRUE(engine->Submit(second, request).ok());
+    RunUntilIdle(*engine);
+    std::vector<TokenId> tokens = second->replayed[1];
+    EXPECT_EQ(tokens.size(), static_cast<size_t>(told));
+    const std::vector<TokenId>& rest = second->answers.at(1).tokens;
+    tokens.insert(tokens.end(), rest.begin(), rest.end());
+
+    const auto alone = std::make_shared<Collector>();
+    const auto without = MakeEngine(model, {});
+    request.take_over.reset();
+    ASSERT_TRUE(without->Submit(alone, request).ok());
+    RunUntilIdle(*without);
+    EXPECT_EQ(tokens, alone->answers.at(1).tokens);
+  }
+}
+
 TEST(Speculation, ChangesNothingAmongSeveralWorkers) {
   const std::string directory = Folder() + "/deepseek-v3-fp8";
   const auto model = Model::Load(directory);
