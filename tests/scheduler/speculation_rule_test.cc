@@ -87,7 +87,7 @@ TEST(SpeculationRule, RestsLongerEachTimeInVainUpToALimit) {
 }
 
 TEST(SpeculationRuleDeathTest, LimitsAreChecked) {
-  EXPECT_DEATH(SpeculationRule({.tokens = 17}), "tokens_max");
+  EXPECT_DEATH(SpeculationRule({.tokens = 17}), "kMaxTokens");
   EXPECT_DEATH(SpeculationRule({.tokens = -1}), "tokens >= 0");
   SpeculationRule rule(kEight);
   EXPECT_DEATH(rule.Took(1, 2), "accepted <= proposed");
