@@ -9,32 +9,12 @@
 #include "scheduler/block_pool.h"
 #include "scheduler/block_table.h"
 #include "scheduler/check.h"
+#include "scheduler/planner_entry.h"
 
 namespace conclave::scheduler {
 namespace {
 
-using Arrival = uint64_t;  // number of the Add; the older sequence has the smaller one
-
-int32_t BlocksFor(int64_t positions, int32_t block_size) {
-  return static_cast<int32_t>((positions + block_size - 1) / block_size);
-}
-
-struct Entry {
-  BatchPlanner::Sequence sequence;
-  Arrival arrival = 0;
-  int32_t generated = 0;  // survives preemption
-  int32_t computed = 0;   // positions whose KV is in the blocks
-  int32_t planned = 0;    // of the plan in flight
-  bool paused = false;
-  bool cancelled = false;
-  BlockTable blocks;
-
-  int32_t length() const { return sequence.prompt_tokens + generated; }
-  int64_t length_max() const { return int64_t{sequence.prompt_tokens} + sequence.max_tokens; }
-  int32_t remaining() const { return length() - computed; }
-  bool decodes() const { return generated > 0 && remaining() == 1; }
-  bool scores() const { return sequence.max_tokens == 0; }
-};
+using Entry = PlannerEntry;
 
 // A sequence's node moves between the queues of State, so a pointer to it lives as long as the
 // sequence does.
@@ -274,6 +254,22 @@ struct BatchPlanner::State {
     }
   }
 
+  // Proposals get what tokens and blocks the step has left, those of older sequences first. Of
+  // `decodes`, the first so many of the plan.
+  void PlanProposals(size_t decodes, StepPlan* plan) {
+    int32_t left = std::min(options.step_tokens - plan->tokens, options.step_proposals);
+    for (size_t i = 0; i < decodes && left > 0; ++i) {
+      PlannedSequence& planned = plan->sequences[i];
+      // A block that is yet to be copied from stays what it is.
+      planned.proposed =
+          Find(planned.id)->PlanProposals(left, plan->copies.empty(), options.block_size, pool);
+      planned.count += planned.proposed;
+      plan->tokens += planned.proposed;
+      plan->proposed += planned.proposed;
+      left -= planned.proposed;
+    }
+  }
+
   void Forget(const Entry& entry) {
     if (entry.blocks.published() == 0) return;
     pool.Forget(entry.blocks.blocks().front());
@@ -288,6 +284,7 @@ BatchPlanner::BatchPlanner(const Options& options) {
   CONCLAVE_CHECK(options.max_waiting >= 1);
   CONCLAVE_CHECK(options.max_waiting_tokens >= 1);
   CONCLAVE_CHECK(options.step_tokens >= options.max_running);
+  CONCLAVE_CHECK(options.step_proposals >= 0);
   CONCLAVE_CHECK(options.watermark_permille >= 0 && options.watermark_permille <= 1000);
   state_ = std::make_unique<State>(options);
 }
@@ -327,8 +324,15 @@ BatchPlanner::Admission BatchPlanner::Add(Sequence sequence) {
 void BatchPlanner::AddKey(SequenceId id, const BlockKey& key) {
   Entry* entry = state_->Find(id);
   if (entry == nullptr) return;
-  CONCLAVE_CHECK((entry->blocks.keys() + 1) * state_->options.block_size == entry->length() + 1);
+  const int32_t keys_fill = (entry->blocks.keys() + 1) * state_->options.block_size;
+  CONCLAVE_CHECK(keys_fill > entry->length());
+  CONCLAVE_CHECK(keys_fill <= entry->length() + 1 + entry->planned_proposed);
   entry->blocks.AddKey(key);
+}
+
+void BatchPlanner::Propose(SequenceId id, int32_t tokens) {
+  CONCLAVE_CHECK(tokens >= 0);
+  if (Entry* entry = state_->Find(id)) entry->proposed = tokens;
 }
 
 void BatchPlanner::Cancel(SequenceId id) {
@@ -356,32 +360,38 @@ StepPlan BatchPlanner::Plan(Micros now) {
   s.DropCancelled(&plan);
   s.DropLate(now, &plan);
   s.PlanDecodes(&plan);
+  const size_t decodes = plan.sequences.size();
   // A step that lacked blocks for what runs starts nothing new.
   if (plan.preempted.empty()) s.Admit(&plan);
   s.PlanPrefills(&plan);
+  s.PlanProposals(decodes, &plan);
   s.in_flight = !plan.sequences.empty();
   return plan;
 }
 
-std::vector<SequenceId> BatchPlanner::Commit(const StepPlan& plan, std::span<const uint8_t> ends) {
+std::vector<SequenceId> BatchPlanner::Commit(const StepPlan& plan, std::span<const uint8_t> ends,
+                                             std::span<const int32_t> accepted) {
   State& s = *state_;
   CONCLAVE_CHECK(s.in_flight);
+  CONCLAVE_CHECK(accepted.empty() || accepted.size() == ends.size());
   s.in_flight = false;
   std::vector<SequenceId> ended;
   size_t sampled = 0;
   for (const PlannedSequence& planned : plan.sequences) {
     bool end = false;
+    int32_t also = 0;  // proposals that are tokens of the sequence now
     if (planned.samples) {
       CONCLAVE_CHECK(sampled < ends.size());
+      if (!accepted.empty()) also = accepted[sampled];
       end = ends[sampled++] != 0;
     }
     Entry* entry = s.Find(planned.id);
     if (entry == nullptr || entry->planned == 0)
       continue;  // dropped meanwhile; the id may be a new one's
     CONCLAVE_CHECK(entry->planned == planned.count && entry->computed == planned.first);
-    entry->planned = 0;
-    entry->computed += planned.count;
-    if (planned.samples) ++entry->generated;
+    CONCLAVE_CHECK(also >= 0 && also <= planned.proposed);
+    if (planned.samples) entry->generated += 1 + also;
+    entry->Settle(planned.count - planned.proposed + also, s.options.block_size, s.pool);
     entry->blocks.Publish(entry->computed, s.pool);
     const bool all_generated = planned.samples && entry->generated == entry->sequence.max_tokens;
     const bool scored = entry->scores() && entry->remaining() == 0;
@@ -398,7 +408,8 @@ void BatchPlanner::Abandon(const StepPlan& plan) {
   CONCLAVE_CHECK(s.in_flight);
   s.in_flight = false;
   for (const PlannedSequence& planned : plan.sequences) {
-    if (Entry* entry = s.Find(planned.id); entry != nullptr) entry->planned = 0;
+    if (Entry* entry = s.Find(planned.id); entry != nullptr && entry->planned > 0)
+      entry->Settle(0, s.options.block_size, s.pool);
   }
 }
 
@@ -448,14 +459,9 @@ void BatchPlanner::CheckInvariants() const {
   const auto check_entry = [&](const Entry& entry) {
     const auto found = s.index.find(entry.sequence.id);
     CONCLAVE_CHECK(found != s.index.end() && found->second == &entry);
-    CONCLAVE_CHECK(entry.computed >= 0 && entry.planned >= 0);
-    CONCLAVE_CHECK(entry.computed + entry.planned <= entry.length());
-    CONCLAVE_CHECK(entry.scores() || entry.generated < entry.sequence.max_tokens);
-    CONCLAVE_CHECK(entry.computed + entry.planned <= int64_t{entry.blocks.size()} * o.block_size);
     CONCLAVE_CHECK(entry.planned == 0 || s.in_flight);
+    entry.CheckInvariants(o.block_size, s.pool);
     cancelled += entry.cancelled;
-    CONCLAVE_CHECK(entry.blocks.keys() <= entry.length() / o.block_size);
-    entry.blocks.CheckInvariants(entry.computed, s.pool);
     for (const BlockId block : entry.blocks.blocks()) ++holders[static_cast<size_t>(block)];
     if (entry.sequence.deadline) {
       ++with_deadline;

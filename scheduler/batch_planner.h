@@ -1,8 +1,8 @@
 #pragma once
 // Decides, step by step, which sequences of a worker run: continuous batching, chunked prefill
 // under a token budget, admission by blocks and tokens, preemption by recompute, cancellation and
-// deadlines at the next step, reuse of KV blocks by content. Pure: no clock, threads or I/O. Owned
-// by one thread (a worker's engine thread, or a simulation).
+// deadlines at the next step, reuse of KV blocks by content, room for guesses at the next tokens.
+// Pure: no clock, threads or I/O. Owned by one thread (a worker's engine thread, or a simulation).
 // Idea: Orca (iteration-level scheduling), Sarathi-Serve (chunked prefill beside decodes), vLLM
 // (paged KV, recompute, hash-chained blocks).
 
@@ -31,6 +31,7 @@ class BatchPlanner {
     int32_t block_size = 16;  // positions per block
     // Of the blocks: left free by admission, for what already runs to grow into.
     int32_t watermark_permille = 10;
+    int32_t step_proposals = 32;  // proposed tokens of one step, of all sequences
   };
 
   struct Sequence {
@@ -61,8 +62,13 @@ class BatchPlanner {
   Admission Add(Sequence sequence);
 
   // The key of the block that a generated token completes, before the Commit of that token. Every
-  // block before it must have one. Unknown ids are ignored.
+  // block before it must have one. With proposals a step may complete several: in order. Unknown
+  // ids are ignored.
   void AddKey(SequenceId id, const BlockKey& key);
+
+  // The caller guesses `tokens` tokens behind the sequence's last one: its next decode may compute
+  // them too. Holds until its next Commit or Abandon. Unknown ids are ignored.
+  void Propose(SequenceId id, int32_t tokens);
 
   // Ends it at the next Plan. Unknown ids are ignored (it may just have ended).
   void Cancel(SequenceId id);
@@ -80,6 +86,9 @@ class BatchPlanner {
   // the latest. A prompt whose next block an older sequence computes in this very step is not
   // planned: it finds the block in the next. Where only the last position of a cached block is to
   // be computed, the plan has the block copied.
+  // Proposals change nothing of all that: they get the tokens that are left of step_tokens, at most
+  // step_proposals, and blocks that nobody holds, and are cut where there are none; never more than
+  // max_tokens leaves room for.
   // A planner that is not idle() plans or drops something; the oldest sequence that is not paused
   // never loses its blocks. Each Plan with sequences is followed by one Commit, or
   // Abandon, of the same plan before the next Plan.
@@ -89,10 +98,15 @@ class BatchPlanner {
   // with this token. A sequence ends too when its max_tokens is reached, or (max_tokens 0) when its
   // prompt is done; those ended are returned, in plan order, and their blocks are already back. A
   // sequence dropped since the Plan keeps its place in `ends`, which then does not count.
-  std::vector<SequenceId> Commit(const StepPlan& plan, std::span<const uint8_t> ends);
+  // accepted: as long as `ends`, of each the proposals, from the first, that became its tokens
+  // before the one it samples anyway; empty: none. The others' positions were not computed, and
+  // blocks that only they needed are back.
+  std::vector<SequenceId> Commit(const StepPlan& plan, std::span<const uint8_t> ends,
+                                 std::span<const int32_t> accepted = {});
 
   // Instead of Commit: the step brought nothing. Its sequences are as before the Plan, and keep the
-  // blocks it gave them; what it dropped and preempted stays so. Its copies count as made.
+  // blocks it gave them; what it dropped and preempted stays so. Its copies count as made. What its
+  // sequences were proposed is forgotten: the next plan asks for nothing that they might not need.
   void Abandon(const StepPlan& plan);
 
   // Ends a planned or waiting sequence at once, outside the plan (its step failed); its blocks are

@@ -14,6 +14,13 @@ void BlockTable::GiveBack(BlockPool& pool) {
   forgotten_ = false;
 }
 
+void BlockTable::Trim(int32_t blocks, BlockPool& pool) {
+  if (blocks >= size()) return;
+  CONCLAVE_CHECK(blocks >= published_);
+  pool.GiveBack(this->blocks().subspan(static_cast<size_t>(blocks)));
+  blocks_.resize(static_cast<size_t>(blocks));
+}
+
 std::vector<BlockId> BlockTable::Cached(int32_t computed, int32_t length,
                                         const BlockPool& pool) const {
   std::vector<BlockId> cached;

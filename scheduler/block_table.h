@@ -32,6 +32,8 @@ class BlockTable {
   // Adds `count` blocks to write to; false, and nothing changes, if the pool has not so many.
   bool Take(int32_t count, BlockPool& pool) { return pool.Take(count, &blocks_); }
   void GiveBack(BlockPool& pool);
+  // Gives back all but the first `blocks`, if there are so many; none of those is published.
+  void Trim(int32_t blocks, BlockPool& pool);
 
   // Which blocks TakeCached would take.
   std::vector<BlockId> Cached(int32_t computed, int32_t length, const BlockPool& pool) const;

@@ -13,6 +13,7 @@ struct PlannedSequence {
   int32_t first = 0;     // absolute position of the first token computed in this step
   int32_t count = 0;     // tokens computed in this step, >= 1
   bool samples = false;  // the last of them yields the next token (the prompt is complete after it)
+  int32_t proposed = 0;  // of count, the last: tokens that it does not have, but may come to have
 };
 
 enum class DropReason : uint8_t { kCancelled, kDeadline };
@@ -36,6 +37,7 @@ struct StepPlan {
   std::vector<DroppedSequence> dropped;    // by cancel or deadline; their blocks are already back
   std::vector<SequenceId> preempted;       // lost their blocks, wait again, will be recomputed
   int32_t tokens = 0;                      // sum of counts
+  int32_t proposed = 0;                    // of them
 };
 
 }  // namespace conclave::scheduler

@@ -76,6 +76,13 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
   flags.Add({"kv-bytes", &options.engine.kv_bytes, "BYTES", "size of the KV pool", 1, 1e15});
   flags.Add({"report-bytes", &options.engine.report_bytes, "BYTES",
              "of prompt log-probabilities and routing of one sequence in one step", 1, 1 << 30});
+  flags.Add({"speculate-tokens", &options.engine.speculation.tokens, "N",
+             "guesses at the next tokens of a sequence, at most, that a step computes beside its "
+             "last one: what followed its last few tokens where they were before. What it says "
+             "stays the same, bit for bit; 0: none",
+             0, scheduler::SpeculationRule::kMaxTokens});
+  flags.Add({"speculate-ngram", &options.engine.lookup.ngram, "N",
+             "tokens that must have been there before, to guess at what comes next", 2, 8});
   flags.Add({"prefix-reuse", &options.engine.prefix_reuse, "",
              "start behind KV blocks that hold the same tokens already; =false: compute all"});
   flags.Add({"context-limit", &options.engine.context_limit, "N",

@@ -49,6 +49,10 @@ void WriteWork(const Stats& stats, const Labels& labels, MetricsWriter& writer) 
   counter("vllm:generation_tokens_total", "Tokens sampled.", stats.generated_tokens);
   counter("vllm:prompt_tokens_recomputed_total", "Tokens computed again after a preemption.",
           stats.recomputed_tokens);
+  counter("conclave_speculated_tokens_total", "Guesses at next tokens that were computed.",
+          stats.speculated_tokens);
+  counter("conclave_speculated_accepted_total", "Of them, those that were right and of use.",
+          stats.speculated_accepted);
   counter("vllm:prefix_cache_queries_total",
           "Prompt tokens looked for in KV blocks: of all but those who report on their prompt.",
           stats.prefix_queries);
@@ -62,7 +66,8 @@ void WriteWork(const Stats& stats, const Labels& labels, MetricsWriter& writer) 
   const auto histogram = [&](const char* name, const char* help, const worker::Histogram& spread) {
     writer.Histogram(name, help, labels, spread.bounds, spread.counts, spread.sum);
   };
-  histogram("vllm:iteration_tokens_total", "Tokens of a step.", stats.step_tokens);
+  histogram("vllm:iteration_tokens_total", "Tokens of a step, guesses included.",
+            stats.step_tokens);
   histogram("conclave_step_seconds", "Time of a step.", stats.step_seconds);
 }
 
@@ -93,7 +98,8 @@ void WriteExperts(const worker::ModelSpec& spec, const Stats& stats, const Label
     }
   };
   each_layer([&](const Labels& layer, std::span<const uint64_t> counts) {
-    writer.Counter("conclave_expert_tokens_total", "Rows routed to a layer's experts.", layer,
+    writer.Counter("conclave_expert_tokens_total",
+                   "Rows routed to a layer's experts, wrong guesses included.", layer,
                    static_cast<double>(std::accumulate(counts.begin(), counts.end(), uint64_t{0})));
   });
   each_layer([&](const Labels& layer, std::span<const uint64_t> counts) {

@@ -101,14 +101,17 @@ void Batch::Clear() {
   block_tables.clear();
 }
 
-void Batch::Append(std::span<const scheduler::TokenId> tokens, int32_t first,
+void Batch::Append(std::span<const scheduler::TokenId> tokens,
+                   std::span<const scheduler::TokenId> proposed, int32_t first,
                    std::span<const scheduler::BlockId> blocks) {
-  CONCLAVE_CHECK(ids.size() + tokens.size() <= every_row.size());
+  CONCLAVE_CHECK(ids.size() + tokens.size() + proposed.size() <= every_row.size());
   const auto sequence = static_cast<int32_t>(block_tables.size());
   block_tables.push_back(blocks);
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    ids.push_back(tokens[i]);
-    place.push_back({first + static_cast<int32_t>(i), sequence});
+  for (const auto part : {tokens, proposed}) {
+    for (const scheduler::TokenId token : part) {
+      ids.push_back(token);
+      place.push_back({first++, sequence});
+    }
   }
 }
 

@@ -22,8 +22,10 @@ struct Batch {
                                                        Device& device);
 
   void Clear();
-  // Appends a sequence's rows: tokens [count] at positions first.. with its block table.
-  void Append(std::span<const scheduler::TokenId> tokens, int32_t first,
+  // Appends a sequence's rows: tokens at positions first.., the proposed ones behind them, with its
+  // block table.
+  void Append(std::span<const scheduler::TokenId> tokens,
+              std::span<const scheduler::TokenId> proposed, int32_t first,
               std::span<const scheduler::BlockId> blocks);
 
   int32_t rows() const { return static_cast<int32_t>(ids.size()); }

@@ -1,7 +1,7 @@
 // One step of a worker, top to bottom: take what arrived, plan, copy blocks, load, run the layers,
-// sample, commit, publish (step_results.cc). All control flow of a step is here, in calling order;
-// leaf mathematics is in the device, leaf decisions in the scheduler. Everything below runs on the
-// engine thread.
+// sample (step_head.cc), commit, publish (step_results.cc). All control flow of a step is here, in
+// calling order; leaf mathematics is in the device, leaf decisions in the scheduler. Everything
+// below runs on the engine thread.
 
 #include <algorithm>
 #include <chrono>
@@ -35,6 +35,8 @@ bool Engine::Impl::Step(Micros now) {
     if (const absl::Status status = RunLayers(plan); status.ok()) {
       RunHead(plan);
       Commit(plan);
+    } else if (plan.proposed > 0) {
+      Abandon(plan);  // the sequences themselves may not need what is missing
     } else if (const auto lacking = host_->LackingOwner()) {
       LeaveLacking(plan, *lacking);
     } else if (MayRedo(status)) {
@@ -80,10 +82,11 @@ void Engine::Impl::LoadBatch(const StepPlan& plan) {
     LiveSequence& sequence = Live(p.id);
     planned_.push_back(&sequence);
     const std::span<const scheduler::TokenId> tokens(sequence.tokens);
-    batch_->Append(tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(p.count)),
-                   p.first, planner_->Blocks(p.id));
+    const int32_t end = p.first + p.count - p.proposed;
+    batch_->Append(tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(end - p.first)),
+                   std::span(sequence.proposals).first(static_cast<size_t>(p.proposed)), p.first,
+                   planner_->Blocks(p.id));
     NoteFound(sequence, p.first);
-    const int32_t end = p.first + p.count;
     const int32_t fresh = std::max(p.first, sequence.computed);
     step_stats_.prompt_tokens +=
         static_cast<uint64_t>(std::max(0, std::min(end, sequence.prompt_size) - fresh));
@@ -336,121 +339,28 @@ void Engine::Impl::RecordRoutes(const StepPlan& plan, int32_t moe_layer) {
   }
 }
 
-// Which rows' logits are wanted: of every sequence that samples its last, and of prompt tokens to
-// report on.
-void Engine::Impl::CollectLogitRows(const StepPlan& plan) {
-  logit_rows_.clear();
-  int32_t row = 0;
-  for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    const PlannedSequence& p = plan.sequences[s];
-    LiveSequence& sequence = *planned_[s];
-    if (sequence.request.prompt_logprobs) {
-      // The row at position q reports on the prompt token at q + 1.
-      for (int32_t q = std::max(p.first, sequence.prompt_told - 1);
-           q < p.first + p.count && q + 1 < sequence.prompt_size; ++q) {
-        logit_rows_.push_back({row + q - p.first, s, sequence.tokens[static_cast<size_t>(q) + 1]});
-      }
-    }
-    if (p.samples && sequence.request.max_tokens > 0)
-      logit_rows_.push_back({row + p.count - 1, s, -1});
-    row += p.count;
-  }
-}
-
-// Logits a tile of rows at a time, so that their memory does not grow with the prompt.
-void Engine::Impl::RunHead(const StepPlan& plan) {
-  Batch& b = *batch_;
-  CollectLogitRows(plan);
-  for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    const PlannedSequence& p = plan.sequences[s];
-    planned_[s]->routing_told = std::max(planned_[s]->routing_told, p.first + p.count);
-  }
-  ends_.assign(plan.sequences.size(), 0);
-  failed_.assign(plan.sequences.size(), absl::OkStatus());
-  for (size_t first = 0; first < logit_rows_.size(); first += static_cast<size_t>(b.logits.rows)) {
-    const size_t count = std::min(logit_rows_.size() - first, static_cast<size_t>(b.logits.rows));
-    head_indices_.clear();
-    sample_rows_.clear();
-    for (size_t i = first; i < first + count; ++i) {
-      const LogitRow& wanted = logit_rows_[i];
-      const LiveSequence& sequence = *planned_[wanted.sequence];
-      const SequenceRequest& r = sequence.request;
-      head_indices_.push_back(wanted.row);
-      sample_rows_.push_back({.temperature = r.temperature,
-                              .top_p = r.top_p,
-                              .top_k = r.top_k,
-                              .min_p = r.min_p,
-                              .repetition_penalty = r.repetition_penalty,
-                              .presence_penalty = r.presence_penalty,
-                              .frequency_penalty = r.frequency_penalty,
-                              .edits = sequence.edits.edits(),
-                              .seed = r.seed,
-                              .token_index = static_cast<uint64_t>(sequence.generated()),
-                              .target = wanted.target,
-                              .top_logprobs = r.logprobs.value_or(0)});
-    }
-    const Rows tile = b.head_rows.Top(static_cast<int64_t>(count));
-    const Rows logits = b.logits.Top(static_cast<int64_t>(count));
-    device_->Gather(b.hidden.Top(b.rows()), head_indices_, tile);
-    device_->RmsNorm(tile, model_->final_norm, model_->spec.norm_eps, tile);
-    device_->MatMul(tile, model_->head, {}, Inputs::kActivationType, logits);
-    device_->Sample(logits, sample_rows_, {b.sampled.data(), count});
-    for (size_t i = 0; i < count; ++i) TakeResult(plan, logit_rows_[first + i], b.sampled[i]);
-  }
-}
-
-void Engine::Impl::TakeResult(const StepPlan& plan, const LogitRow& wanted,
-                              const SampledToken& result) {
-  LiveSequence& sequence = *planned_[wanted.sequence];
-  if (!failed_[wanted.sequence].ok()) return;
-  if (!result.finite) {
-    failed_[wanted.sequence] = absl::InternalError("numerical_error: a logit is not finite");
-    return;
-  }
-  SequenceEvent& event = EventOf(plan.sequences[wanted.sequence].id);
-  Logprob logprob{.token = result.token, .logprob = result.logprob};
-  for (int32_t i = 0; i < result.top_count; ++i) {
-    logprob.top.emplace_back(result.top_tokens[i], result.top_logprobs[i]);
-  }
-  if (wanted.target >= 0) {
-    ++sequence.prompt_told;
-    event.prompt_logprobs.push_back(std::move(logprob));
-    return;
-  }
-  AddToken(sequence, result.token);
-  event.tokens.push_back(result.token);
-  if (sequence.generated() == 1) event.cached_prompt_tokens = sequence.cached_prompt_tokens;
-  if (sequence.request.logprobs.has_value()) event.logprobs.push_back(std::move(logprob));
-  ++step_stats_.generated_tokens;
-  const auto& stops = sequence.request.stop_tokens;
-  ends_[wanted.sequence] = std::find(stops.begin(), stops.end(), result.token) != stops.end();
-}
-
-// Its token, and with the last one of a block that block's key.
-void Engine::Impl::AddToken(LiveSequence& sequence, scheduler::TokenId token) {
-  sequence.tokens.push_back(token);
-  sequence.edits.Append(token);
-  if (prefix_keys_ == nullptr) return;
-  const auto size = static_cast<size_t>(prefix_keys_->block_size());
-  if (sequence.tokens.size() % size != 0) return;
-  sequence.last_key = prefix_keys_->Next(sequence.last_key, std::span(sequence.tokens).last(size));
-  planner_->AddKey(sequence.id, sequence.last_key);
-}
-
 void Engine::Impl::Commit(const StepPlan& plan) {
   if (!std::exchange(stuck_, absl::OkStatus()).ok()) {
     // Of those too that were not of this step: nobody waits while steps bring something.
     for (auto& [id, sequence] : live_) sequence.stuck_since.reset();
   }
   commit_ends_.clear();
+  commit_accepted_.clear();
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    if (plan.sequences[s].samples) commit_ends_.push_back(ends_[s] || !failed_[s].ok());
+    if (!plan.sequences[s].samples) continue;
+    const int32_t proposed = plan.sequences[s].proposed, accepted = Accepted(s);
+    commit_ends_.push_back(ends_[s] || !failed_[s].ok());
+    commit_accepted_.push_back(accepted);
+    planned_[s]->computed += accepted;
+    planned_[s]->speculation.Took(proposed, accepted);
+    step_stats_.speculated_tokens += static_cast<uint64_t>(proposed);
+    step_stats_.speculated_accepted += static_cast<uint64_t>(accepted);
   }
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     // Nobody else is to find these numbers.
     if (!failed_[s].ok()) planner_->DropAndForget(plan.sequences[s].id);
   }
-  const std::vector<SequenceId> ended = planner_->Commit(plan, commit_ends_);
+  const std::vector<SequenceId> ended = planner_->Commit(plan, commit_ends_, commit_accepted_);
   size_t next = 0;  // ended is in plan order
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceId id = plan.sequences[s].id;
@@ -459,7 +369,9 @@ void Engine::Impl::Commit(const StepPlan& plan) {
     if (!failed_[s].ok()) {
       ++step_stats_.ended_error;
       End(id, failed_[s], FinishReason::kStop);
-    } else if (is_over) {
+    } else if (!is_over) {
+      if (plan.sequences[s].samples) Propose(*planned_[s]);
+    } else {
       End(id, absl::OkStatus(),
           planned_[s]->request.max_tokens == 0 ? FinishReason::kScored
           : ends_[s]                           ? FinishReason::kStop

@@ -146,6 +146,14 @@ absl::Status Engine::Impl::Allocate(std::unique_ptr<Transport> transport) {
         "step tokens (", planner.step_tokens, ") must be at least the running sequences (",
         planner.max_running, "), block size, prefill chunk and logit rows at least 1"));
   }
+  constexpr int32_t kMaxProposed = scheduler::SpeculationRule::kMaxTokens;
+  const int32_t proposed = options_.speculation.tokens;
+  if (proposed < 0 || proposed > kMaxProposed || planner.step_proposals < 0 ||
+      options_.lookup.ngram < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(proposed, " tokens cannot be proposed: want 0 to ", kMaxProposed,
+                     ", behind at least one that was there before"));
+  }
   planner.prefill_chunk = std::min(planner.prefill_chunk, planner.step_tokens);
   const int64_t block_bytes = KvCache::BlockBytes(spec, planner.block_size);
   const int64_t blocks_per_sequence =
@@ -246,6 +254,7 @@ absl::Status Engine::Impl::Submit(std::shared_ptr<Link> link, SequenceRequest re
     sequence.tokens.push_back(token);
     sequence.edits.Append(token);
   }
+  sequence.speculation = scheduler::SpeculationRule(options_.speculation);
   sequence.prompt_told = 1 + request.prompt_logprobs_told;
   sequence.routing_told = request.routing_told;
   if (sequence.prompt_told == prompt) request.prompt_logprobs = false;  // all are told

@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "scheduler/batch_planner.h"
 #include "scheduler/credit_rule.h"
+#include "scheduler/speculation_rule.h"
 #include "scheduler/types.h"
 #include "worker/device/device.h"
 #include "worker/experts/expert_host.h"
@@ -27,6 +28,7 @@
 #include "worker/histogram.h"
 #include "worker/model/model.h"
 #include "worker/orphans.h"
+#include "worker/prompt_lookup.h"
 #include "worker/sequence_request.h"
 
 namespace conclave::worker {
@@ -86,9 +88,13 @@ class Engine {
     int32_t report_bytes_at_once = 256 << 10;
     int32_t context_limit = 0;  // 0: the model's
     bool prefix_reuse = true;   // start behind the KV blocks that others left of the same tokens
-    SequenceLimits requests;    // its context_limit is set from the one above
-    Orphans::Options orphans;   // sequences whose link closed
-    bool start_thread = true;   // false: a test calls Step itself
+    // Guesses at a sequence's next tokens, which a step computes beside its last one; what it
+    // samples does not depend on them.
+    scheduler::SpeculationRule::Options speculation;
+    LookupOptions lookup;
+    SequenceLimits requests;   // its context_limit is set from the one above
+    Orphans::Options orphans;  // sequences whose link closed
+    bool start_thread = true;  // false: a test calls Step itself
     // Among other workers. Sizes of passes and rows are set from the planner's.
     ExpertHost::Options experts;
     // A step that lacks an expert is done again; a sequence that has waited for it for so long, or
@@ -165,6 +171,8 @@ class Engine {
     uint64_t prompt_tokens = 0;
     uint64_t generated_tokens = 0;
     uint64_t recomputed_tokens = 0;
+    // Rows computed for proposed tokens, and those of them that sequences went on behind.
+    uint64_t speculated_tokens = 0, speculated_accepted = 0;
     // Prompt tokens of the sequences that might reuse KV blocks, and those of them that were found.
     uint64_t prefix_queries = 0, prefix_hits = 0;
     uint64_t ended_stop = 0, ended_length = 0, ended_scored = 0, ended_cancelled = 0,
@@ -179,7 +187,8 @@ class Engine {
     bool draining = false;
     std::string lacks;  // the expert for want of which the last step is done again; empty: none
     std::vector<uint64_t>
-        expert_tokens;  // [moe_layers * slots] rows routed to each expert since the start
+        expert_tokens;  // [moe_layers * slots] rows routed to each expert since the start, those
+                        // of proposals that were wrong included: they were computed
   };
   Stats stats() const;
   // Names of those it keeps.

@@ -18,6 +18,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "scheduler/batch_planner.h"
+#include "scheduler/speculation_rule.h"
 #include "worker/batch.h"
 #include "worker/engine.h"
 #include "worker/experts/expert_host.h"
@@ -26,6 +27,7 @@
 #include "worker/logit_edits.h"
 #include "worker/orphans.h"
 #include "worker/prefix_keys.h"
+#include "worker/prompt_lookup.h"
 
 namespace conclave::worker {
 
@@ -51,6 +53,9 @@ struct LiveSequence {
   // them over to the planner. The last one, or the root, is kept to go on from.
   std::vector<scheduler::BlockKey> keys;
   scheduler::BlockKey last_key;
+  // Guesses at the tokens behind its last one, for its next step.
+  std::vector<scheduler::TokenId> proposals;
+  scheduler::SpeculationRule speculation{{}};
 
   // Positions are yet to be reported on: it starts behind no cached block.
   bool reports_on_prompt() const { return request.prompt_logprobs || request.routing; }
@@ -107,9 +112,10 @@ class Engine::Impl {
   // A row of the batch whose logits are wanted: to sample a sequence's next token, or to report on
   // a prompt token.
   struct LogitRow {
-    int32_t row;      // of the batch
-    size_t sequence;  // index into the plan
-    int32_t target;   // prompt token to report on; < 0: sample
+    int32_t row;       // of the batch
+    size_t sequence;   // index into the plan
+    int32_t target;    // prompt token to report on; < 0: sample
+    int32_t proposed;  // tokens, between the sequence's last one and what this row samples
   };
 
   // Rows of the batch that one shared expert computes.
@@ -129,8 +135,8 @@ class Engine::Impl {
   void ThreadMain();
 
   // One step, in calling order: arrivals.cc and adapters.cc, decode_step.cc (which adapters.cc
-  // helps with experts), stuck_step.cc for one that lacks an expert; from Publish on
-  // step_results.cc.
+  // helps with experts), step_head.cc from the logits to the tokens, stuck_step.cc for one that
+  // lacks an expert; from Publish on step_results.cc.
   void TakePlacementNews();
   void FollowAdapters(const scheduler::Placement& adopted);
   void EndLacking(scheduler::SequenceId id, const std::string& why);
@@ -156,10 +162,15 @@ class Engine::Impl {
   void RecordRoutes(const scheduler::StepPlan& plan, int32_t moe_layer);
   void CollectLogitRows(const scheduler::StepPlan& plan);
   void RunHead(const scheduler::StepPlan& plan);
+  SampleRow SampleRowOf(const LogitRow& wanted);
+  bool IsOfItsSequence(const LogitRow& wanted) const;
   void NoteFound(LiveSequence& sequence, int32_t first);
   void AddToken(LiveSequence& sequence, scheduler::TokenId token);
   void TakeResult(const scheduler::StepPlan& plan, const LogitRow& wanted,
                   const SampledToken& result);
+  void NoteRouting(const scheduler::StepPlan& plan);
+  int32_t Accepted(size_t planned) const;
+  void Propose(LiveSequence& sequence);
   void Commit(const scheduler::StepPlan& plan);
   void FailBatch(const scheduler::StepPlan& plan, const absl::Status& status);
   static bool MayRedo(const absl::Status& status);
@@ -202,8 +213,12 @@ class Engine::Impl {
   std::vector<LogitRow> logit_rows_;
   std::vector<SampleRow> sample_rows_;
   std::vector<int32_t> head_indices_;
-  std::vector<uint8_t> ends_;         // per planned sequence: its new token stops it
-  std::vector<uint8_t> commit_ends_;  // per planned sequence that samples
+  std::vector<std::vector<LogitEdit>> edits_behind_;  // of sample_rows_ behind proposals
+  std::vector<uint8_t> ends_;     // per planned sequence: its new token stops it
+  std::vector<int32_t> sampled_;  // per planned sequence: its new tokens
+  // Per planned sequence that samples.
+  std::vector<uint8_t> commit_ends_;
+  std::vector<int32_t> commit_accepted_;
   std::vector<absl::Status>
       failed_;  // per planned sequence; not ok: it ends without this step's token
   std::vector<uint64_t> step_expert_tokens_;  // [moe_layers * slots]

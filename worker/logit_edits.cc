@@ -1,5 +1,7 @@
 #include "worker/logit_edits.h"
 
+#include <algorithm>
+
 namespace conclave::worker {
 
 LogitEdits::LogitEdits(const SequenceRequest& request, std::span<const scheduler::TokenId> prompt)
@@ -24,6 +26,27 @@ void LogitEdits::Append(scheduler::TokenId token) {
   if (forbidden_for_ > 0 && --forbidden_for_ == 0) {
     for (LogitEdit& edit : edits_) edit.forbidden = false;
   }
+}
+
+std::vector<LogitEdit> LogitEdits::Behind(std::span<const scheduler::TokenId> tokens) const {
+  std::vector<LogitEdit> behind = edits_;
+  if (counts_output_) {
+    for (const scheduler::TokenId token : tokens) {
+      auto edit = behind.begin() + std::ssize(edits_);  // those that are new are few
+      if (const auto known = index_.find(token); known != index_.end()) {
+        edit = behind.begin() + static_cast<ptrdiff_t>(known->second);
+      } else {
+        edit = std::find_if(edit, behind.end(), [&](const auto& e) { return e.token == token; });
+        if (edit == behind.end()) edit = behind.insert(edit, {.token = token});
+      }
+      edit->seen = true;
+      ++edit->count;
+    }
+  }
+  if (std::ssize(tokens) >= forbidden_for_) {
+    for (LogitEdit& edit : behind) edit.forbidden = false;
+  }
+  return behind;
 }
 
 LogitEdit& LogitEdits::Of(scheduler::TokenId token) {

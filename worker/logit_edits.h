@@ -26,6 +26,10 @@ class LogitEdits {
 
   // For the next token, each token once. Valid until Append.
   std::span<const LogitEdit> edits() const { return edits_; }
+  // For the token behind `tokens`, if they were appended.
+  std::vector<LogitEdit> Behind(std::span<const scheduler::TokenId> tokens) const;
+  // Append may change them.
+  bool change() const { return counts_output_ || forbidden_for_ > 0; }
 
  private:
   LogitEdit& Of(scheduler::TokenId token);  // begun on first use

@@ -89,6 +89,8 @@ void Engine::Impl::AddStats(double seconds) {
   stats_.prompt_tokens += step_stats_.prompt_tokens;
   stats_.generated_tokens += step_stats_.generated_tokens;
   stats_.recomputed_tokens += step_stats_.recomputed_tokens;
+  stats_.speculated_tokens += step_stats_.speculated_tokens;
+  stats_.speculated_accepted += step_stats_.speculated_accepted;
   stats_.prefix_queries += step_stats_.prefix_queries;
   stats_.prefix_hits += step_stats_.prefix_hits;
   stats_.steps_redone += step_stats_.steps_redone;

@@ -197,5 +197,47 @@ TEST_F(WholeTest, AnswersTextWithTextAndWithoutATokenizerSaysSo) {
             "this router has no tokenizer: send prompt.tokens, and no stopping.stop");
 }
 
+// Prompts that repeat themselves, with ends of every kind.
+v1::GenerateRequest Repetitive(uint64_t seed) {
+  v1::GenerateRequest request = SeededRequest(seed, 1 + seed * 5 % 64);
+  std::string text;
+  for (uint64_t i = 0; i < 4 + seed % 7; ++i) text += "and so on, ";
+  request.mutable_prompt()->set_text(text);
+  const auto letter = static_cast<uint32_t>(97 + seed % 3);
+  (*request.mutable_sampling()->mutable_logit_bias())[letter] = 6.0f;
+  if (seed % 3 == 0) request.mutable_sampling()->set_frequency_penalty(0.2f);
+  if (seed % 4 == 1) request.mutable_stopping()->add_stop("aa");
+  if (seed % 4 == 2) request.mutable_stopping()->add_stop_token_ids(98);
+  return request;
+}
+
+TEST(Whole, AnswersTheSameWithGuessesAtNextTokensAndInFewerSteps) {
+  std::vector<std::vector<Answer>> answers;
+  std::vector<uint64_t> steps;
+  for (const int32_t guesses : {0, 8}) {
+    FakeCluster::Options options;
+    options.worker.engine.speculation.tokens = guesses;
+    FakeCluster cluster(options);
+    const auto router = StartRouter(cluster, cluster.model());
+    const auto stub = StubOf(*router);
+    ASSERT_TRUE(WaitFor(
+        [&] {
+          return Generate(*stub, SeededRequest(1, 1)).status.error_code() != grpc::UNAVAILABLE;
+        },
+        "the router to know its worker"));
+    answers.emplace_back();
+    for (uint64_t seed = 0; seed < 24; ++seed) {
+      answers.back().push_back(Generate(*stub, Repetitive(seed)));
+      EXPECT_TRUE(answers.back().back().status.ok())
+          << answers.back().back().status.error_message();
+    }
+    const worker::Engine::Stats stats = cluster.worker(0).engine().stats();
+    EXPECT_EQ(stats.speculated_accepted > 0, guesses > 0);
+    steps.push_back(stats.steps);
+  }
+  EXPECT_TRUE(answers[0] == answers[1]);
+  EXPECT_LT(steps[1], steps[0]);
+}
+
 }  // namespace
 }  // namespace conclave::services::testing

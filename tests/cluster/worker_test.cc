@@ -367,6 +367,27 @@ TEST(Worker, TellsPrometheusWhatItFoundInsteadOfComputing) {
   EXPECT_THAT(series, HasSubstr("conclave_kv_blocks_evicted_total" + labels + " 0\n"));
 }
 
+TEST(Worker, TellsPrometheusWhatItGuessedAndWhatOfItWasRight) {
+  FakeCluster cluster({.workers = 0, .scheduler = false});
+  WorkerNode::Options options{.model = cluster.model(), .id = "w", .threads = 1};
+  options.engine.speculation.tokens = 4;
+  const auto node = WorkerNode::Start(options, nullptr);
+  ASSERT_TRUE(node.ok()) << node.status();
+  TestLink link((*node)->address());
+  v1::Submit submit = MakeSubmit(1, 1, 20);
+  for (int i = 0; i < 5; ++i) submit.add_prompt(9);
+  (*submit.mutable_logit_bias())[9] = 100.0f;
+  ASSERT_TRUE(link.Submit(submit));
+  ASSERT_EQ(link.WaitForEnd(1).end.reason(), v1::End::LENGTH);
+  const std::string series = Scrape(*Address::Parse((*node)->metrics_address()));
+  const std::string labels =
+      "{engine=\"0\",model_name=\"" + (*node)->engine().model().spec.name + "\"}";
+  // 1 with the prompt, then 3, 5, 5 and 5; the last of the 20 has room for nothing beside it.
+  EXPECT_THAT(series, HasSubstr("vllm:generation_tokens_total" + labels + " 20\n"));
+  EXPECT_THAT(series, HasSubstr("conclave_speculated_tokens_total" + labels + " 14\n"));
+  EXPECT_THAT(series, HasSubstr("conclave_speculated_accepted_total" + labels + " 14\n"));
+}
+
 TEST(Worker, TakesNoMoreRoutersThanItsLimit) {
   FakeCluster::Options options = Alone();
   options.worker.service.max_links = 1;

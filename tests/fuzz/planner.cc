@@ -49,12 +49,16 @@ void Step(BatchPlanner& planner, Bytes& bytes, Micros now) {
   planner.CheckInvariants();
   CONCLAVE_CHECK(idle || !plan.sequences.empty() || !plan.dropped.empty());
   if (plan.sequences.empty()) return;
+  if (bytes.Next(0, 15) == 15) return planner.Abandon(plan);
   std::vector<uint8_t> ends;
+  std::vector<int32_t> accepted;
   for (const PlannedSequence& planned : plan.sequences) {
-    if (planned.samples) ends.push_back(bytes.Next(0, 7) == 7);
+    if (!planned.samples) continue;
+    ends.push_back(bytes.Next(0, 7) == 7);
+    accepted.push_back(planned.proposed == 0 ? 0 : bytes.Next(0, planned.proposed));
   }
   if (bytes.Next(0, 15) == 15) planner.Drop(plan.sequences.front().id);
-  planner.Commit(plan, ends);
+  planner.Commit(plan, ends, accepted);
 }
 
 }  // namespace
@@ -70,13 +74,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.kv_blocks = bytes.Next(1, 40);
   options.block_size = bytes.Next(1, 8);
   options.watermark_permille = 4 * bytes.Next(0, 250);
+  options.step_proposals = bytes.Next(0, 32);
   BatchPlanner planner(options);
 
   SequenceId last = 0;
   Micros now{0};
   while (!bytes.empty()) {
     const auto some = [&] { return static_cast<SequenceId>(bytes.Next(1, 255)) % (last + 2); };
-    switch (bytes.Next(0, 8)) {
+    switch (bytes.Next(0, 9)) {
       case 0: {
         BatchPlanner::Sequence sequence{.id = ++last};
         sequence.prompt_tokens = bytes.Next(1, 100);
@@ -101,6 +106,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       case 5:
         planner.DropAndForget(some());
+        break;
+      case 6:
+        planner.Propose(some(), bytes.Next(0, 16));
         break;
       default:
         Step(planner, bytes, now);

@@ -53,8 +53,9 @@ struct Request {
   uint64_t salt = 0;          // what its numbers begin with: a tenant's, an adapter's
   bool reuse = true;
 
-  std::vector<uint64_t> numbers;  // of its tokens, of a run alone
-  std::vector<BlockKey> keys;     // of its full blocks; stays empty without prefix reuse
+  std::vector<uint64_t> numbers;   // of its tokens, of a run alone
+  std::vector<BlockKey> keys;      // of its full blocks; stays empty without prefix reuse
+  std::vector<uint64_t> proposed;  // guesses at its next tokens
 
   Fate fate = Fate::kLive;
   bool added = false;
@@ -111,6 +112,9 @@ class Simulation {
     totals->tokens += tokens_;
     totals->reused += reused_;
     totals->copies += copies_;
+    totals->proposed += proposed_;
+    totals->accepted += accepted_;
+    totals->abandoned += abandoned_;
     totals->evictions += planner_.stats().evictions;
     totals->preemptions += planner_.stats().preemptions;
     totals->virtual_seconds += std::chrono::duration<double>(now_).count();
@@ -134,6 +138,7 @@ class Simulation {
     o.block_size = random_.Between(1, 16);
     o.kv_blocks = random_.Between(60, 400) / o.block_size;
     o.watermark_permille = random_.Between(0, 100);
+    o.step_proposals = random_.Chance(30) ? 0 : random_.Between(1, 40);
     return o;
   }
 
@@ -409,12 +414,14 @@ class Simulation {
 
   void CheckPlan(const StepPlan& plan) {
     int32_t tokens = 0;
+    int32_t proposed = 0;
     bool prompts = false;
     SequenceId last = 0;
     std::set<SequenceId> planned_ids;
     for (const PlannedSequence& planned : plan.sequences) {
       const Request& r = Live(planned.id);
       tokens += planned.count;
+      proposed += planned.proposed;
       planned_ids.insert(planned.id);
       CheckPlanned(r, planned);
       const bool decodes = decoding_.contains(r.id);
@@ -427,21 +434,30 @@ class Simulation {
       last = planned.id;
     }
     Expect(tokens == plan.tokens && tokens <= options_.step_tokens, "the step budget is kept");
+    Expect(proposed == plan.proposed && proposed <= options_.step_proposals,
+           "at most step_proposals are proposed");
     Expect(planner_.stats().running <= options_.max_running, "at most max_running run");
     CheckFairness(plan, planned_ids);
   }
 
   void CheckPlanned(const Request& r, const PlannedSequence& planned) {
-    const int32_t end = planned.first + planned.count;
+    const int32_t count = planned.count - planned.proposed;
+    const int32_t end = planned.first + count;
     Expect(!r.paused, "a paused sequence is not stepped");
     Expect(!r.cancelled, "a cancelled sequence is not planned");
     Expect(!r.deadline || *r.deadline > now_, "a late sequence is not planned");
     Expect(planned.first == r.computed, "every position is computed or found, in order");
-    Expect(planned.count >= 1 && end <= r.length(), "only known tokens are computed");
-    Expect(planned.count <= r.Chunk(options_.prefill_chunk), "the prefill chunk is kept");
+    Expect(count >= 1 && end <= r.length(), "only known tokens are computed");
+    Expect(count <= r.Chunk(options_.prefill_chunk), "the prefill chunk is kept");
+    Expect(planned.proposed >= 0 && planned.proposed <= std::ssize(r.proposed),
+           "only what was proposed is computed beside them");
+    Expect(planned.proposed == 0 ||
+               (decoding_.contains(r.id) && r.emitted() + planned.proposed + 1 <= r.max_tokens),
+           "proposals are of a decode, and leave room for the token behind them");
     Expect(planned.samples == (r.max_tokens > 0 && end == r.length()),
            "samples after its last token");
-    Expect(end <= static_cast<int32_t>(planner_.Blocks(r.id).size()) * options_.block_size,
+    Expect(planned.first + planned.count <=
+               static_cast<int32_t>(planner_.Blocks(r.id).size()) * options_.block_size,
            "every planned position has a block");
   }
 
@@ -472,6 +488,8 @@ class Simulation {
       const bool starts = !holders_.contains(planned.id);
       Expect(!starts || planned.id < oldest_waiting, "nobody starts before an older one");
     }
+    Expect(plan.proposed == 0 || oldest_cut > requests_.size(),
+           "proposals take nothing from prompts");
   }
 
   // An older sequence computes, in this step, numbers of a block that `r` lacks: one of [first,
@@ -523,18 +541,25 @@ class Simulation {
 
   void ComputeAndCommit(const StepPlan& plan) {
     std::vector<uint8_t> ends;
+    std::vector<int32_t> accepted;
     std::vector<SequenceId> ending;
     for (const PlannedSequence& planned : plan.sequences) Compute(Live(planned.id), planned);
+    if (random_.Chance(2)) return Abandon(plan);
+    for (const PlannedSequence& planned : plan.sequences)
+      Live(planned.id).computed += planned.count - planned.proposed;
     for (const PlannedSequence& planned : plan.sequences) {
       Request& r = Live(planned.id);
       // A step may fail a sequence: it is dropped, and keeps its place in the commit. More often
       // while a copy has just been made of what is to be forgotten.
       if (random_.Between(1, plan.copies.empty() ? 2000 : 10) == 1) {
-        if (planned.samples) ends.push_back(0);
+        if (planned.samples) {
+          ends.push_back(0);
+          accepted.push_back(random_.Between(0, planned.proposed));
+        }
         Fail(r);
         continue;
       }
-      if (planned.samples) Emit(r, &ends);
+      if (planned.samples) Emit(r, planned, &ends, &accepted);
       if (planned.samples ? ends.back() != 0 || r.emitted() == r.max_tokens
                           : r.max_tokens == 0 && r.remaining() == 0) {
         ending.push_back(r.id);
@@ -544,32 +569,78 @@ class Simulation {
     for (const PlannedSequence& planned : plan.sequences) {
       if (requests_[planned.id - 1].live()) Seal(requests_[planned.id - 1]);
     }
-    Expect(planner_.Commit(plan, ends) == ending, "who ends is told once, at the end");
+    Expect(planner_.Commit(plan, ends, accepted) == ending, "who ends is told once, at the end");
     for (const SequenceId id : ending) {
       CheckTokens(Live(id));
       End(Live(id), Fate::kCompleted);
     }
+    for (const PlannedSequence& planned : plan.sequences) {
+      Request& r = requests_[planned.id - 1];
+      if (planned.samples && r.live()) CheckHeldAndPropose(r, planned);
+    }
+  }
+
+  // The step brought nothing, whatever it wrote.
+  void Abandon(const StepPlan& plan) {
+    planner_.Abandon(plan);
+    for (const PlannedSequence& planned : plan.sequences) Live(planned.id).proposed.clear();
+    ++steps_left_;
+    ++abandoned_;
+  }
+
+  // Guesses of which the first few are right.
+  void CheckHeldAndPropose(Request& r, const PlannedSequence& planned) {
+    Expect(planned.proposed == 0 || planner_.Blocks(r.id).size() <= Block(r.length() - 1) + 1,
+           "blocks of proposals that were wrong are given back");
+    r.proposed.clear();
+    const int32_t count = random_.Chance(30) ? 0 : random_.Between(0, 20);
+    const int32_t right = random_.Between(0, count);
+    uint64_t sum = std::accumulate(r.numbers.begin(), r.numbers.end(), uint64_t{0});
+    uint64_t number = r.numbers.back();
+    for (int32_t i = 0; i < count; ++i) {
+      const uint64_t token = Mix(sum);
+      r.proposed.push_back(i == right ? token + 1 : token);
+      number = Number(number, token);
+      sum += number;
+    }
+    planner_.Propose(r.id, count);
   }
 
   void Compute(Request& r, const PlannedSequence& planned) {
     const KvMemory::Table blocks = planner_.Blocks(r.id);
     for (int32_t position = planned.first; position < planned.first + planned.count; ++position) {
       const uint64_t before = position == 0 ? r.salt : kv_.Read(blocks, position - 1);
-      const uint64_t number = Number(before, r.tokens[static_cast<size_t>(position)]);
+      const int32_t behind = position - r.length();
+      const uint64_t token = behind < 0 ? r.tokens[static_cast<size_t>(position)]
+                                        : r.proposed[static_cast<size_t>(behind)];
+      const uint64_t number = Number(before, token);
       Expect(kv_.Write(blocks, position, number), "no block is written once others may find it");
     }
-    r.computed += planned.count;
     tokens_ += static_cast<uint64_t>(planned.count);
+    proposed_ += static_cast<uint64_t>(planned.proposed);
   }
 
   // Attention over every position: a block that was lost, mixed up or stale changes the token.
-  void Emit(Request& r, std::vector<uint8_t>* ends) {
+  // So does a number of a proposal that was wrong.
+  void Emit(Request& r, const PlannedSequence& planned, std::vector<uint8_t>* ends,
+            std::vector<int32_t>* accepted) {
     uint64_t sum = 0;
     for (int32_t i = 0; i < r.computed; ++i) sum += kv_.Read(planner_.Blocks(r.id), i);
-    const size_t keys = r.keys.size();
-    Append(r, Mix(sum));
-    if (r.keys.size() > keys) planner_.AddKey(r.id, r.keys.back());
+    int32_t right = 0;
+    while (true) {
+      const size_t keys = r.keys.size();
+      Append(r, Mix(sum));
+      if (r.keys.size() > keys) planner_.AddKey(r.id, r.keys.back());
+      if (r.emitted() == r.stops_after || right == planned.proposed ||
+          r.tokens.back() != r.proposed[static_cast<size_t>(right)]) {
+        break;
+      }
+      sum += kv_.Read(planner_.Blocks(r.id), r.computed++);
+      ++right;
+    }
     ends->push_back(r.emitted() == r.stops_after);
+    accepted->push_back(right);
+    accepted_ += static_cast<uint64_t>(right);
   }
 
   // Its full blocks may be found after this step, unless one before them must not.
@@ -641,6 +712,9 @@ class Simulation {
   uint64_t tokens_ = 0;
   uint64_t reused_ = 0;
   uint64_t copies_ = 0;
+  uint64_t proposed_ = 0;
+  uint64_t accepted_ = 0;
+  uint64_t abandoned_ = 0;
   int64_t steps_left_ = 0;
 };
 

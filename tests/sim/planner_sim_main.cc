@@ -10,11 +10,12 @@ int main(int argc, char** argv) {
     std::printf(
         "%llu seeds kept every promise in %.2f s: %llu requests (%llu completed, %llu refused, "
         "%llu cancelled, %llu late, %llu failed), %llu steps, %llu tokens computed and %llu "
-        "reused, %llu copies, %llu evictions, %llu preemptions, %.0f s of virtual time\n",
+        "reused, %llu proposed and %llu of them accepted, %llu steps abandoned, %llu copies, %llu "
+        "evictions, %llu preemptions, %.0f s of virtual time\n",
         seeds, took, n(totals.requests), n(totals.completed), n(totals.refused),
         n(totals.cancelled), n(totals.late), n(totals.failed), n(totals.steps), n(totals.tokens),
-        n(totals.reused), n(totals.copies), n(totals.evictions), n(totals.preemptions),
-        totals.virtual_seconds);
+        n(totals.reused), n(totals.proposed), n(totals.accepted), n(totals.abandoned),
+        n(totals.copies), n(totals.evictions), n(totals.preemptions), totals.virtual_seconds);
   };
   return conclave::sim::RunSeeds<Totals>(argc, argv, "planner_sim", conclave::sim::SimulatePlanner,
                                          say);

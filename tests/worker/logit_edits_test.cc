@@ -62,6 +62,36 @@ TEST(LogitEdits, ForbidStopTokensForAsLongAsAsked) {
   EXPECT_EQ(ByToken(edits).at(7).bias, 2.0f);
 }
 
+// Whatever comes behind, the edits are those of having appended it.
+TEST(LogitEdits, BehindTokensAreAsIfTheseWereAppended) {
+  sim::Random random(5);
+  for (int i = 0; i < 300; ++i) {
+    SequenceRequest request = {.logit_bias = {{3, 1.0f}}, .stop_tokens = {7, 8}};
+    if (i % 2 == 0) request.frequency_penalty = 0.5f;
+    if (i % 3 == 0) request.repetition_penalty = 1.5f;
+    request.min_tokens = random.Between(0, 9);
+    std::vector<TokenId> tokens;
+    for (int t = random.Between(0, 12); t > 0; --t) tokens.push_back(random.Between(0, 9));
+    const size_t appended = static_cast<size_t>(random.Between(0, 12)) % (tokens.size() + 1);
+    LogitEdits edits(request, std::vector<TokenId>{1, 2});
+    for (size_t t = 0; t < appended; ++t) edits.Append(tokens[t]);
+    const bool changes = edits.change();
+    const std::vector<LogitEdit> unchanged(edits.edits().begin(), edits.edits().end());
+    const std::vector<LogitEdit> behind = edits.Behind(std::span(tokens).subspan(appended));
+    for (size_t t = appended; t < tokens.size(); ++t) edits.Append(tokens[t]);
+    const auto equal = [](std::span<const LogitEdit> a, std::span<const LogitEdit> b) {
+      return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) {
+        return x.token == y.token && x.bias == y.bias && x.count == y.count && x.seen == y.seen &&
+               x.forbidden == y.forbidden;
+      });
+    };
+    EXPECT_TRUE(equal(behind, edits.edits())) << i;
+    if (!changes) {
+      EXPECT_TRUE(equal(unchanged, edits.edits())) << i;
+    }
+  }
+}
+
 TEST(LogitEdits, AreWhatACountOfAllTokensGives) {
   sim::Random random(3);
   std::vector<TokenId> prompt, output;
