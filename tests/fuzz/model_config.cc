@@ -27,6 +27,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CONCLAVE_CHECK(spec.layers.size() <= static_cast<size_t>(options.limits.layers));
   CONCLAVE_CHECK(spec.gate.top_k >= 1 && spec.gate.top_k <= spec.gate.slots);
   CONCLAVE_CHECK(spec.gate.slots <= options.limits.experts);
+  const auto& [fp8, packed] = family->quantization;
+  CONCLAVE_CHECK(!packed || (!fp8 && conclave::worker::IsPacked(*packed)));
+  CONCLAVE_CHECK(!fp8 || (fp8->rows >= 1 && fp8->cols >= 1));
   CONCLAVE_CHECK(spec.context_limit >= 1 && spec.context_limit <= options.limits.context);
   return 0;
 }

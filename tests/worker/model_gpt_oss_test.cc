@@ -138,7 +138,10 @@ TEST_P(GptOssRefuses, ByName) {
 INSTANTIATE_TEST_SUITE_P(
     Settings, GptOssRefuses,
     ::testing::Values(
-        Refusal{"Mxfp4OfThisSize", kCheckpoint,
+        Refusal{"Mxfp4BesideF32", kCheckpoint,
+                Set("quantization_config", {{"quant_method", "mxfp4"}}),
+                "model.embed_tokens.weight\" is not BF16, and packed experts go with it"},
+        Refusal{"Mxfp4OfThisSize", "gpt-oss-published-bf16",
                 Set("quantization_config", {{"quant_method", "mxfp4"}}),
                 "experts.gate_up_proj\" would have matrices of 20 x 18, and MXFP4 takes multiples"},
         Refusal{"Fp8Experts", kCheckpoint,
