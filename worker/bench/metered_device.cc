@@ -21,8 +21,14 @@ MeteredDevice::Meter& MeteredDevice::Meter::operator+=(const Meter& other) {
   return *this;
 }
 
+void MeteredDevice::Reset() {
+  meters_ = {};
+  gated_.clear();
+}
+
 template <typename Call>
 void MeteredDevice::Time(Kind kind, Call call) {
+  if (blank_) return;
   using Clock = std::chrono::steady_clock;
   const Clock::time_point begin = Clock::now();
   call();
@@ -101,6 +107,13 @@ void MeteredDevice::Attention(ConstRows q, const AttentionShape& shape, const Ba
 void MeteredDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias,
                          std::span<int32_t> slots, std::span<float> weights) {
   Time(kRest, [&] { device_->Gate(logits, shape, bias, slots, weights); });
+  if (blank_) {
+    for (size_t i = 0; i < slots.size(); ++i) {
+      slots[i] = static_cast<int32_t>(i) % shape.top_k;
+      weights[i] = 0;
+    }
+  }
+  gated_.emplace_back(slots.begin(), slots.end());
 }
 
 void MeteredDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out) {
@@ -130,6 +143,9 @@ void MeteredDevice::Gather(ConstRows x, std::span<const int32_t> rows, Rows out)
 void MeteredDevice::Sample(Rows logits, std::span<const SampleRow> rows,
                            std::span<SampledToken> out) {
   Time(kRest, [&] { device_->Sample(logits, rows, out); });
+  if (!blank_) return;
+  for (SampledToken& token : out)
+    token = {.token = static_cast<int32_t>(chance_() % static_cast<uint32_t>(logits.cols))};
 }
 
 }  // namespace conclave::worker

@@ -1,12 +1,15 @@
 #pragma once
 // A device that times every operation of another one and counts what it must read and compute: the
-// weights and cache rows of a call once each, two operations for each product of a sum.
+// weights and cache rows of a call once each, two operations for each product of a sum. It can make
+// contexts without computing them: blank, it chooses tokens by lot and does nothing else.
 // One thread.
 
 #include <array>
 #include <memory>
+#include <random>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "worker/device/device.h"
 
@@ -29,7 +32,11 @@ class MeteredDevice final : public Device {
   explicit MeteredDevice(std::unique_ptr<Device> device) : device_(std::move(device)) {}
 
   const Meters& meters() const { return meters_; }
-  void Reset() { meters_ = {}; }
+  // What the gate chose, call after call: [rows, top_k] slots each.
+  const std::vector<std::vector<int32_t>>& gated() const { return gated_; }
+  void Reset();
+
+  void SetBlank(bool blank) { blank_ = blank; }
 
   std::string numerics() const override { return device_->numerics(); }
   DType activation_type() const override { return device_->activation_type(); }
@@ -64,6 +71,9 @@ class MeteredDevice final : public Device {
 
   const std::unique_ptr<Device> device_;
   Meters meters_;
+  std::vector<std::vector<int32_t>> gated_;
+  bool blank_ = false;
+  std::mt19937 chance_{2};
 };
 
 }  // namespace conclave::worker
