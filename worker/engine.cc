@@ -195,6 +195,7 @@ void Engine::Impl::MakeHost(std::unique_ptr<Transport> transport) {
   host.server.max_rows = static_cast<int32_t>(limits.rows);
   host.server.max_routes = static_cast<int32_t>(limits.routes);
   host.server.start_thread = !alone;
+  host.server.bring = [this](const FfnWeights& expert) { model_->Bring(expert); };
   host.store.placed = host.needs_placement;
   host_ = std::make_unique<ExpertHost>(host, limits, *model_, *device_, std::move(transport));
 }
