@@ -94,6 +94,11 @@ Micros Engine::Now() {
   return std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now().time_since_epoch());
 }
 
+int32_t LogitRowsFor(const Engine::Options& options) {
+  constexpr int32_t kMost = 256;  // that a product takes through its weights at once
+  return std::max(options.logit_rows, std::min(options.planner.max_running, kMost));
+}
+
 CpuDeviceOptions CpuDeviceOptionsFor(const ModelSpec& spec, const Engine::Options& options) {
   const AttentionSpec& a = spec.attention;
   CpuDeviceOptions device;

@@ -131,6 +131,7 @@ class Bench {
     options.planner.prefill_chunk = arguments.chunk;
     options.planner.step_tokens = std::max(arguments.chunk, widest);
     options.planner.max_waiting_tokens = int64_t{1} << 30;
+    options.logit_rows = LogitRowsFor(options);
     options.experts.id = "w";
     options.kv_bytes = int64_t{2} << 30;
     options.prefix_reuse = false;
@@ -279,9 +280,9 @@ class Bench {
   uint64_t last_id_ = 0;
 };
 
-// A step of a figure: what was read and computed, and how long each run took for it.
+// A step of a figure: what the last run read and computed, and how long each run took for it.
 nlohmann::json DescribeStep(const Figure& figure, int steps) {
-  const MeteredDevice::Meter total = figure.Total(figure.Middle());
+  const MeteredDevice::Meter total = figure.Total(figure.meters.size() - 1);
   nlohmann::json rows = nlohmann::json::array(), seconds = nlohmann::json::array();
   for (const auto& [count, experts] : figure.expert_rows)
     rows.push_back({count, static_cast<double>(experts) / steps});
