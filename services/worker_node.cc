@@ -154,6 +154,7 @@ absl::Status WorkerNode::StartEngine() {
   CONCLAVE_RETURN_IF_ERROR(CheckName(*model));
   LogIgnored(*model->files);
   for (const std::string& remark : model->remarks) LogWarning("%s", remark);
+  options_.engine.logit_rows = worker::LogitRowsFor(options_.engine);
   worker::CpuDeviceOptions device_options =
       worker::CpuDeviceOptionsFor(model->spec, options_.engine);
   device_options.threads = options_.threads;

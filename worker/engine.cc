@@ -98,6 +98,11 @@ Micros Engine::Now() {
   return std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now().time_since_epoch());
 }
 
+int32_t LogitRowsFor(const Engine::Options& options) {
+  constexpr int32_t kMost = 256;  // that a product takes through its weights at once
+  return std::max(options.logit_rows, std::min(options.planner.max_running, kMost));
+}
+
 CpuDeviceOptions CpuDeviceOptionsFor(const ModelSpec& spec, const Engine::Options& options) {
   const AttentionSpec& a = spec.attention;
   CpuDeviceOptions device;
@@ -207,6 +212,7 @@ void Engine::Impl::MakeHost(std::unique_ptr<Transport> transport) {
   host.server.max_rows = static_cast<int32_t>(limits.rows);
   host.server.max_routes = static_cast<int32_t>(limits.routes);
   host.server.start_thread = !alone;
+  host.server.bring = [this](const FfnWeights& expert) { model_->Bring(expert); };
   host.store.placed = host.needs_placement;
   host_ = std::make_unique<ExpertHost>(host, limits, *model_, *device_, std::move(transport));
 }

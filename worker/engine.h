@@ -211,6 +211,10 @@ FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens,
 // What an engine's results depend on, on such a device.
 std::string NumericsOf(const Device& device, const ModelSpec& spec, Returns returns);
 
+// Rows of logits for a worker that decodes many sequences: each tile of them reads the whole head,
+// so a batch of 256 would read it four times in tiles of 64.
+int32_t LogitRowsFor(const Engine::Options& options);
+
 // The CPU device an engine with these options needs for this model: its activation type and scratch
 // sizes. threads and level are the caller's to set.
 CpuDeviceOptions CpuDeviceOptionsFor(const ModelSpec& spec, const Engine::Options& options);

@@ -117,6 +117,14 @@ CONFIGS = {
 }
 
 
+# OLMoE's small sister, with few experts or many: for measurements of how work grows.
+GROWTH_EXPERTS = (8, 16, 32, 64, 128, 256, 512)
+GROWTH_CONTEXT = 32768
+CONFIGS.update({f"growth-{count}": (olmoe, {
+    **CONFIGS["olmoe"][1], "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 256, "num_attention_heads": 8,
+    "num_key_value_heads": 8, "num_experts": count, "max_position_embeddings": GROWTH_CONTEXT + 1024}) for count in GROWTH_EXPERTS})
+
+
 def config_of(name, layers):
     return {**COMMON, **CONFIGS[name][1], "num_hidden_layers": layers}
 
@@ -230,11 +238,11 @@ def shape(name, layers):
     return directory
 
 
-def olmoe_adapters(layers, count, experts_each):
-    """Directories of adapters of OLMoE's shape, each with so many random experts in every layer."""
-    made, total = [], CONFIGS["olmoe"][1]["num_experts"]
+def olmoe_adapters(layers, count, experts_each, name="olmoe"):
+    """Directories of adapters of OLMoE's shape, or of a sister's, each with so many random experts in every layer."""
+    made, total = [], CONFIGS[name][1]["num_experts"]
     for number in range(count):
-        directory = WORK / f"shape-olmoe-{layers}-adapters-{experts_each}" / str(number)
+        directory = WORK / f"shape-{name}-{layers}-adapters-{experts_each}" / str(number)
         made.append(directory)
         if (directory / "expert_cfg.json").exists():
             continue
@@ -242,7 +250,7 @@ def olmoe_adapters(layers, count, experts_each):
         chance = numpy.random.default_rng(number)
         chosen = {layer: sorted(chance.choice(total, experts_each, replace=False).tolist()) for layer in range(layers)}
         prefixes = tuple(f"model.layers.{layer}.mlp.experts.{slot}." for layer, slots in chosen.items() for slot in slots)
-        write(directory / "model.safetensors", [one for one in tensors_of("olmoe", layers) if one[0].startswith(prefixes)],
+        write(directory / "model.safetensors", [one for one in tensors_of(name, layers) if one[0].startswith(prefixes)],
               salt=1000 * (number + 1))
         finish(directory, "expert_cfg.json", {"experts": {str(layer): slots for layer, slots in chosen.items()},
                                               "shared_experts": False, "non_expert_modules": False})

@@ -173,6 +173,16 @@ TEST(Engine, ScoringReportsEveryPromptPositionOnce) {
   EXPECT_EQ(answer.routing.slots.size(), 100u * 2 * 2) << "tokens, MoE layers, top k";
 }
 
+TEST(Engine, HasLogitRowsForAllThatDecodeButNoMoreThanAProductTakesAtOnce) {
+  const auto rows = [](int32_t max_running) {
+    return LogitRowsFor({.planner = {.max_running = max_running}, .logit_rows = 64});
+  };
+  EXPECT_EQ(rows(1), 64);
+  EXPECT_EQ(rows(65), 65);
+  EXPECT_EQ(rows(256), 256);
+  EXPECT_EQ(rows(257), 256);
+}
+
 TEST(Engine, LongReportsComeInSmallChunksAndSayTheSame) {
   const auto score = [](int32_t report_bytes, bool at_once = false, int32_t bytes_at_once = 1) {
     auto engine = MakeEngine(

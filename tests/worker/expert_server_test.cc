@@ -73,7 +73,8 @@ class Server : public ::testing::Test {
     server_ = std::make_unique<ExpertServer>(
         ExpertServer::Options{.max_rows = max_rows,
                               .max_routes = static_cast<int32_t>(limits_.routes),
-                              .start_thread = false},
+                              .start_thread = false,
+                              .bring = [this](const FfnWeights& w) { brought_.push_back(&w); }},
         limits_, model_->Experts(), *device_, &transport_,
         [this](PeerIndex, const FrameHeader&, std::span<const FrameRoute> routes) {
           judged_.assign(routes.begin(), routes.end());
@@ -136,6 +137,7 @@ class Server : public ::testing::Test {
   KeepingTransport transport_;
   std::function<void()> while_judging_;
   std::vector<FrameRoute> judged_;
+  std::vector<const FfnWeights*> brought_;
   std::vector<uint64_t> shared_;  // aligned as routes are
   std::unique_ptr<ExpertServer> server_;
 };
@@ -151,6 +153,20 @@ TEST_F(Server, ComputesWhatItJudgedThoughThePeerWritesMeanwhile) {
   ASSERT_EQ(transport_.sent.size(), 2u);
   EXPECT_EQ(transport_.sent[1].header.kind, FrameKind::kResults);
   EXPECT_EQ(transport_.sent[0].body, transport_.sent[1].body);
+}
+
+TEST_F(Server, HasExpertsBroughtIntoMemoryBeforeItComputesWithThemTheFirstTime) {
+  const std::vector<const FfnWeights*> experts = model_->Experts();
+  server_->Submit(Job());
+  ASSERT_TRUE(server_->Serve());
+  EXPECT_EQ(brought_, (std::vector{experts[1], experts[2]}));
+  server_->Submit(Job());
+  ASSERT_TRUE(server_->Serve());
+  EXPECT_EQ(brought_.size(), 2u);
+  server_->SetWeights(2, experts[3]);
+  server_->Submit(Job());
+  ASSERT_TRUE(server_->Serve());
+  EXPECT_EQ(brought_, (std::vector{experts[1], experts[2], experts[3]}));
 }
 
 TEST_F(Server, RefusesRoutesThatWereChangedSinceTheirCheck) {

@@ -2,10 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "tests/worker/testing/tiny_checkpoint.h"
 #include "worker/model/mapped_file.h"
@@ -56,6 +59,40 @@ TEST(MappedFile, NoticesThatItsFileChangedItsSize) {
   ASSERT_EQ(truncate(dir.File("a").c_str(), 10), 0);
   EXPECT_EQ((*file)->CheckSize().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ((*file)->ReadAt(9999, 1, &byte).code(), absl::StatusCode::kDataLoss);
+}
+
+// Bytes of [offset, offset + count), whole pages of a file.
+uint64_t InMemory(const MappedFile& file, uint64_t offset, uint64_t count) {
+  const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> pages((count + page - 1) / page);
+  EXPECT_EQ(mincore(const_cast<char*>(file.data()) + offset, count, pages.data()), 0);
+  const auto there = [](unsigned char one) { return (one & 1) != 0; };
+  return static_cast<uint64_t>(std::count_if(pages.begin(), pages.end(), there)) * page;
+}
+
+TEST(MappedFile, BringsWhatItIsAskedForAndLittleBesides) {
+  constexpr uint64_t kMiB = uint64_t{1} << 20, kSize = 300 * kMiB, kHugePage = 2 * kMiB;
+  TempDir dir;
+  WriteFileOrDie(dir.File("large"), "a");
+  ASSERT_EQ(truncate(dir.File("large").c_str(), static_cast<off_t>(kSize)), 0);
+  const auto file = MappedFile::Open(dir.File("large"));
+  ASSERT_TRUE(file.ok());
+  if (!(*file)->brings()) GTEST_SKIP() << "Linux before 5.18, or without huge pages";
+  (*file)->Bring(64 * kMiB + 5, 10 * kMiB - 5);
+  EXPECT_EQ(InMemory(**file, 64 * kMiB, 10 * kMiB), 10 * kMiB);
+  EXPECT_LE(InMemory(**file, 0, kSize), 10 * kMiB + 2 * kHugePage);
+  (*file)->Bring(kSize - 10, 1000);
+  (*file)->Bring(kSize, 1);
+  EXPECT_GT(InMemory(**file, kSize - kHugePage, kHugePage), 0);
+}
+
+TEST(MappedFile, BringsNothingOfASmallFile) {
+  TempDir dir;
+  WriteFileOrDie(dir.File("small"), std::string(10000, 'a'));
+  const auto file = MappedFile::Open(dir.File("small"));
+  ASSERT_TRUE(file.ok());
+  EXPECT_FALSE((*file)->brings());
+  (*file)->Bring(0, 10000);
 }
 
 TEST(MappedFileDeathTest, EndsTheProcessNamingTheFileThatShrankUnderIt) {

@@ -17,6 +17,16 @@ MeteredDevice::Meter& MeteredDevice::Meter::operator+=(const Meter& other) {
   return *this;
 }
 
+void MeteredDevice::Reset() {
+  meters_ = {};
+  gated_.clear();
+}
+
+bool MeteredDevice::Before() {
+  began_ = Clock::now();
+  return !blank_;
+}
+
 void MeteredDevice::After() {
   meters_[kind_].seconds += std::chrono::duration<double>(Clock::now() - began_).count();
   kind_ = kRest;
@@ -70,6 +80,18 @@ void MeteredDevice::Attention(ConstRows q, const AttentionShape& shape, const Ba
   ForwardingDevice::Attention(q, shape, places, cache, out);
 }
 
+void MeteredDevice::Gate(ConstRows logits, const GateShape& shape, const float* bias,
+                         std::span<int32_t> slots, std::span<float> weights) {
+  ForwardingDevice::Gate(logits, shape, bias, slots, weights);
+  if (blank_) {
+    for (size_t i = 0; i < slots.size(); ++i) {
+      slots[i] = static_cast<int32_t>(i) % shape.top_k;
+      weights[i] = 0;
+    }
+  }
+  gated_.emplace_back(slots.begin(), slots.end());
+}
+
 void MeteredDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows out) {
   for (const ExpertWork& item : work) {
     const auto rows = static_cast<double>(item.inputs.size());
@@ -80,6 +102,14 @@ void MeteredDevice::Experts(ConstRows x, std::span<const ExpertWork> work, Rows 
   }
   kind_ = kExperts;
   ForwardingDevice::Experts(x, work, out);
+}
+
+void MeteredDevice::Sample(Rows logits, std::span<const SampleRow> rows,
+                           std::span<SampledToken> out) {
+  ForwardingDevice::Sample(logits, rows, out);
+  if (!blank_) return;
+  for (SampledToken& token : out)
+    token = {.token = static_cast<int32_t>(chance_() % static_cast<uint32_t>(logits.cols))};
 }
 
 }  // namespace conclave::worker

@@ -1,12 +1,16 @@
 #pragma once
 // A device that times every operation of another one and counts what it must read and compute: the
-// weights and cache rows of a call once each, two operations for each product of a sum.
+// weights and cache rows of a call once each, two operations for each product of a sum. It can make
+// contexts without computing them: blank, it chooses tokens by lot and does nothing else.
 // One thread.
 
 #include <array>
 #include <chrono>
 #include <memory>
+#include <random>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "worker/device/forwarding_device.h"
 
@@ -29,7 +33,10 @@ class MeteredDevice final : public ForwardingDevice {
   explicit MeteredDevice(std::unique_ptr<Device> device) : ForwardingDevice(std::move(device)) {}
 
   const Meters& meters() const { return meters_; }
-  void Reset() { meters_ = {}; }
+  // What the gate chose, call after call: [rows, top_k] slots each.
+  const std::vector<std::vector<int32_t>>& gated() const { return gated_; }
+  void Reset();
+  void SetBlank(bool blank) { blank_ = blank; }
 
   // What has more to count than time.
   void Embed(Weight table, std::span<const int32_t> ids, Rows out) override;
@@ -37,18 +44,24 @@ class MeteredDevice final : public ForwardingDevice {
   void MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shape, Rows out) override;
   void Attention(ConstRows q, const AttentionShape& shape, const BatchPlaces& places, KvLayer cache,
                  Rows out) override;
+  void Gate(ConstRows logits, const GateShape& shape, const float* bias, std::span<int32_t> slots,
+            std::span<float> weights) override;
   void Experts(ConstRows x, std::span<const ExpertWork> work, Rows out) override;
+  void Sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) override;
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  void Before() override { began_ = Clock::now(); }
+  bool Before() override;
   void After() override;
   void CountProduct(Kind kind, double rows, Weight weight, Inputs inputs);
 
   Meters meters_;
   Kind kind_ = kRest;  // of the operation that comes next, or runs
   Clock::time_point began_;
+  std::vector<std::vector<int32_t>> gated_;
+  bool blank_ = false;
+  std::mt19937 chance_{2};
 };
 
 }  // namespace conclave::worker

@@ -1,28 +1,42 @@
 // Steps of one worker on a checkpoint, beside what the machine's memory and cores permit, measured
 // in the same run: decoding of batches, prompts, and where their time goes.
 //   conclave-step-bench MODEL [--threads 1] [--level NAME] [--weights stored] [--batches 1,4,16,64]
-//   [--context 32] [--steps 16] [--prompts 512] [--chunk 512] [--runs 5] [--json]
-// Each figure is the median of `runs`; batches, prompts and readings of the roof take turns.
+//   [--contexts 32] [--adapter DIR]... [--adapted 0] [--steps 16] [--prompts 512] [--chunk 512]
+//   [--runs 5]
+//   [--blank] [--once] [--json]
+// Each figure is the median of `runs`; batches, prompts and readings of the roof take turns. Every
+// batch decodes behind every context and with as many of the adapters as each number of --adapted
+// says, the sequences in turn. --blank leaves contexts as the cache has them, uncomputed. --once
+// does all without a roof and once only, for who counts from outside what conclave_bench_step does.
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
+#include "scheduler/placement.h"
 #include "worker/bench/metered_device.h"
 #include "worker/bench/roofline.h"
 #include "worker/device/packed.h"
 #include "worker/engine.h"
 #include "worker/model/model.h"
+
+// Apart, so that others can count what it does: callgrind by --toggle-collect.
+extern "C" [[gnu::noinline, gnu::used]] bool conclave_bench_step(conclave::worker::Engine& engine) {
+  return engine.Step(conclave::worker::Engine::Now());
+}
 
 namespace conclave::worker {
 namespace {
@@ -33,12 +47,23 @@ struct Arguments {
   std::optional<DType> experts_as;
   int threads = 1;
   std::vector<int> batches = {1, 4, 16, 64};
+  std::vector<int> contexts = {32};
+  std::vector<std::string> adapters;
+  std::vector<int> adapted = {0};
   std::vector<int> prompts = {512};
-  int context = 32;
   int steps = 16;
   int chunk = 512;
   int runs = 5;
+  bool blank = false;
+  bool once = false;
   bool json = false;
+};
+
+// How a batch decodes.
+struct Shape {
+  int batch = 0;
+  int context = 0;  // tokens of each prompt
+  int adapted = 0;  // adapters among the sequences; 0: the base alone
 };
 
 [[noreturn]] void Fail(const std::string& why) {
@@ -53,8 +78,11 @@ double Median(std::vector<double> values) {
 
 class Ends final : public Link {
  public:
+  std::map<uint64_t, size_t> tokens;  // that sequences brought, by their ids
+
   void OnStep(std::vector<SequenceEvent> events) override {
     for (const SequenceEvent& event : events) {
+      tokens[event.id] += event.tokens.size();
       if (event.end && !event.end->status.ok() && !absl::IsCancelled(event.end->status)) {
         Fail(event.end->status.ToString());
       }
@@ -77,9 +105,12 @@ struct Roof {
 // One shape of work: what its runs took.
 struct Figure {
   std::string what;
+  Shape shape;     // of decoding
   int tokens = 0;  // a run brings
   std::vector<double> seconds;
   std::vector<MeteredDevice::Meters> meters;
+  double positions = 0;  // of the cache, of all sequences, that a step of the last run sees
+  std::map<int, int> expert_rows;  // of the last run: how many experts had so many rows
 
   MeteredDevice::Meter Total(size_t run) const {
     MeteredDevice::Meter sum;
@@ -104,6 +135,9 @@ class Bench {
     options.planner.max_running = std::max(widest, 1);
     options.planner.prefill_chunk = arguments.chunk;
     options.planner.step_tokens = std::max(arguments.chunk, widest);
+    options.planner.max_waiting_tokens = int64_t{1} << 30;
+    options.logit_rows = LogitRowsFor(options);
+    options.experts.id = "w";
     options.kv_bytes = int64_t{2} << 30;
     options.prefix_reuse = false;
     options.start_thread = false;
@@ -119,32 +153,44 @@ class Bench {
     if (!engine.ok()) Fail(engine.status().ToString());
     engine_ = *std::move(engine);
     level_ = arguments.level.empty() ? CpuLevels().front() : arguments.level;
+    if (!arguments.adapters.empty()) AddAdapters();
   }
 
-  // Seconds of `steps` steps in which `batch` sequences behind `context` tokens take one each.
-  void Decode(Figure& figure, int batch) {
+  // Seconds of `steps` steps in which sequences behind their contexts take a token each.
+  void Decode(Figure& figure) {
+    const Shape& shape = figure.shape;
+    link_->tokens.clear();
     const uint64_t before = engine_->stats().prompt_tokens;
-    const auto prompts = static_cast<uint64_t>(batch) * static_cast<uint64_t>(arguments_.context);
+    const auto prompts = static_cast<uint64_t>(shape.batch) * static_cast<uint64_t>(shape.context);
     // Those whose prompt is done first take tokens while the others' is.
-    const int prompt_steps = batch * arguments_.context / arguments_.chunk + batch + 2;
-    for (int i = 0; i < batch; ++i) Submit(arguments_.context, arguments_.steps + prompt_steps);
+    const int prompt_steps = shape.batch * shape.context / arguments_.chunk + shape.batch + 2;
+    for (int i = 0; i < shape.batch; ++i) {
+      Submit(shape.context, arguments_.steps + prompt_steps,
+             shape.adapted > 0 ? i % shape.adapted : kBase);
+    }
+    device_->SetBlank(arguments_.blank);
     while (engine_->stats().prompt_tokens < before + prompts) Step();
+    device_->SetBlank(false);
     Step();
+    figure.positions = shape.batch * (shape.context + (arguments_.steps - 1) / 2.0);
+    for (int i = 0; i < shape.batch; ++i)
+      figure.positions += static_cast<double>(link_->tokens[last_id_ - static_cast<uint64_t>(i)]);
     const uint64_t generated = engine_->stats().generated_tokens;
     Measure(figure, [&] {
-      for (int i = 0; i < arguments_.steps; ++i) Step();
+      for (int i = 0; i < arguments_.steps; ++i) conclave_bench_step(*engine_);
     });
-    figure.tokens = batch * arguments_.steps;
+    CountExperts(figure);
+    figure.tokens = shape.batch * arguments_.steps;
     if (engine_->stats().generated_tokens - generated != static_cast<uint64_t>(figure.tokens)) {
-      Fail("not all of a batch of " + std::to_string(batch) + " decoded in every step");
+      Fail("not all of a batch of " + std::to_string(shape.batch) + " decoded in every step");
     }
-    for (int i = 0; i < batch; ++i)
+    for (int i = 0; i < shape.batch; ++i)
       engine_->Cancel(link_.get(), last_id_ - static_cast<uint64_t>(i));
     Finish();
   }
 
   void Prompt(Figure& figure, int tokens) {
-    Submit(tokens, 1);
+    Submit(tokens, 1, kBase);
     Measure(figure, [&] { Finish(); });
     figure.tokens = tokens;
   }
@@ -158,9 +204,52 @@ class Bench {
   std::string numerics() const { return engine_->numerics(); }
 
  private:
-  void Submit(int prompt, int max_tokens) {
+  static constexpr int kBase = -1;  // no adapter
+
+  void AddAdapters() {
+    scheduler::Placement placement = scheduler::Everywhere({"w"}, model_->Experts().size());
+    for (const std::string& directory : arguments_.adapters) {
+      const auto check = engine_->CheckAdapter(directory);
+      if (!check.ok()) Fail(check.status().ToString());
+      digests_.push_back(check->digest);
+      replaced_.emplace_back(check->replaced.begin(), check->replaced.end());
+      placement =
+          WithAdapter(std::move(placement),
+                      {.digest = check->digest, .source = directory, .replaced = check->replaced});
+    }
+    placement.epoch = placement.plan = 1;
+    const auto shared = std::make_shared<const scheduler::Placement>(std::move(placement));
+    if (const auto status = engine_->Prepare(shared); !status.ok()) Fail(status.ToString());
+    if (const auto status = engine_->Commit(1, 1); !status.ok()) Fail(status.ToString());
+    Step();
+  }
+
+  // What the gate's choices ask for: a row of an adapter that replaces a slot asks for another
+  // expert there than other rows do. Rows are as their sequences were submitted.
+  void CountExperts(Figure& figure) const {
+    figure.expert_rows.clear();
+    const auto top_k = static_cast<size_t>(model_->spec.gate.top_k);
+    const size_t slots = static_cast<size_t>(model_->spec.gate.slots);
+    const size_t layers = model_->Experts().size() / slots;
+    for (size_t call = 0; call < device_->gated().size(); ++call) {
+      const std::vector<int32_t>& chosen = device_->gated()[call];
+      std::map<std::pair<int, size_t>, int> rows;  // of (adapter, expert of the base)
+      for (size_t i = 0; i < chosen.size(); ++i) {
+        const size_t expert = call % layers * slots + static_cast<size_t>(chosen[i]);
+        const int adapter =
+            figure.shape.adapted > 0 ? static_cast<int>(i / top_k) % figure.shape.adapted : kBase;
+        const bool own = adapter != kBase && replaced_[static_cast<size_t>(adapter)].contains(
+                                                 static_cast<scheduler::ExpertId>(expert));
+        ++rows[{own ? adapter : kBase, expert}];
+      }
+      for (const auto& [expert, count] : rows) ++figure.expert_rows[count];
+    }
+  }
+
+  void Submit(int prompt, int max_tokens, int adapter) {
     SequenceRequest request;
     request.id = ++last_id_;
+    if (adapter != kBase) request.adapter = digests_[static_cast<size_t>(adapter)];
     for (int i = 0; i < prompt; ++i) {
       request.prompt.push_back(
           static_cast<int32_t>(random_() % static_cast<uint32_t>(model_->spec.vocab)));
@@ -189,10 +278,29 @@ class Bench {
   MeteredDevice* device_ = nullptr;
   std::unique_ptr<Engine> engine_;
   std::string level_;
-  const std::shared_ptr<Link> link_ = std::make_shared<Ends>();
+  const std::shared_ptr<Ends> link_ = std::make_shared<Ends>();
+  std::vector<std::string> digests_;                     // of the adapters
+  std::vector<std::set<scheduler::ExpertId>> replaced_;  // by each
   std::mt19937 random_{1};
   uint64_t last_id_ = 0;
 };
+
+// A step of a figure: what the last run read and computed, and how long each run took for it.
+nlohmann::json DescribeStep(const Figure& figure, int steps) {
+  const MeteredDevice::Meter total = figure.Total(figure.meters.size() - 1);
+  nlohmann::json rows = nlohmann::json::array(), seconds = nlohmann::json::array();
+  for (const auto& [count, experts] : figure.expert_rows)
+    rows.push_back({count, static_cast<double>(experts) / steps});
+  for (const double one : figure.seconds) seconds.push_back(one / steps);
+  return {{"batch", figure.shape.batch},
+          {"context", figure.shape.context},
+          {"adapted", figure.shape.adapted},
+          {"positions", figure.positions},
+          {"bytes", total.bytes / steps},
+          {"operations", (total.bf16_operations + total.fp32_operations) / steps},
+          {"expert_rows", rows},
+          {"seconds", seconds}};
+}
 
 nlohmann::json Describe(const Figure& figure, const Roof& roof) {
   const size_t middle = figure.Middle();
@@ -231,11 +339,12 @@ void Print(const nlohmann::json& figure) {
   }
 }
 
-std::vector<int> Numbers(const char* text) {
+std::vector<int> Numbers(const char* text, int least = 1) {
   std::vector<int> numbers;
   for (const auto part : absl::StrSplit(text, ',', absl::SkipEmpty())) {
     int number = 0;
-    if (!absl::SimpleAtoi(part, &number) || number < 1) Fail(std::string("not a number: ") + text);
+    if (!absl::SimpleAtoi(part, &number) || number < least)
+      Fail(std::string("not a number: ") + text);
     numbers.push_back(number);
   }
   return numbers;
@@ -253,6 +362,10 @@ Arguments Parse(int argc, char** argv) {
     const std::string flag = argv[i];
     if (flag == "--json") {
       arguments.json = true;
+    } else if (flag == "--blank") {
+      arguments.blank = true;
+    } else if (flag == "--once") {
+      arguments.once = true;
     } else if (flag.rfind("--", 0) != 0) {
       arguments.model = flag;
     } else if (i + 1 == argc) {
@@ -269,8 +382,12 @@ Arguments Parse(int argc, char** argv) {
         arguments.prompts = Numbers(value);
       else if (flag == "--threads")
         arguments.threads = Numbers(value).at(0);
-      else if (flag == "--context")
-        arguments.context = Numbers(value).at(0);
+      else if (flag == "--contexts")
+        arguments.contexts = Numbers(value);
+      else if (flag == "--adapter")
+        arguments.adapters.emplace_back(value);
+      else if (flag == "--adapted")
+        arguments.adapted = Numbers(value, 0);
       else if (flag == "--steps")
         arguments.steps = Numbers(value).at(0);
       else if (flag == "--chunk")
@@ -282,24 +399,51 @@ Arguments Parse(int argc, char** argv) {
     }
   }
   if (arguments.model.empty()) Fail("usage: conclave-step-bench MODEL [flags]; see its source");
+  if (*std::max_element(arguments.adapted.begin(), arguments.adapted.end()) >
+      static_cast<int>(arguments.adapters.size()))
+    Fail("--adapted: there are not so many --adapter");
   return arguments;
+}
+
+// Every batch behind every context with every number of adapters.
+std::vector<Figure> Decodes(const Arguments& arguments) {
+  std::vector<Figure> decodes;
+  for (const int batch : arguments.batches) {
+    for (const int context : arguments.contexts) {
+      for (const int adapted : arguments.adapted) {
+        std::string what = "decode " + std::to_string(batch);
+        if (arguments.contexts.size() > 1) what += " behind " + std::to_string(context);
+        if (adapted > 0) what += " of " + std::to_string(adapted);
+        decodes.push_back({what, {batch, context, adapted}});
+      }
+    }
+  }
+  return decodes;
 }
 
 int Main(int argc, char** argv) {
   const Arguments arguments = Parse(argc, argv);
   Bench bench(arguments);
-  Roof roof;
-  std::vector<Figure> decodes, prompts;
-  for (const int batch : arguments.batches) decodes.push_back({"decode " + std::to_string(batch)});
+  std::vector<Figure> decodes = Decodes(arguments), prompts;
   for (const int tokens : arguments.prompts)
     prompts.push_back({"prompt " + std::to_string(tokens)});
+  if (arguments.once) {
+    nlohmann::json figures;
+    for (Figure& figure : decodes) {
+      bench.Decode(figure);
+      figures.push_back(DescribeStep(figure, arguments.steps));
+    }
+    std::printf("%s\n", nlohmann::json{{"steps", figures}}.dump(2).c_str());
+    return 0;
+  }
+  Roof roof;
   for (int run = 0; run <= arguments.runs; ++run) {
     bench.ReadRoof(roof);
-    for (size_t i = 0; i < decodes.size(); ++i) bench.Decode(decodes[i], arguments.batches[i]);
+    for (Figure& figure : decodes) bench.Decode(figure);
     for (size_t i = 0; i < prompts.size(); ++i) bench.Prompt(prompts[i], arguments.prompts[i]);
     if (run > 0) continue;
     roof = {};  // the first warmed everything up
-    for (Figure& figure : decodes) figure = {figure.what};
+    for (Figure& figure : decodes) figure = {figure.what, figure.shape};
     for (Figure& figure : prompts) figure = {figure.what};
   }
   nlohmann::json report = {{"numerics", bench.numerics()},
@@ -307,7 +451,10 @@ int Main(int argc, char** argv) {
                            {"streaming_gb_per_second", Median(roof.bytes) / 1e9},
                            {"bf16_gflops", Median(roof.bf16) / 1e9},
                            {"fp32_gflops", Median(roof.fp32) / 1e9}};
-  for (const Figure& figure : decodes) report["figures"].push_back(Describe(figure, roof));
+  for (const Figure& figure : decodes) {
+    report["figures"].push_back(Describe(figure, roof));
+    report["steps"].push_back(DescribeStep(figure, arguments.steps));
+  }
   for (const Figure& figure : prompts) report["figures"].push_back(Describe(figure, roof));
   if (arguments.json) {
     std::printf("%s\n", report.dump(2).c_str());

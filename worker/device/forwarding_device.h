@@ -45,8 +45,8 @@ class ForwardingDevice : public Device {
  protected:
   explicit ForwardingDevice(std::unique_ptr<Device> device) : device_(std::move(device)) {}
 
-  // Around each operation, on the thread that asks for it.
-  virtual void Before() = 0;
+  // Around each operation, on the thread that asks for it. False: it is left out.
+  virtual bool Before() = 0;
   virtual void After() = 0;
 
  private:

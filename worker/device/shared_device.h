@@ -31,7 +31,10 @@ class SharedDevice final : public ForwardingDevice {
   explicit SharedDevice(std::unique_ptr<Device> device) : ForwardingDevice(std::move(device)) {}
 
  private:
-  void Before() override { turn_.Enter(); }
+  bool Before() override {
+    turn_.Enter();
+    return true;
+  }
   void After() override { turn_.Leave(); }
 
   Turnstile turn_;

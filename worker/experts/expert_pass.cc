@@ -70,6 +70,16 @@ void ExpertServer::SortByExpert() {
     order_[at] = static_cast<int32_t>(i);
   }
   for (const scheduler::ExpertId id : touched_) count_[id] = 0;
+  BringTouched();
+}
+
+void ExpertServer::BringTouched() {
+  if (!options_.bring) return;
+  for (const scheduler::ExpertId id : touched_) {
+    if (brought_[id]) continue;
+    brought_[id] = true;
+    options_.bring(*experts_[id]);
+  }
 }
 
 // What of the sorted routes [first, end) each expert has; result i goes to row outputs[first + i].

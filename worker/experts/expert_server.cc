@@ -30,6 +30,7 @@ ExpertServer::ExpertServer(const Options& options, const FrameLimits& limits,
       transport_(transport),
       judge_(std::move(judge)),
       experts_(std::move(experts)),
+      brought_(experts_.size()),
       count_(experts_.size()),
       gather_(options.gather, static_cast<int32_t>(std::max(1U, limits.layers))) {
   CONCLAVE_CHECK(options_.max_rows >= static_cast<int32_t>(limits_.rows));
@@ -164,8 +165,10 @@ void ExpertServer::SetWeights(scheduler::ExpertId expert, const FfnWeights* weig
     if (weights == nullptr) return;
     experts_.resize(size_t{expert} + 1);
     count_.resize(experts_.size());
+    brought_.resize(experts_.size());
   }
   experts_[expert] = weights;
+  brought_[expert] = false;
 }
 
 void ExpertServer::Finish(LocalJob* job) {

@@ -38,6 +38,8 @@ class ExpertServer {
     int32_t max_waiting = 256;  // frames; more are refused as busy
     scheduler::GatherRule::Options gather;
     bool start_thread = true;
+    // Before an expert is computed with the first time; empty: nothing.
+    std::function<void(const FfnWeights&)> bring;
   };
 
   // Rows of this worker's own home: routes [n] into rows of x, result i to row outputs[i] of out.
@@ -135,6 +137,7 @@ class ExpertServer {
   void Load(const RemoteJob& job, size_t first_route);
   void Load(const LocalJob& job);
   void SortByExpert();
+  void BringTouched();
   void MakeWork(size_t first, size_t end, const std::vector<int32_t>& outputs);
   void ComputeInPlace(const LocalJob& job);
   void ComputeRows(ConstRows rows);
@@ -152,6 +155,7 @@ class ExpertServer {
   // Whoever serves.
   std::mutex serving_;
   std::vector<const FfnWeights*> experts_;  // by id; null: not here
+  std::vector<bool> brought_;               // [experts] as options_.bring says
   std::vector<LocalJob*> local_now_;
   std::vector<RemoteJob> remote_now_;
   std::vector<FrameRoute> copied_;  // routes of remote_now_, one job's after the other's; checked

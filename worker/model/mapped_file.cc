@@ -4,11 +4,14 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -80,6 +83,17 @@ int TakeBusSlot(const char* data, uint64_t size, const char* path) {
 // Files so large are mapped in huge pages: of smaller ones those would keep more in memory than is
 // used.
 constexpr uint64_t kHugeBytes = uint64_t{256} << 20;
+constexpr uint64_t kHugePage = uint64_t{2} << 20;
+
+// Since Linux 5.18 a fault in a mapping of huge pages reads such a page; before, where it is to be
+// read at random, a small one each.
+bool FaultsReadHugePages() {
+  utsname system;
+  int major = 0, minor = 0;
+  if (uname(&system) != 0 || std::sscanf(system.release, "%d.%d", &major, &minor) != 2)
+    return false;
+  return major > 5 || (major == 5 && minor >= 18);
+}
 
 }  // namespace
 
@@ -91,6 +105,7 @@ absl::StatusOr<std::unique_ptr<const MappedFile>> MappedFile::Open(const std::st
   struct stat info;
   absl::Status status;
   void* data = nullptr;
+  bool brings = false;
   if (fstat(fd, &info) != 0) {
     status = absl::InvalidArgumentError(error());
   } else if (!S_ISREG(info.st_mode)) {
@@ -105,22 +120,24 @@ absl::StatusOr<std::unique_ptr<const MappedFile>> MappedFile::Open(const std::st
       // What is not in the page cache yet is read into huge pages, where the file system has them:
       // weights stream as fast as from memory of our own. Up to two such pages more than is used
       // are read at the ends of a run of weights.
-      madvise(data, static_cast<size_t>(info.st_size), MADV_HUGEPAGE);
+      brings = madvise(data, static_cast<size_t>(info.st_size), MADV_HUGEPAGE) == 0 &&
+               FaultsReadHugePages();
     }
   }
   if (!status.ok()) {
     close(fd);
     return status;
   }
-  return std::unique_ptr<const MappedFile>(new MappedFile(path, fd, static_cast<const char*>(data),
-                                                          static_cast<uint64_t>(info.st_size)));
+  return std::unique_ptr<const MappedFile>(new MappedFile(
+      path, fd, static_cast<const char*>(data), static_cast<uint64_t>(info.st_size), brings));
 }
 
-MappedFile::MappedFile(std::string path, int fd, const char* data, uint64_t size)
+MappedFile::MappedFile(std::string path, int fd, const char* data, uint64_t size, bool brings)
     : path_(std::move(path)),
       fd_(fd),
       data_(data),
       size_(size),
+      brings_(brings),
       bus_slot_(TakeBusSlot(data, size, path_.c_str())) {}
 
 MappedFile::~MappedFile() {
@@ -128,6 +145,20 @@ MappedFile::~MappedFile() {
     bus_slots[static_cast<size_t>(bus_slot_)].begin.store(0, std::memory_order_release);
   munmap(const_cast<char*>(data_), size_);
   close(fd_);
+}
+
+void MappedFile::Bring(uint64_t offset, uint64_t count) const {
+  if (!brings_ || offset >= size_) return;
+  const uint64_t begin = offset / kHugePage * kHugePage;
+  const uint64_t last = offset + std::min(count, size_ - offset);
+  const uint64_t end = std::min((last + kHugePage - 1) / kHugePage * kHugePage, size_);
+  char* const data = const_cast<char*>(data_) + begin;
+  const auto size = static_cast<size_t>(end - begin);
+  // For as long as it takes: pages that are to be read at random are the first that go where memory
+  // is short, whoever uses them.
+  madvise(data, size, MADV_RANDOM);
+  madvise(data, size, MADV_POPULATE_READ);  // what cannot be read a fault will say by name
+  madvise(data, size, MADV_NORMAL);
 }
 
 absl::Status MappedFile::ReadAt(uint64_t offset, size_t count, char* out) const {

@@ -36,16 +36,24 @@ class MappedFile {
   // become shorter.
   absl::Status ReadAt(uint64_t offset, size_t count, char* out) const;
 
+  // Reads what of [offset, offset + count) is not in memory yet, in whole pages and no more: a
+  // fault would read what the kernel guesses besides, half as much again of experts that lie apart.
+  // Nothing of a small file, or where Linux cannot be asked so: then whoever computes with it waits
+  // for its faults.
+  void Bring(uint64_t offset, uint64_t count) const;
+  bool brings() const { return brings_; }  // anything
+
   // DATA_LOSS if the file no longer has the size it was mapped with.
   absl::Status CheckSize() const;
 
  private:
-  MappedFile(std::string path, int fd, const char* data, uint64_t size);
+  MappedFile(std::string path, int fd, const char* data, uint64_t size, bool brings);
 
   const std::string path_;
   const int fd_;
   const char* const data_;
   const uint64_t size_;
+  const bool brings_;
   int bus_slot_ = -1;
 };
 

@@ -136,6 +136,15 @@ MappedFiles::Tensor MappedFiles::Find(const std::string& name) const {
   return found == by_name_.end() ? Tensor() : tensors_[found->second];
 }
 
+void MappedFiles::Bring(const void* data, uint64_t bytes) const {
+  const auto at = reinterpret_cast<uintptr_t>(data);
+  for (const File& file : files_) {
+    const auto begin = reinterpret_cast<uintptr_t>(file.mapped->data());
+    if (at >= begin && at - begin < file.mapped->size())
+      return file.mapped->Bring(at - begin, bytes);
+  }
+}
+
 absl::StatusOr<std::string> MappedFiles::Digest(std::vector<Tensor> tensors) {
   std::sort(tensors.begin(), tensors.end(),
             [](const Tensor& a, const Tensor& b) { return a.entry->name < b.entry->name; });

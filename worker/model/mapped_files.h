@@ -44,6 +44,9 @@ class MappedFiles {
   // The tensor of this name; file and entry are null if there is none.
   Tensor Find(const std::string& name) const;
 
+  // MappedFile::Bring of what is mapped at `data`; nothing where that is no file's.
+  void Bring(const void* data, uint64_t bytes) const;
+
   // Every tensor, by file and then in the order of bytes.
   const std::vector<Tensor>& tensors() const { return tensors_; }
   const std::string& directory() const { return directory_; }

@@ -101,6 +101,24 @@ absl::Status CheckForm(const ModelOptions& options, const Quantization& stored,
                       NameOfPacked(*stored.packed), NameOfPacked(*options.experts_as)));
 }
 
+// What every token needs, in the order of use: of the embedding it needs a row, and the head last.
+void ReadAhead(const std::shared_ptr<Model>& model, const BoundTensors& bound) {
+  std::vector<MappedFiles::Tensor> tensors = bound.dense;
+  if (model->head.data != model->embedding.data) {
+    std::erase_if(tensors, [&](const auto& one) { return one.data() == model->embedding.data; });
+  }
+  std::erase_if(tensors, [](const auto& one) { return !one.file->brings(); });
+  if (tensors.empty()) return;
+  std::stable_partition(tensors.begin(), tensors.end(),
+                        [&](const auto& one) { return one.data() != model->head.data; });
+  model->reading = std::jthread([tensors = std::move(tensors)](const std::stop_token& stop) {
+    for (const MappedFiles::Tensor& one : tensors) {
+      if (stop.stop_requested()) return;
+      one.file->Bring(one.entry->begin, one.entry->end - one.entry->begin);
+    }
+  });
+}
+
 }  // namespace
 
 std::string CheckpointDigest::Whole() const {
@@ -114,6 +132,13 @@ absl::Status Model::HoldExperts(std::span<const scheduler::ExpertId> experts) co
   if (converted == nullptr) return absl::OkStatus();
   const int threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
   return converted->Hold(experts, threads);
+}
+
+void Model::Bring(const FfnWeights& expert) const {
+  for (const Weight& weight : {expert.gate, expert.up, expert.down}) {
+    const auto bytes = static_cast<uint64_t>(weight.rows * weight.cols) * SizeOf(weight.type);
+    files->Bring(weight.data, bytes);
+  }
 }
 
 void Model::DropExperts(std::span<const scheduler::ExpertId> experts) const {
@@ -174,6 +199,7 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
                                          .experts_as = options.experts_as,
                                          .experts_may_be_absent = may_be_absent},
                                         *model));
+  ReadAhead(model, bound);
   if (options.hold_experts) CONCLAVE_RETURN_IF_ERROR(HoldAll(*model));
   CONCLAVE_ASSIGN_OR_RETURN(model->checkpoint,
                             DigestOf(bound, {config_bytes, generation.value_or("")}));

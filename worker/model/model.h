@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -91,6 +92,8 @@ struct Model {
   std::shared_ptr<const TensorTable> tensors;         // what files of its family hold
 
   std::vector<std::string> remarks;  // to whoever loads it: settings that are not applied
+  // Brings what every token needs into memory, in the order of use, while all else starts.
+  std::jthread reading;
 
   // What `converted` takes, with all experts.
   int64_t converted_bytes() const;
@@ -102,11 +105,14 @@ struct Model {
   // Makes experts ready to be computed, by id: (MoE layer) * slots + slot. Whoever computes them
   // has seen this return OK. DATA_LOSS, INVALID_ARGUMENT as Load.
   absl::Status HoldExperts(std::span<const scheduler::ExpertId> experts) const;
+  // Brings what of it is in files into memory, before it is computed with the first time.
+  void Bring(const FfnWeights& expert) const;
   // Gives back the memory of experts that nobody computes; pages of the files, too, that are theirs
   // alone.
   void DropExperts(std::span<const scheduler::ExpertId> experts) const;
 
-  // Maps a Hugging Face directory; pages are touched only of tensors that must be converted.
+  // Maps a Hugging Face directory; pages are touched only of tensors that must be converted, and,
+  // behind its back, of those that every token needs.
   // NOT_FOUND, INVALID_ARGUMENT (bad or unsupported, naming file and tensor or setting), DATA_LOSS
   // (a file shrank meanwhile), RESOURCE_EXHAUSTED (conversions beyond converted_bytes),
   // FAILED_PRECONDITION (experts at hand that are not of the checkpoint others speak of; experts
