@@ -2,7 +2,9 @@
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
@@ -10,11 +12,14 @@
 #include <list>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "conclave/v1/inference.grpc.pb.h"
 
 namespace conclave::services {
 namespace {
+
+constexpr std::chrono::seconds kFirstRun{1};  // of a thread that was made
 
 // Those that carry out reactions have this name of gRPC's.
 int CountThreads() {
@@ -25,6 +30,19 @@ int CountThreads() {
     std::string name;
     std::getline(file, name);
     count += name == "nexting_thread";
+  }
+  return count;
+}
+
+// As many as gRPC makes, once all of them have run, for each takes its name when it first does; or
+// those there are when it should long have been so.
+int AwaitThreads() {
+  const int made = std::clamp(static_cast<int>(sysconf(_SC_NPROCESSORS_CONF)) / 2, 2, 16);
+  const auto until = std::chrono::steady_clock::now() + kFirstRun;
+  int count = CountThreads();
+  while (count < made && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    count = CountThreads();
   }
   return count;
 }
@@ -91,7 +109,7 @@ absl::StatusOr<std::unique_ptr<NetworkThreads>> NetworkThreads::Limit(
     int threads, std::chrono::milliseconds patience) {
   std::unique_ptr<NetworkThreads> limit(new NetworkThreads(patience));
   bool works = limit->calls_->Try();  // and by now gRPC has made its threads
-  for (int spare = CountThreads() - threads; works && spare > 0; --spare) {
+  for (int spare = AwaitThreads() - threads; works && spare > 0; --spare) {
     works = limit->calls_->Hold();
     limit->held_ += works;
   }
