@@ -47,6 +47,7 @@ struct BatchPlanner::State {
   Arrival arrivals = 0;
   int64_t waiting_tokens = 0;  // of waiting and parked
   bool in_flight = false;      // a plan waits for its Commit
+  bool speculates = false;     // somebody has proposed tokens
   uint64_t preemptions = 0;
 
   Entry* Find(SequenceId id) const {
@@ -257,6 +258,7 @@ struct BatchPlanner::State {
   // Proposals get what tokens and blocks the step has left, those of older sequences first. Of
   // `decodes`, the first so many of the plan.
   void PlanProposals(size_t decodes, StepPlan* plan) {
+    if (!speculates) return;
     int32_t left = std::min(options.step_tokens - plan->tokens, options.step_proposals);
     for (size_t i = 0; i < decodes && left > 0; ++i) {
       PlannedSequence& planned = plan->sequences[i];
@@ -332,7 +334,10 @@ void BatchPlanner::AddKey(SequenceId id, const BlockKey& key) {
 
 void BatchPlanner::Propose(SequenceId id, int32_t tokens) {
   CONCLAVE_CHECK(tokens >= 0);
-  if (Entry* entry = state_->Find(id)) entry->proposed = tokens;
+  if (Entry* entry = state_->Find(id)) {
+    entry->proposed = tokens;
+    state_->speculates |= tokens > 0;
+  }
 }
 
 void BatchPlanner::Cancel(SequenceId id) {

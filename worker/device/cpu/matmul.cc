@@ -67,15 +67,16 @@ CpuDevice::Operand CpuDevice::Prepare(ConstRows x, int64_t first, int64_t count,
 void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight,
                         int64_t first, int64_t count, float* const* out) const {
   CONCLAVE_CHECK(rows <= TaskRows(x.bf16) && count <= kTaskColumns && !IsPacked(weight.type));
+  const auto* const begin = static_cast<const char*>(weight.Slice(first, count).data);
+  const int64_t row_bytes = weight.cols * static_cast<int64_t>(SizeOf(weight.type));
   if (x.bf16 && kernels_.tiles != nullptr) {
-    const Weight slice = weight.Slice(first, count);
-    return kernels_.tiles->dot(x.row(x_first), static_cast<int>(rows), slice.data, weight.cols * 2,
+    return kernels_.tiles->dot(x.row(x_first), static_cast<int>(rows), begin, row_bytes,
                                static_cast<int>(count), weight.cols, out);
   }
   const void* px[kMostTaskRows];
   const void* pw[kTaskColumns];
   for (int64_t r = 0; r < rows; ++r) px[r] = x.row(x_first + r);
-  for (int64_t c = 0; c < count; ++c) pw[c] = weight.Slice(first + c, 1).data;
+  for (int64_t c = 0; c < count; ++c) pw[c] = begin + c * row_bytes;
   DotFor(x, weight)(px, static_cast<int>(rows), pw, static_cast<int>(count), weight.cols, out);
 }
 
@@ -175,10 +176,9 @@ void CpuDevice::MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shap
     const float* factors[kTaskRows];
     const void* mixed[kMaxHeadDim];
     for (int64_t i = 0; i < m; ++i) factors[i] = static_cast<const float*>(in.row(row + i));
-    for (int64_t k = 0; k < w_rows; ++k) {
-      mixed[k] = static_cast<const char*>(own.Slice(k, 1).data) +
-                 column * static_cast<int64_t>(SizeOf(own.type));
-    }
+    const auto size = static_cast<int64_t>(SizeOf(own.type));
+    const auto* const begin = static_cast<const char*>(own.data) + column * size;
+    for (int64_t k = 0; k < w_rows; ++k) mixed[k] = begin + k * own.cols * size;
     kernels_.mix[static_cast<int>(own.type)](factors, static_cast<int>(m), mixed,
                                              static_cast<int>(w_rows), n, nullptr, results);
   });
