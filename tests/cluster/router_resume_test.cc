@@ -146,10 +146,14 @@ TEST(RouterResume, StaysWhereEverybodyIsLate) {
                       "a worker to have the sequence"));
   FakeWorker& home = has_one(first.counts()) ? first : second;
   FakeWorker& other = has_one(first.counts()) ? second : first;
+  const auto heard_of = [&](double late) {
+    return WaitFor([&] { return router.Metric("conclave_router_workers_late") == late; },
+                   "the router to hear of it");
+  };
   home.FindLate({"a", "b"});
+  ASSERT_TRUE(heard_of(1));  // first that the other one is late: there is nowhere to go then
   other.FindLate({"a", "b"});
-  ASSERT_TRUE(WaitFor([&] { return router.Metric("conclave_router_workers_late") == 2; },
-                      "the router to hear of it"));
+  ASSERT_TRUE(heard_of(2));
   home.SetManual(false);
   ExpectWhole(client.Join(), 12);
   EXPECT_EQ(other.counts().submits, 0u);

@@ -42,7 +42,6 @@ using Tensor = MappedFiles::Tensor;
 
 constexpr char kConfigName[] = "config.json";
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
-constexpr size_t kMaxIndexBytes = size_t{64} << 20;
 constexpr size_t kCopyBytes = size_t{1} << 20;
 constexpr size_t kAlignment = 64;  // of the first tensor in a file
 
@@ -186,7 +185,7 @@ struct Written {
 
 class Packer {
  public:
-  Packer(const Model& model, const PackOptions& options) : model_(model), options_(options) {
+  Packer(const Model& model, const PackOptions& options) : options_(options) {
     for (size_t l = 0; l < model.spec.layers.size(); ++l) {
       if (model.spec.layers[l].moe)
         AddPackings(*model.tensors, l, model.spec.gate.slots, packings_);
@@ -221,7 +220,6 @@ class Packer {
   absl::Status Write(const Tensor& tensor, Output& output);
   absl::Status WritePacked(const Tensor& tensor, const Packing& packing, Output& output) const;
 
-  const Model& model_;
   const PackOptions& options_;
   Packings packings_;
   std::map<std::string, std::vector<Tensor>> files_;
