@@ -67,8 +67,8 @@ class UpTest : public ::testing::Test {
  protected:
   UpTest()
       : directory_(::testing::TempDir() + "up_" +
-                   ::testing::UnitTest::GetInstance()->current_test_info()->name()) {
-    std::filesystem::remove_all(directory_);
+                   ::testing::UnitTest::GetInstance()->current_test_info()->name() + "_" +
+                   std::to_string(getpid())) {
     std::filesystem::create_directories(directory_ + "/bin");
     for (const char* const name : {"conclave-router", "conclave-scheduler", "conclave-worker"}) {
       std::filesystem::create_symlink(CONCLAVE_FAKE_DAEMON, directory_ + "/bin/" + name);
