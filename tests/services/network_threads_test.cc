@@ -56,7 +56,9 @@ bool CallFromMany(const Server& server) {
         grpc::ClientContext context;
         context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
         v1::StatusResponse response;
-        all = stub->Status(&context, {}, &response).ok() && all;
+        const grpc::Status status = stub->Status(&context, {}, &response);
+        EXPECT_TRUE(status.ok()) << "call " << call << ": " << status.error_message();
+        all = status.ok() && all;
       }
       answered += all;
     });
