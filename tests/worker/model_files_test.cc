@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
 #include "worker/model/mapped_file.h"
 #include "worker/model/mapped_files.h"
@@ -93,6 +94,39 @@ TEST(MappedFile, BringsNothingOfASmallFile) {
   ASSERT_TRUE(file.ok());
   EXPECT_FALSE((*file)->brings());
   (*file)->Bring(0, 10000);
+}
+
+TEST(MappedFiles, BringAPackedWeightAndItsScales) {
+  constexpr int64_t kRows = 4096, kCols = 8192, kGroups = kCols / kGroup;
+  constexpr uint64_t kMiB = uint64_t{1} << 20, kPacked = kRows * kCols / 2, kGap = 260 * kMiB;
+  constexpr uint64_t kScales = kRows * kGroups;
+  TempDir dir;
+  const std::string header =
+      absl::StrFormat(R"({"packed":{"dtype":"U8","shape":[%1$d],"data_offsets":[0,%1$d]},)"
+                      R"("other":{"dtype":"U8","shape":[%2$d],"data_offsets":[%1$d,%3$d]},)"
+                      R"("scales":{"dtype":"U8","shape":[%4$d],"data_offsets":[%3$d,%5$d]}})",
+                      kPacked, kGap, kPacked + kGap, kScales, kPacked + kGap + kScales);
+  const auto length = static_cast<uint64_t>(header.size());
+  const std::string path = dir.File("model.safetensors");
+  WriteFileOrDie(path, std::string(reinterpret_cast<const char*>(&length), 8) + header);
+  const uint64_t size = 8 + length + kPacked + kGap + kScales;
+  ASSERT_EQ(truncate(path.c_str(), static_cast<off_t>(size)), 0);
+  const auto files = MappedFiles::Open(dir.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  const auto packed = (*files)->Find("packed"), scales = (*files)->Find("scales");
+  if (!packed.file->brings()) GTEST_SKIP() << "Linux before 5.18, or without huge pages";
+  (*files)->Bring(Weight{.data = packed.data(),
+                         .type = DType::kMxFp4,
+                         .rows = kRows,
+                         .cols = kCols,
+                         .scales = reinterpret_cast<const uint8_t*>(scales.data())});
+  // Whole pages, of which the first and last are in part another's.
+  constexpr uint64_t kPage = 4096;
+  const uint64_t at = packed.entry->begin / kPage * kPage;
+  EXPECT_EQ(InMemory(*packed.file, at, kPacked), kPacked);
+  const uint64_t scales_at = (scales.entry->begin / kPage + 1) * kPage;
+  EXPECT_EQ(InMemory(*packed.file, scales_at, kScales - kPage), kScales - kPage);
+  EXPECT_LT(InMemory(*packed.file, at + kPacked + 4 * kMiB, kGap - 8 * kMiB), kMiB);
 }
 
 TEST(MappedFileDeathTest, EndsTheProcessNamingTheFileThatShrankUnderIt) {

@@ -136,6 +136,11 @@ MappedFiles::Tensor MappedFiles::Find(const std::string& name) const {
   return found == by_name_.end() ? Tensor() : tensors_[found->second];
 }
 
+void MappedFiles::Bring(const Weight& weight) const {
+  Bring(weight.data, weight.bytes());
+  Bring(weight.scales, weight.scale_bytes());
+}
+
 void MappedFiles::Bring(const void* data, uint64_t bytes) const {
   const auto at = reinterpret_cast<uintptr_t>(data);
   for (const File& file : files_) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/device/tensor.h"
 #include "worker/model/mapped_file.h"
 #include "worker/model/safetensors.h"
 
@@ -44,8 +45,8 @@ class MappedFiles {
   // The tensor of this name; file and entry are null if there is none.
   Tensor Find(const std::string& name) const;
 
-  // MappedFile::Bring of what is mapped at `data`; nothing where that is no file's.
-  void Bring(const void* data, uint64_t bytes) const;
+  // MappedFile::Bring of what this weight takes; nothing where that is no file's.
+  void Bring(const Weight& weight) const;
 
   // Every tensor, by file and then in the order of bytes.
   const std::vector<Tensor>& tensors() const { return tensors_; }
@@ -64,6 +65,8 @@ class MappedFiles {
     std::unique_ptr<const MappedFile> mapped;
     std::vector<TensorEntry> tensors;
   };
+
+  void Bring(const void* data, uint64_t bytes) const;
 
   absl::Status AddFile(const std::string& name, const Limits& limits);
   absl::Status IndexTensors();

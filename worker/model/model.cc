@@ -135,10 +135,7 @@ absl::Status Model::HoldExperts(std::span<const scheduler::ExpertId> experts) co
 }
 
 void Model::Bring(const FfnWeights& expert) const {
-  for (const Weight& weight : {expert.gate, expert.up, expert.down}) {
-    const auto bytes = static_cast<uint64_t>(weight.rows * weight.cols) * SizeOf(weight.type);
-    files->Bring(weight.data, bytes);
-  }
+  for (const Weight& weight : {expert.gate, expert.up, expert.down}) files->Bring(weight);
 }
 
 void Model::DropExperts(std::span<const scheduler::ExpertId> experts) const {

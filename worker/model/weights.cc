@@ -154,9 +154,8 @@ absl::StatusOr<PackedTensor> Binder::FindPacked(const std::string& name, std::ve
   int64_t& rows = shape[shape.size() - 2];
   if (!CanPack(rows, cols)) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "%s: tensor \"%s\" would have matrices of %d x %d, and %s takes multiples of %d x %d, up "
-        "to "
-        "%d wide",
+        "%s: tensor \"%s\" would have matrices of %d x %d, and %s takes multiples of %d x %d, at "
+        "most %d wide",
         files_.directory(), name, rows, cols, TypeName(*packed_), kBand, kGroup, kMaxPackedCols));
   }
   PackedTensor packed = {.type = *packed_};
