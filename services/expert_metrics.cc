@@ -40,7 +40,8 @@ void WriteAdapterMetrics(const worker::AdapterStore::Stats& store,
                static_cast<double>(store.bytes));
   writer.Counter("conclave_adapter_freed_bytes_total", "Memory of adapters' experts given back.",
                  {}, static_cast<double>(store.freed_bytes));
-  writer.Counter("conclave_adapter_routes_total", "Experts chosen for rows of adapters.", {},
+  writer.Counter("conclave_adapter_routes_total",
+                 "Experts chosen for rows of adapters, wrong guesses included.", {},
                  static_cast<double>(engine.adapter_routes));
   writer.Counter("conclave_adapter_tuned_routes_total",
                  "Of them, those that the adapter has an expert of its own for.", {},

@@ -7,13 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "tests/worker/testing/collector.h"
+#include "tests/worker/testing/many_requests.h"
+#include "tests/worker/testing/stepped_engine.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
 #include "worker/model/model.h"
 
@@ -21,40 +21,15 @@ namespace conclave::worker {
 namespace {
 
 using scheduler::TokenId;
+using testing::Checkpoints;
 using testing::Collector;
+using testing::Folder;
+using testing::kBlock;
+using testing::kNow;
+using testing::MakeSteppedEngine;
+using testing::RunUntilIdle;
 using testing::TempDir;
 using Answers = std::map<uint64_t, Collector::Answer>;
-
-constexpr scheduler::Micros kNow{1'000'000};
-constexpr int kBlock = 8;
-
-std::string Folder() { return std::string(CONCLAVE_SOURCE_DIR) + "/tests/reference/checkpoints"; }
-
-std::set<std::string> Checkpoints() {
-  std::set<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(Folder())) {
-    if (entry.is_directory()) names.insert(entry.path().filename().string());
-  }
-  return names;
-}
-
-std::unique_ptr<Engine> MakeEngine(std::shared_ptr<const Model> model, Engine::Options options) {
-  options.start_thread = false;
-  options.planner.block_size = kBlock;
-  CpuDeviceOptions device_options = CpuDeviceOptionsFor(model->spec, options);
-  device_options.threads = 1;
-  auto device = MakeCpuDevice(device_options);
-  EXPECT_TRUE(device.ok()) << device.status();
-  auto engine = Engine::Create(options, std::move(model), std::move(*device));
-  EXPECT_TRUE(engine.ok()) << engine.status();
-  return std::move(*engine);
-}
-
-void RunUntilIdle(Engine& engine) {
-  for (int steps = 0; engine.Step(kNow); ++steps) {
-    ASSERT_LT(steps, 20000) << "the engine does not come to an end";
-  }
-}
 
 std::vector<TokenId> Tokens(int length, int which, int32_t vocab) {
   std::vector<TokenId> tokens;
@@ -136,27 +111,27 @@ TEST_P(PrefixReuseOn, ChangesNoBitOfAnyAnswer) {
   const auto model = Model::Load(Folder() + "/" + GetParam());
   ASSERT_TRUE(model.ok()) << model.status();
   const int32_t vocab = (*model)->spec.vocab;
-  const auto without = MakeEngine(*model, {.prefix_reuse = false});
+  const auto without = MakeSteppedEngine(*model, {.prefix_reuse = false});
   const Answers expected = OneByOne(*without, vocab);
   EXPECT_EQ(without->stats().prefix_queries, 0u);
   EXPECT_EQ(without->stats().planner.blocks_cached, 0);
 
-  const auto with = MakeEngine(*model, {});
+  const auto with = MakeSteppedEngine(*model, {});
   EXPECT_TRUE(OneByOne(*with, vocab) == expected) << "one by one";
   EXPECT_GT(with->stats().prefix_hits, 400u);
   EXPECT_TRUE(OneByOne(*with, vocab) == expected) << "once more, all of it cached";
   for (const int chunk : {1, 7, 16, 512}) {
-    const auto engine = MakeEngine(*model, {.planner = {.prefill_chunk = chunk}});
+    const auto engine = MakeSteppedEngine(*model, {.planner = {.prefill_chunk = chunk}});
     EXPECT_TRUE(Together(*engine, vocab) == expected) << "together, chunk " << chunk;
     EXPECT_GT(engine->stats().prefix_hits, 0u) << "chunk " << chunk;
   }
   const Engine::Stats roomy = with->stats();
   const int64_t block_bytes = roomy.kv_bytes / roomy.planner.blocks;
-  const auto tight = MakeEngine(*model, {.kv_bytes = block_bytes * 30});
+  const auto tight = MakeSteppedEngine(*model, {.kv_bytes = block_bytes * 30});
   EXPECT_TRUE(Together(*tight, vocab) == expected) << "with preemption";
   EXPECT_GT(tight->stats().planner.preemptions, 0u);
   EXPECT_GT(tight->stats().planner.evictions, 0u);
-  const auto disturbed = MakeEngine(*model, {.kv_bytes = block_bytes * 60});
+  const auto disturbed = MakeSteppedEngine(*model, {.kv_bytes = block_bytes * 60});
   EXPECT_TRUE(Disturbed(*disturbed, vocab) == expected) << "with pauses and cancels";
 }
 
@@ -173,7 +148,7 @@ std::unique_ptr<Engine> MakeTinyEngine(Engine::Options options = {},
   testing::WriteTinyDeepSeekV2(dir.path(), 7, tiny);
   auto model = Model::Load(dir.path());
   EXPECT_TRUE(model.ok()) << model.status();
-  return MakeEngine(*model, std::move(options));
+  return MakeSteppedEngine(*model, std::move(options));
 }
 
 // Rows the engine computed for this request, and nothing else beside it.

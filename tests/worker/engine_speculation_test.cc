@@ -15,6 +15,7 @@
 #include "tests/worker/testing/collector.h"
 #include "tests/worker/testing/give_all.h"
 #include "tests/worker/testing/many_requests.h"
+#include "tests/worker/testing/stepped_engine.h"
 #include "tests/worker/testing/tiny_checkpoint.h"
 #include "worker/model/model.h"
 
@@ -26,36 +27,19 @@ using scheduler::TokenId;
 using testing::Checkpoints;
 using testing::Collector;
 using testing::Folder;
+using testing::kBlock;
+using testing::kNow;
+using testing::MakeSteppedEngine;
+using testing::RunUntilIdle;
 using testing::TempDir;
 using testing::WorkerGroup;
 using Answers = std::map<uint64_t, Collector::Answer>;
-
-constexpr scheduler::Micros kNow{1'000'000};
-constexpr int kBlock = 8;
 
 Engine::Options Speculating(int32_t tokens = 16, int32_t ngram = 1) {
   Engine::Options options;
   options.speculation.tokens = tokens;
   options.lookup.ngram = ngram;
   return options;
-}
-
-std::unique_ptr<Engine> MakeEngine(std::shared_ptr<const Model> model, Engine::Options options) {
-  options.start_thread = false;
-  options.planner.block_size = kBlock;
-  CpuDeviceOptions device_options = CpuDeviceOptionsFor(model->spec, options);
-  device_options.threads = 1;
-  auto device = MakeCpuDevice(device_options);
-  CONCLAVE_CHECK(device.ok());
-  auto engine = Engine::Create(options, std::move(model), std::move(*device));
-  CONCLAVE_CHECK(engine.ok());
-  return std::move(*engine);
-}
-
-void RunUntilIdle(Engine& engine) {
-  for (int steps = 0; engine.Step(kNow); ++steps) {
-    ASSERT_LT(steps, 20000) << "the engine does not come to an end";
-  }
 }
 
 // Phrases that come again and again, every kind of option, ends of every kind.
@@ -162,11 +146,11 @@ TEST_P(SpeculationOn, ChangesNoBitOfAnyAnswer) {
   const auto model = Model::Load(Folder() + "/" + GetParam());
   ASSERT_TRUE(model.ok()) << model.status();
   const int32_t vocab = (*model)->spec.vocab;
-  const auto without = MakeEngine(*model, {.prefix_reuse = false});
+  const auto without = MakeSteppedEngine(*model, {.prefix_reuse = false});
   const Answers expected = OneByOne(*without, vocab);
   EXPECT_EQ(without->stats().speculated_tokens, 0u);
 
-  const auto with = MakeEngine(*model, Speculating());
+  const auto with = MakeSteppedEngine(*model, Speculating());
   EXPECT_TRUE(Same(OneByOne(*with, vocab), expected)) << "one by one";
   const Engine::Stats stats = with->stats();
   EXPECT_GT(stats.speculated_accepted, 0u);
@@ -180,18 +164,18 @@ TEST_P(SpeculationOn, ChangesNoBitOfAnyAnswer) {
     options.planner.prefill_chunk = 7;
     options.logit_rows = 3;  // a sequence's rows are not all in one tile
     options.planner.step_proposals = 100;
-    const auto engine = MakeEngine(*model, options);
+    const auto engine = MakeSteppedEngine(*model, options);
     EXPECT_TRUE(Same(Together(*engine, vocab, expected), expected)) << tokens << " at most";
     EXPECT_GT(engine->stats().speculated_accepted, 0u);
   }
   const int64_t block_bytes = stats.kv_bytes / stats.planner.blocks;
   Engine::Options tight = Speculating();
   tight.kv_bytes = block_bytes * 24;
-  const auto preempting = MakeEngine(*model, tight);
+  const auto preempting = MakeSteppedEngine(*model, tight);
   EXPECT_TRUE(Same(Together(*preempting, vocab, expected), expected)) << "with preemption";
   EXPECT_GT(preempting->stats().planner.preemptions, 0u);
   EXPECT_GT(preempting->stats().speculated_accepted, 0u);
-  const auto disturbed = MakeEngine(*model, Speculating(7));
+  const auto disturbed = MakeSteppedEngine(*model, Speculating(7));
   EXPECT_TRUE(Same(Disturbed(*disturbed, vocab, expected), expected)) << "with pauses and cancels";
 }
 
@@ -216,7 +200,7 @@ SequenceRequest Monotone(int32_t max_tokens) {
 }
 
 TEST(Speculation, TakesFewerStepsWhereTextRepeatsItself) {
-  const auto engine = MakeEngine(TinyModel(), Speculating(8, 3));
+  const auto engine = MakeSteppedEngine(TinyModel(), Speculating(8, 3));
   const auto link = std::make_shared<Collector>();
   ASSERT_TRUE(engine->Submit(link, Monotone(100)).ok());
   RunUntilIdle(*engine);
@@ -230,7 +214,7 @@ TEST(Speculation, TakesFewerStepsWhereTextRepeatsItself) {
 TEST(Speculation, EndsWhereMaxTokensSays) {
   const auto model = TinyModel();
   for (int32_t max_tokens = 1; max_tokens <= 30; ++max_tokens) {
-    const auto engine = MakeEngine(model, Speculating());
+    const auto engine = MakeSteppedEngine(model, Speculating());
     const auto link = std::make_shared<Collector>();
     ASSERT_TRUE(engine->Submit(link, Monotone(max_tokens)).ok());
     RunUntilIdle(*engine);
@@ -243,7 +227,7 @@ TEST(Speculation, FillsTheContextToItsLastPosition) {
   Engine::Options options = Speculating();
   options.context_limit = 24;
   options.planner.max_running = 1;  // the pool has three blocks
-  const auto engine = MakeEngine(TinyModel(), options);
+  const auto engine = MakeSteppedEngine(TinyModel(), options);
   const auto link = std::make_shared<Collector>();
   ASSERT_EQ(engine->stats().planner.blocks, 3);
   ASSERT_TRUE(engine->Submit(link, Monotone(20)).ok());
@@ -262,7 +246,7 @@ TEST(Speculation, TellsNothingBehindAStopToken) {
                                .max_tokens = 40,
                                .min_tokens = min_tokens,
                                .stop_tokens = {9}};
-    const auto engine = MakeEngine(model, Speculating(16, 2));
+    const auto engine = MakeSteppedEngine(model, Speculating(16, 2));
     const auto link = std::make_shared<Collector>();
     ASSERT_TRUE(engine->Submit(link, request).ok());
     RunUntilIdle(*engine);
@@ -288,7 +272,7 @@ TEST(Speculation, ReportsNoMoreRoutingInAStepThanItMay) {
   for (const int32_t most : {1, 4}) {
     Engine::Options options = Speculating();
     options.report_bytes = static_cast<int32_t>(token_bytes * most);
-    const auto engine = MakeEngine(model, options);
+    const auto engine = MakeSteppedEngine(model, options);
     const auto link = std::make_shared<Largest>();
     SequenceRequest request = Monotone(60);
     request.routing = true;
@@ -326,15 +310,15 @@ TEST(Speculation, WaitsForNoExpertThatOnlyGuessesNeed) {
   for (TokenId first = 0; first < 20; ++first) {
     request.prompt.front() = first;
     const auto expected = std::make_shared<Collector>();
-    const auto without = used(*MakeEngine(model, {}), expected);
-    const auto with = used(*MakeEngine(model, Speculating()), std::make_shared<Collector>());
+    const auto without = used(*MakeSteppedEngine(model, {}), expected);
+    const auto with = used(*MakeSteppedEngine(model, Speculating()), std::make_shared<Collector>());
     for (size_t expert = 0; expert < with.size(); ++expert) {
       if (without[expert] > 0 || with[expert] == 0) continue;
       ++cases;
       Engine::Options options = Speculating();
       options.experts.id = "here";
       options.expert_wait = scheduler::Micros(0);  // who waits at all, ends
-      const auto engine = MakeEngine(model, options);
+      const auto engine = MakeSteppedEngine(model, options);
       scheduler::Placement placement = {.epoch = 1, .plan = 1, .workers = {"elsewhere", "here"}};
       placement.owners.assign(with.size(), {1});
       placement.owners[expert] = {0};
@@ -358,11 +342,11 @@ TEST(Speculation, GoesOnBehindWhatWasSampledElsewhere) {
     request.routing = request.prompt_logprobs = false;
     request.stop_tokens.resize(std::min<size_t>(request.stop_tokens.size(), 3));  // of 20
     const auto whole = std::make_shared<Collector>();
-    const auto without = MakeEngine(model, {});
+    const auto without = MakeSteppedEngine(model, {});
     ASSERT_TRUE(without->Submit(whole, request).ok());
     RunUntilIdle(*without);
     const std::vector<TokenId>& tokens = whole->answers.at(request.id).tokens;
-    const auto engine = MakeEngine(model, Speculating());
+    const auto engine = MakeSteppedEngine(model, Speculating());
     for (size_t had = 1; had < tokens.size(); had += 3) {
       const auto rest = std::make_shared<Collector>();
       request.generated.assign(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(had));
@@ -379,7 +363,7 @@ TEST(Speculation, GoesOnBehindWhatWasSampledElsewhere) {
 TEST(Speculation, IsTakenOverBetweenTokensOfOneStep) {
   const auto model = TinyModel();
   for (int32_t told = 0; told < 14; ++told) {
-    const auto engine = MakeEngine(model, Speculating());
+    const auto engine = MakeSteppedEngine(model, Speculating());
     const auto first = std::make_shared<Collector>(), second = std::make_shared<Collector>();
     SequenceRequest request = Monotone(60);
     request.temperature = 1.0f;
@@ -397,7 +381,7 @@ TEST(Speculation, IsTakenOverBetweenTokensOfOneStep) {
     tokens.insert(tokens.end(), rest.begin(), rest.end());
 
     const auto alone = std::make_shared<Collector>();
-    const auto without = MakeEngine(model, {});
+    const auto without = MakeSteppedEngine(model, {});
     request.take_over.reset();
     ASSERT_TRUE(without->Submit(alone, request).ok());
     RunUntilIdle(*without);
@@ -410,7 +394,7 @@ TEST(Speculation, ChangesNothingAmongSeveralWorkers) {
   const auto model = Model::Load(directory);
   ASSERT_TRUE(model.ok()) << model.status();
   const int32_t vocab = (*model)->spec.vocab;
-  const auto alone = MakeEngine(*model, {});
+  const auto alone = MakeSteppedEngine(*model, {});
   Answers expected;
   for (int i = 0; i < kRequests; ++i) {
     const auto link = std::make_shared<Collector>();
