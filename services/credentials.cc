@@ -1,5 +1,7 @@
 #include "services/credentials.h"
 
+#include <openssl/crypto.h>
+
 #include <fstream>
 #include <iterator>
 
@@ -10,6 +12,11 @@ namespace conclave::services {
 namespace {
 
 constexpr size_t kMaxPemBytes = 1 << 20;
+
+// gRPC ends what it has of connections on threads that a process does not wait for at its exit,
+// where OpenSSL would free what they still use. So it leaves that to the kernel, which must be said
+// before its first use.
+[[maybe_unused]] const int no_cleanup = OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
 
 absl::StatusOr<std::string> ReadPem(const std::string& flag, const std::string& path) {
   if (path.empty()) return std::string();
