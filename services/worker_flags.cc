@@ -32,12 +32,13 @@ absl::StatusOr<worker::Returns> ParseReturns(const std::string& text) {
       absl::StrFormat("--returns: owners cannot return \"%s\": want rows or sums", text));
 }
 
-absl::StatusOr<std::optional<worker::DType>> ParseWeights(const std::string& text) {
+absl::StatusOr<std::optional<worker::DType>> ParseWeights(const std::string& flag,
+                                                          const std::string& text) {
   if (text == "stored") return std::nullopt;
   const std::optional<worker::DType> packed = worker::PackedTypeOf(text);
   if (packed) return packed;
   return absl::InvalidArgumentError(absl::StrFormat(
-      "--weights: experts cannot be held as \"%s\": want stored, mxint8 or mxfp4", text));
+      "--%s: weights cannot be held as \"%s\": want stored, mxint8 or mxfp4", flag, text));
 }
 
 void WorkerNode::AddFlags(Flags& flags, Options& options) {
@@ -60,6 +61,9 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
        "what experts are held as: stored, as the checkpoint has them; mxint8 or mxfp4, packed "
        "in 8 or 4 bits when they are read, for less memory and faster decoding; results are "
        "exactly those of the packed numbers. The same for all workers"});
+  flags.Add({"dense-weights", &options.dense_weights, "FORM",
+             "what all other matrices are held as, those of attention, of dense layers and of the "
+             "head: likewise"});
   scheduler::BatchPlanner::Options& planner = options.engine.planner;
   flags.Add({"step-tokens", &planner.step_tokens, "N", "tokens of one step", 1, 1 << 16});
   flags.Add({"prefill-chunk", &planner.prefill_chunk, "N", "tokens of one prompt in one step", 1,
@@ -89,7 +93,7 @@ void WorkerNode::AddFlags(Flags& flags, Options& options) {
              "tokens of a sequence; 0: the model's", 0, 1 << 24});
   flags.Add({"converted-bytes", &options.converted_bytes, "BYTES",
              "memory for weights that cannot be used as the checkpoint has them (FP8, transposed, "
-             "--weights)",
+             "--weights, --dense-weights)",
              0, int64_t{1} << 46});
   flags.Add({"placed", &options.placed, "",
              "hold only the experts that the scheduler's placement gives this worker, and compute "
@@ -132,7 +136,8 @@ absl::Status WorkerNode::Check(const Options& options) {
   CONCLAVE_RETURN_IF_ERROR(Failpoints::Parse(options.failpoints).status());
   CONCLAVE_RETURN_IF_ERROR(CheckStepFits(options.engine.planner));
   CONCLAVE_RETURN_IF_ERROR(ParseReturns(options.returns).status());
-  CONCLAVE_RETURN_IF_ERROR(ParseWeights(options.weights).status());
+  CONCLAVE_RETURN_IF_ERROR(ParseWeights("weights", options.weights).status());
+  CONCLAVE_RETURN_IF_ERROR(ParseWeights("dense-weights", options.dense_weights).status());
   const auto named = [](const char* flag, const absl::Status& status) {
     return absl::Status(status.code(),
                         absl::StrFormat("--%s: %s", flag, std::string(status.message())));

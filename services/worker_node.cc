@@ -134,7 +134,9 @@ absl::StatusOr<std::shared_ptr<const worker::Model>> WorkerNode::LoadModel() {
   worker::ModelOptions options = {.context_limit = options_.engine.context_limit,
                                   .converted_bytes = options_.converted_bytes,
                                   .hold_experts = !options_.placed};
-  CONCLAVE_ASSIGN_OR_RETURN(options.experts_as, ParseWeights(options_.weights));
+  CONCLAVE_ASSIGN_OR_RETURN(options.experts_as, ParseWeights("weights", options_.weights));
+  CONCLAVE_ASSIGN_OR_RETURN(options.dense_as,
+                            ParseWeights("dense-weights", options_.dense_weights));
   if (options_.fetch_experts) {
     if (options_.scheduler.empty())
       return absl::InvalidArgumentError("--fetch-experts: name a --scheduler, who knows of others");

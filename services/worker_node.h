@@ -31,22 +31,25 @@ namespace conclave::services {
 // "rows" or "sums"; INVALID_ARGUMENT: neither.
 absl::StatusOr<worker::Returns> ParseReturns(const std::string& text);
 
-// "stored", which is nothing, or what matrices of experts are packed as; INVALID_ARGUMENT: neither.
-absl::StatusOr<std::optional<worker::DType>> ParseWeights(const std::string& text);
+// "stored", which is nothing, or what matrices are packed as; INVALID_ARGUMENT, naming the flag:
+// neither.
+absl::StatusOr<std::optional<worker::DType>> ParseWeights(const std::string& flag,
+                                                          const std::string& text);
 
 class WorkerNode {
  public:
   struct Options {
-    std::string model;                    // directory of the checkpoint
-    std::string id;                       // empty: this machine's name
-    std::string state;                    // directory that remembers the incarnation; empty: none
-    std::string advertise;                // HOST:PORT told to others; empty: where it listens
-    std::string scheduler;                // HOST:PORT; empty: none
-    std::string metrics = "127.0.0.1:0";  // empty: none
-    int32_t threads = 0;                  // that compute; 0: one per CPU
-    std::string numerics;                 // dispatch level; empty: the best this CPU has
-    std::string weights = "stored";       // what experts are held as: that, or packed
-    bool placed = false;                  // holds only the experts a placement gives it
+    std::string model;                     // directory of the checkpoint
+    std::string id;                        // empty: this machine's name
+    std::string state;                     // directory that remembers the incarnation; empty: none
+    std::string advertise;                 // HOST:PORT told to others; empty: where it listens
+    std::string scheduler;                 // HOST:PORT; empty: none
+    std::string metrics = "127.0.0.1:0";   // empty: none
+    int32_t threads = 0;                   // that compute; 0: one per CPU
+    std::string numerics;                  // dispatch level; empty: the best this CPU has
+    std::string weights = "stored";        // what experts are held as: that, or packed
+    std::string dense_weights = "stored";  // likewise other matrices
+    bool placed = false;                   // holds only the experts a placement gives it
     // Experts that the checkpoint lacks come from other workers; implies placed.
     bool fetch_experts = false;
     ExpertFetcher::Options fetch;

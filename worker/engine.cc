@@ -90,6 +90,8 @@ FrameLimits FrameLimitsFor(const ModelSpec& spec, int32_t step_tokens, Returns r
 std::string NumericsOf(const Device& device, const ModelSpec& spec, Returns returns) {
   std::string numerics = device.numerics();
   if (IsPacked(spec.expert_type)) absl::StrAppend(&numerics, "-", NameOfPacked(spec.expert_type));
+  if (IsPacked(spec.dense_type))
+    absl::StrAppend(&numerics, "-dense-", NameOfPacked(spec.dense_type));
   if (returns == Returns::kSums) numerics += "+sums";
   return numerics;
 }

@@ -38,6 +38,7 @@ constexpr std::array kWorkerFlags = {
         "weights", "FORM",
         "what experts are held as: stored, as the checkpoint has them; mxint8 or mxfp4, packed "
         "in 8 or 4 bits"},
+    PassedOn{"dense-weights", "FORM", "what all other matrices are held as: likewise"},
     PassedOn{"returns", "WHAT",
              "rows, or sums: owners of experts return fewer bytes; results then depend on the "
              "placement and are marked"},

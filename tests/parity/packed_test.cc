@@ -204,6 +204,41 @@ TEST(PackedNumbers, AreUnpackedAsTheFormatsSay) {
   }
 }
 
+class PackedMatMul : public testing::TestWithParam<LevelCase> {};
+
+TEST_P(PackedMatMul, IsThatOfTheSameNumbersInAnyBatch) {
+  struct Shape {
+    int64_t rows, cols;
+  };
+  for (const DType type : kForms) {
+    for (const auto [n, k] : {Shape{16, 32}, {48, 96}, {80, 1056}, {272, 160}}) {
+      const PackedMatrix weight(n, k, type, 1);
+      const PackedMatrix bias(kBand, kGroup * ((n + kGroup - 1) / kGroup), type, 2);
+      const Weight added = {bias.unpacked().data, DType::kBF16, 1, n};
+      for (const int64_t m : {1, 2, 5, 66, 300}) {
+        const Batch x(m, k, 3, 1.0);
+        for (const int threads : {1, 2}) {
+          const std::unique_ptr<Device> device = MakeDevice(GetParam(), threads);
+          for (const Inputs inputs : {Inputs::kActivationType, Inputs::kFloat}) {
+            const auto run = [&](Weight one, bool with_bias) {
+              Batch out(m, n);
+              device->MatMul(x.rows(), one, with_bias ? added : Weight{}, inputs, out.rows());
+              return out;
+            };
+            for (const bool with_bias : {false, true}) {
+              EXPECT_TRUE(
+                  SameBits(run(weight.unpacked(), with_bias), run(weight.packed(), with_bias)))
+                  << m << "x" << n << "x" << k << ", " << threads << " threads";
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, PackedMatMul, testing::ValuesIn(AllCases()), CaseName);
+
 class PackedExperts : public testing::TestWithParam<LevelCase> {};
 
 // Every code with every scale there may be.

@@ -134,12 +134,15 @@ def tensors_of(name, layers):
     return list(with_ends(config, CONFIGS[name][0](config), layers))
 
 
-def bytes_of_step(name, layers, expert_bits=16):
-    """That one token reads: all but experts it does not choose, and of the embedding a row. So many bits has a number of an
-    expert, or of a shared one."""
+def bytes_of_step(name, layers, bits=16):
+    """That one token reads: all but experts it does not choose, and of the embedding a row. So many bits has a number of a
+    matrix that can be packed."""
     config = config_of(name, layers)
     total = config.get("n_routed_experts") or config["num_experts"]
-    sizes = {name: math.prod(shape) * (expert_bits if "experts." in name else 16) / 8 for name, shape in tensors_of(name, layers)}
+    def bits_of(tensor, shape):
+        return bits if len(shape) == 2 and not tensor.endswith((".gate.weight", ".kv_b_proj.weight")) else 16
+
+    sizes = {tensor: math.prod(shape) * bits_of(tensor, shape) / 8 for tensor, shape in tensors_of(name, layers)}
     del sizes["model.embed_tokens.weight"]
     routed = sum(size for name, size in sizes.items() if ".mlp.experts." in name)
     return sum(sizes.values()) - routed + routed * config["num_experts_per_tok"] / total

@@ -86,6 +86,8 @@ struct Case {
   const PackableCheckpoint* checkpoint;
   DType form;
 };
+// Every matrix that may be.
+ModelOptions AllAs(DType form) { return {.experts_as = form, .dense_as = form}; }
 std::vector<Case> AllCases() {
   std::vector<Case> cases;
   for (const PackableCheckpoint& checkpoint : testing::PackableCheckpoints()) {
@@ -108,6 +110,19 @@ TEST_P(PackedWeights, AnswerAsACheckpointOfTheirNumbersDoes) {
   const auto plain = Load(checkpoint_, {}, testing::Unpacked(form_));
   EXPECT_EQ(packed->spec.expert_type, form_);
   EXPECT_EQ(plain->spec.expert_type, DType::kBF16);
+  for (const std::string& level : CpuLevels()) {
+    const auto expected = AnswersOf(plain, level);
+    ASSERT_EQ(expected.size(), 6u);
+    EXPECT_TRUE(AnswersOf(packed, level) == expected) << level;
+  }
+}
+
+TEST_P(PackedWeights, AnswerAsACheckpointOfTheirNumbersDoesWhereAllAre) {
+  const auto packed = Load(checkpoint_, AllAs(form_));
+  const auto plain = Load(checkpoint_, {}, testing::Unpacked(form_, testing::CanAllBePacked));
+  EXPECT_EQ(packed->spec.dense_type, form_);
+  EXPECT_EQ(packed->layers.front().attention.o.type, form_);
+  EXPECT_EQ(packed->embedding.type, DType::kBF16);
   for (const std::string& level : CpuLevels()) {
     const auto expected = AnswersOf(plain, level);
     ASSERT_EQ(expected.size(), 6u);
@@ -238,6 +253,42 @@ TEST(PackedWeightsTest, ChangeWhatResultsAreSaidToDependOn) {
             stored + "-mxint8");
   EXPECT_EQ(MakeEngine(Load(Olmoe(), {.experts_as = DType::kMxFp4}), "portable")->numerics(),
             stored + "-mxfp4");
+  EXPECT_EQ(MakeEngine(Load(Olmoe(), {.dense_as = DType::kMxInt8}), "portable")->numerics(),
+            stored + "-dense-mxint8");
+  EXPECT_EQ(MakeEngine(Load(Olmoe(), AllAs(DType::kMxInt8)), "portable")->numerics(),
+            stored + "-mxint8-dense-mxint8");
+}
+
+TEST(PackedWeightsTest, OfWhatIsNoExpertsAreThoseWhoseSizesAllowIt) {
+  const auto odd = [](const std::string& directory, const Edit&) {
+    testing::WriteTinyOlmoe(directory, 1,
+                            {.type = DType::kBF16, .dim = 64, .expert_ffn_dim = 32, .kv_heads = 1});
+  };
+  const auto model = Load({"odd", odd}, {.dense_as = DType::kMxInt8});
+  EXPECT_EQ(model->head.type, DType::kBF16) << "260 rows";
+  for (const LayerWeights& layer : model->layers) {
+    EXPECT_EQ(layer.attention.q.type, DType::kMxInt8);
+    EXPECT_EQ(layer.gate.type, DType::kBF16) << "the gate chooses as ever";
+    EXPECT_EQ(layer.experts.front().up.type, DType::kBF16);
+  }
+}
+
+TEST(PackedWeightsTest, OfATiedHeadLeaveTheEmbedding) {
+  const auto tied = [](const std::string& directory, const Edit&) {
+    testing::WriteTinyOlmoe(
+        directory, 1,
+        {.type = DType::kBF16,
+         .vocab = 272,
+         .dim = 64,
+         .expert_ffn_dim = 32,
+         .edit = [](auto& config, auto& tensors) {
+           config["tie_word_embeddings"] = true;
+           std::erase_if(tensors, [](const auto& one) { return one.name == "lm_head.weight"; });
+         }});
+  };
+  const auto model = Load({"tied", tied}, {.dense_as = DType::kMxFp4});
+  EXPECT_EQ(model->head.type, DType::kMxFp4);
+  EXPECT_EQ(model->embedding.type, DType::kBF16);
 }
 
 TEST(PackedWeightsTest, CountAsWhatTheyTakeInMemory) {
@@ -272,6 +323,8 @@ TEST(PackedWeightsTest, AreOfBf16) {
   EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(model.status().message()),
               HasSubstr("is F32, and only BF16 can be packed as MXINT8"));
+  EXPECT_THAT(std::string(TryLoad({"f32", f32}, {.dense_as = DType::kMxFp4}).status().message()),
+              HasSubstr("is F32, and only BF16 can be packed as MXFP4"));
 }
 
 TEST(PackedWeightsTest, AreOfWholeBandsAndGroups) {

@@ -1,9 +1,8 @@
 // Steps of one worker on a checkpoint, beside what the machine's memory and cores permit, measured
 // in the same run: decoding of batches, prompts, and where their time goes.
-//   conclave-step-bench MODEL [--threads 1] [--level NAME] [--weights stored] [--batches 1,4,16,64]
-//   [--contexts 32] [--adapter DIR]... [--adapted 0] [--steps 16] [--prompts 512] [--chunk 512]
-//   [--runs 5]
-//   [--blank] [--once] [--json]
+//   conclave-step-bench MODEL [--threads 1] [--level NAME] [--weights stored]
+//   [--dense-weights stored] [--batches 1,4,16,64] [--contexts 32] [--adapter DIR]...
+//   [--adapted 0] [--steps 16] [--prompts 512] [--chunk 512] [--runs 5] [--blank] [--once] [--json]
 // Each figure is the median of `runs`; batches, prompts and readings of the roof take turns. Every
 // batch decodes behind every context and with as many of the adapters as each number of --adapted
 // says, the sequences in turn. --blank leaves contexts as the cache has them, uncomputed. --once
@@ -45,6 +44,7 @@ struct Arguments {
   std::string model;
   std::string level;
   std::optional<DType> experts_as;
+  std::optional<DType> dense_as;
   int threads = 1;
   std::vector<int> batches = {1, 4, 16, 64};
   std::vector<int> contexts = {32};
@@ -127,7 +127,8 @@ struct Figure {
 class Bench {
  public:
   explicit Bench(const Arguments& arguments) : arguments_(arguments) {
-    auto model = Model::Load(arguments.model, {.experts_as = arguments.experts_as});
+    auto model = Model::Load(arguments.model,
+                             {.experts_as = arguments.experts_as, .dense_as = arguments.dense_as});
     if (!model.ok()) Fail(model.status().ToString());
     model_ = *std::move(model);
     Engine::Options options;
@@ -350,9 +351,9 @@ std::vector<int> Numbers(const char* text, int least = 1) {
   return numbers;
 }
 
-std::optional<DType> FormOf(const std::string& name) {
+std::optional<DType> FormOf(const std::string& flag, const std::string& name) {
   const std::optional<DType> packed = PackedTypeOf(name);
-  if (!packed && name != "stored") Fail("--weights: want stored, mxint8 or mxfp4");
+  if (!packed && name != "stored") Fail(flag + ": want stored, mxint8 or mxfp4");
   return packed;
 }
 
@@ -375,7 +376,9 @@ Arguments Parse(int argc, char** argv) {
       if (flag == "--level")
         arguments.level = value;
       else if (flag == "--weights")
-        arguments.experts_as = FormOf(value);
+        arguments.experts_as = FormOf(flag, value);
+      else if (flag == "--dense-weights")
+        arguments.dense_as = FormOf(flag, value);
       else if (flag == "--batches")
         arguments.batches = Numbers(value);
       else if (flag == "--prompts")

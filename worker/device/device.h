@@ -112,7 +112,7 @@ struct FfnActivation {
 };
 
 // Gated feed-forward net: down(activation(gate x, up x)). gate, up [ffn, dim], down [dim, ffn],
-// which here, and nowhere else, may be packed: results are those of the same numbers in BF16.
+// which may be packed, as a MatMul's may: results are those of the same numbers in BF16.
 // Biases [ffn], [ffn], [dim], or none, are added to the products.
 struct FfnWeights {
   Weight gate;
@@ -191,7 +191,8 @@ class Device {
   // each); x, out [n, runs * weight.cols]; out may be x.
   virtual void RmsNorm(ConstRows x, Weight weight, float eps, Rows out) = 0;
 
-  // out [n, weight.rows] = x [n, weight.cols] weight^T (+ bias [weight.rows] if given).
+  // out [n, weight.rows] = x [n, weight.cols] weight^T (+ bias [weight.rows] if given). The weight
+  // may be packed.
   virtual void MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, Rows out) = 0;
 
   // Per head h: out[:, h] [n, b] = x[:, h] [n, a] * w_h, inputs kept in fp32. Heads lie side by

@@ -107,7 +107,9 @@ void ReadAhead(const std::shared_ptr<Model>& model, const BoundTensors& bound) {
   if (model->head.data != model->embedding.data) {
     std::erase_if(tensors, [&](const auto& one) { return one.data() == model->embedding.data; });
   }
-  std::erase_if(tensors, [](const auto& one) { return !one.file->brings(); });
+  std::erase_if(tensors, [&](const auto& one) {
+    return !one.file->brings() || bound.converted.contains(one.entry);
+  });
   if (tensors.empty()) return;
   std::stable_partition(tensors.begin(), tensors.end(),
                         [&](const auto& one) { return one.data() != model->head.data; });
@@ -194,6 +196,7 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& dire
                                         {.quantization = family.quantization,
                                          .converted_bytes = options.converted_bytes,
                                          .experts_as = options.experts_as,
+                                         .dense_as = options.dense_as,
                                          .experts_may_be_absent = may_be_absent},
                                         *model));
   ReadAhead(model, bound);

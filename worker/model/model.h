@@ -71,6 +71,9 @@ struct ModelOptions {
   // Matrices of experts, also of shared ones, are packed like this when they are held, from BF16 or
   // what is dequantised to it. Nothing: they are as they are stored, packed or not.
   std::optional<DType> experts_as;
+  // Likewise attention's projections (but those of heads from a latent), dense layers' nets and the
+  // head, those whose sizes allow it.
+  std::optional<DType> dense_as;
   // Experts that must be converted are ready once it is loaded. False: once they are held.
   bool hold_experts = true;
   // If not empty, experts may be absent: it is asked, for a checkpoint with this dense digest, what

@@ -58,6 +58,7 @@ struct ModelSpec {
   bool tied_embeddings = false;
   DType type = DType::kBF16;         // of the checkpoint
   DType expert_type = DType::kBF16;  // what experts' matrices are held as: the same, or packed
+  DType dense_type = DType::kBF16;   // likewise the others, where they fit and no head's are alone
   std::vector<LayerSpec> layers;
   AttentionSpec attention;
   RopeTable rope;  // for context_limit positions

@@ -44,6 +44,7 @@ void TensorTable::Add(const std::string& name, std::vector<int64_t> shape,
         layer.attention.*member = whole;
         return absl::OkStatus();
       });
+  rules_.back().of_dense = member != &AttentionWeights::kv_b;  // a head at a time
 }
 
 void TensorTable::AddGateBias(const std::string& name, int64_t slots) {
@@ -63,7 +64,8 @@ void TensorTable::AddFfn(const std::string& prefix, const FfnShape& shape,
       prefix, shape, {},
       [member](LayerWeights& layer, size_t) -> FfnWeights& { return layer.*member; }, in);
   const bool shared = member == &LayerWeights::shared;
-  for (size_t i = first; i < rules_.size(); ++i) rules_[i].of_shared = shared;
+  for (size_t i = first; i < rules_.size(); ++i)
+    (shared ? rules_[i].of_shared : rules_[i].of_dense) = true;
 }
 
 void TensorTable::AddExperts(const std::string& prefix, int64_t slots, int64_t ffn_dim,

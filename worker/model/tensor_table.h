@@ -27,6 +27,7 @@ class TensorTable {
     In in = In::kEveryLayer;
     bool of_experts = false;  // of those the gate chooses
     bool of_shared = false;   // of the shared one
+    bool of_dense = false;    // a matrix that every token is multiplied with, and a bias beside it
     Bind bind;
     // Or, of a tensor [slots, ..] that has a layer's experts in another order than ours: where in
     // the share of a slot the numbers of these members are.

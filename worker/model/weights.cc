@@ -29,6 +29,7 @@ class Binder {
         fp8_(options.quantization.fp8),
         packed_(options.quantization.packed),
         experts_as_(options.experts_as),
+        dense_as_(options.dense_as),
         converted_(converted),
         bound_(bound) {}
 
@@ -45,11 +46,20 @@ class Binder {
   // Whose what is bound now is: an expert's id, or ConvertedWeights::kNobodys; and the experts' of
   // which MoE layer, or nothing.
   void SetExpert(int64_t expert) { expert_ = expert; }
-  // How many experts' shares of a tensor is, and whether they may be packed.
+  // How many experts' shares of a tensor is, whether they may be packed in the files, and what its
+  // matrix is to be packed as, if it is.
   struct Shares {
     int64_t experts = 1;
     bool may_pack = false;
+    std::optional<DType> form;
   };
+  std::optional<DType> FormOf(const TensorTable::Rule& rule) const {
+    if (rule.of_experts || rule.of_shared) return experts_as_;
+    return rule.of_dense && rule.shape.size() == 2 ? FormOfDense(rule.shape) : std::nullopt;
+  }
+  std::optional<DType> FormOfDense(const std::vector<int64_t>& shape) const {
+    return CanPack(shape[0], shape[1]) ? dense_as_ : std::nullopt;
+  }
   void SetShares(const Shares& shares) { shares_ = shares; }
   void SetExpertsOf(std::optional<size_t> moe_layer) { experts_of_ = moe_layer; }
   // Whether the tensor is there with all that belongs to it.
@@ -81,6 +91,7 @@ class Binder {
   const std::optional<Fp8Blocks>& fp8_;
   const std::optional<DType>& packed_;
   const std::optional<DType>& experts_as_;
+  const std::optional<DType>& dense_as_;
   ConvertedWeights& converted_;
   BoundTensors& bound_;
   std::optional<size_t> experts_of_;
@@ -190,14 +201,15 @@ absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<i
   const Weight matrix = AsMatrix(tensor.data(), type, shape);
   CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(tensor, type));
   if (held == type) return matrix;
+  bound_.converted.insert(tensor.entry);
   return converted_.Pack(tensor, matrix.rows, matrix.cols, held, expert_, shares_.experts);
 }
 
 absl::StatusOr<DType> Binder::HeldAs(const MappedFiles::Tensor& matrix, DType type) const {
-  if (!experts_as_ || !shares_.may_pack || matrix.entry->name.ends_with("bias")) return type;
-  if (type == DType::kBF16) return *experts_as_;
+  if (!shares_.form || matrix.entry->name.ends_with("bias")) return type;
+  if (type == DType::kBF16) return *shares_.form;
   return Error(matrix, absl::StrFormat("is %s, and only BF16 can be packed as %s", TypeName(type),
-                                       TypeName(*experts_as_)));
+                                       TypeName(*shares_.form)));
 }
 
 absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
@@ -213,6 +225,7 @@ absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
     return Error(factors, absl::StrFormat("is %s, supported: F32, F16, BF16", factors.entry->type));
   }
   CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(matrix, *model_type_));
+  bound_.converted.insert(matrix.entry);
   return converted_.Dequantise(matrix, factors, *fp8_, held, expert_);
 }
 
@@ -327,7 +340,8 @@ absl::Status BindRule(const TensorTable::Rule& rule, const LayerBinding& layer) 
   const bool each = rule.name.find("{E}") != rule.name.npos;
   layer.binder.SetShares(
       {.experts = rule.of_experts && !each ? std::ssize(layer.weights.experts) : 1,
-       .may_pack = rule.of_experts || rule.of_shared});
+       .may_pack = rule.of_experts || rule.of_shared,
+       .form = layer.binder.FormOf(rule)});
   if (!rule.parts.empty()) {
     CONCLAVE_ASSIGN_OR_RETURN(
         const std::vector<Weight> weights,
@@ -382,20 +396,19 @@ absl::StatusOr<BoundTensors> BindWeights(const MappedFiles& files, const TensorT
   // setting says: a fine-tuned head may have moved away from the embedding.
   const bool head_is_stored = !spec.tied_embeddings || binder.Has(kHead);
   const bool only_head = spec.tied_embeddings && head_is_stored && !binder.Has(kEmbedding);
-  CONCLAVE_ASSIGN_OR_RETURN(model.embedding,
-                            binder.Bind(only_head ? kHead : kEmbedding, {spec.vocab, spec.dim}));
+  const std::vector<int64_t> shape = {spec.vocab, spec.dim};
+  CONCLAVE_ASSIGN_OR_RETURN(model.embedding, binder.Bind(only_head ? kHead : kEmbedding, shape));
   spec.type = model.embedding.type;
   if (options.quantization.packed && spec.type != DType::kBF16) {
     return binder.Refuse(only_head ? kHead : kEmbedding,
                          absl::InvalidArgumentError("is not BF16, and packed experts go with it"));
   }
   spec.expert_type = options.quantization.packed.value_or(options.experts_as.value_or(spec.type));
+  spec.dense_type = options.dense_as.value_or(spec.type);
   binder.SetModelType(spec.type);
   CONCLAVE_ASSIGN_OR_RETURN(model.final_norm, binder.Bind("model.norm.weight", {spec.dim}));
-  model.head = model.embedding;
-  if (head_is_stored && !only_head) {
-    CONCLAVE_ASSIGN_OR_RETURN(model.head, binder.Bind(kHead, {spec.vocab, spec.dim}));
-  }
+  binder.SetShares({.form = binder.FormOfDense(shape)});
+  CONCLAVE_ASSIGN_OR_RETURN(model.head, binder.Bind(head_is_stored ? kHead : kEmbedding, shape));
   const auto absent = std::make_shared<AbsentExperts>(ExpertLayout(spec));
   model.layers.resize(spec.layers.size());
   int64_t experts = 0;

@@ -5,6 +5,7 @@
 // never as a token. Transposed layouts and FP8 are converted (converted_weights.h).
 
 #include <optional>
+#include <unordered_set>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -20,6 +21,7 @@ struct BindOptions {
   Quantization quantization;
   int64_t converted_bytes = 0;      // for conversions
   std::optional<DType> experts_as;  // their matrices, and those of shared ones: packed like this
+  std::optional<DType> dense_as;    // likewise the others, where sizes allow it
   // A layer may lack tensors of its experts: it then has none, as those that are there could not be
   // told from another checkpoint's.
   bool experts_may_be_absent = false;
@@ -28,6 +30,7 @@ struct BindOptions {
 // What was bound of the files: what tells them from another checkpoint.
 struct BoundTensors {
   std::vector<MappedFiles::Tensor> dense;
+  std::unordered_set<const TensorEntry*> converted;       // of them, those that a copy is used of
   std::vector<std::vector<MappedFiles::Tensor>> experts;  // of each MoE layer; empty: absent
 };
 

@@ -72,7 +72,13 @@ PackableCheckpoint Tiny(const char* name,
                         void (*write)(const std::string&, uint64_t, const TinyOptions&),
                         const Edit& first) {
   return {name, [=](const std::string& directory, const Edit& edit) {
-            TinyOptions options = {.type = DType::kBF16, .dim = 96, .expert_ffn_dim = 32};
+            TinyOptions options = {.type = DType::kBF16,
+                                   .vocab = 272,
+                                   .dim = 96,
+                                   .expert_ffn_dim = 32,
+                                   .dense_ffn_dim = 64,
+                                   .kv_lora_rank = 24,
+                                   .value_dim = 16};
             options.edit = first ? Both(first, edit) : edit;
             write(directory, 1, options);
           }};
@@ -187,12 +193,31 @@ bool CanBePacked(const std::string& tensor) {
   return expert && !tensor.ends_with("bias") && !tensor.ends_with("_scale_inv");
 }
 
-Edit Unpacked(DType form) {
+bool CanAllBePacked(const std::string& tensor) {
+  const bool product =
+      tensor.find("_proj") != tensor.npos && tensor.find("kv_b_proj") == tensor.npos;
+  return CanBePacked(tensor) || (product && tensor.ends_with(".weight")) ||
+         tensor == "lm_head.weight";
+}
+
+Edit Unpacked(DType form, bool (*packed)(const std::string&)) {
   return [=](Json& config, Tensors& tensors) {
-    // There a product's input is what has rows: groups run down the columns.
-    const bool transposed = config["model_type"] == "gpt_oss";
+    const auto named = [&](const std::string& name) {
+      return std::find_if(tensors.begin(), tensors.end(),
+                          [&](const TinyTensor& one) { return one.name == name; });
+    };
+    // A tied head is packed, the embedding is not: a head that is stored beside it counts.
+    if (packed("lm_head.weight") && named("lm_head.weight") == tensors.end()) {
+      TinyTensor head = *named("model.embed_tokens.weight");
+      head.name = "lm_head.weight";
+      tensors.push_back(std::move(head));
+    }
     for (TinyTensor& tensor : tensors) {
-      if (!CanBePacked(tensor.name)) continue;
+      if (!packed(tensor.name)) continue;
+      const bool expert = CanBePacked(tensor.name);
+      if (!expert && !CanPack(tensor.shape[0], tensor.shape[1])) continue;
+      // There a product's input is what has rows: groups run down the columns.
+      const bool transposed = expert && config["model_type"] == "gpt_oss";
       if (tensor.type == "F8_E4M3") Dequantise(tensor, tensors);
       CONCLAVE_CHECK(tensor.type == "BF16");
       const int64_t last = tensor.shape.back();

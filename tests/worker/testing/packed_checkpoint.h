@@ -24,7 +24,9 @@ void PrintTo(const PackableCheckpoint& checkpoint, std::ostream* out);
 
 // Is a matrix of an expert, or of a layer's shared one.
 bool CanBePacked(const std::string& tensor);
+// Is one of those, or any other that every token is multiplied with.
+bool CanAllBePacked(const std::string& tensor);
 // Such matrices are BF16 and have the numbers that are left when they are packed.
-Edit Unpacked(DType form);
+Edit Unpacked(DType form, bool (*packed)(const std::string&) = CanBePacked);
 
 }  // namespace conclave::worker::testing

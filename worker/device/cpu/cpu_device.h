@@ -92,11 +92,12 @@ class CpuDevice final : public Device {
   // Rows [first, first + count) of x as inputs of a product with `weight`, rounded into scratch
   // memory if need be.
   Operand Prepare(ConstRows x, int64_t first, int64_t count, Weight weight, Inputs inputs);
-  // out[i][j] = x row i * weight row j for i < rows, j in columns [first, first + count).
+  // out[i][j] = x row i * weight row j for i < rows, j in columns [first, first + count); of a
+  // packed weight those are whole bands, whose rows take their turn in the thread's scratch memory.
   void DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight, int64_t first,
-               int64_t count, float* const* out) const;
-
-  // The same of packed weights, whose rows take their turn in the thread's scratch memory.
+               int64_t count, int thread, float* const* out) const;
+  void DotPlainRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight, int64_t first,
+                    int64_t count, float* const* out) const;
   void DotPackedRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight, int64_t first,
                      int64_t count, int thread, float* const* out) const;
 
@@ -116,8 +117,6 @@ class CpuDevice final : public Device {
   void StoreHidden(const ExpertItem& item, int64_t row, int64_t rows, int64_t first, int64_t count,
                    const float* const* values);
   void Down(const ExpertItem& item, int64_t first, int64_t row_task, int thread, Rows out);
-  void DotExpertRows(const Operand& x, int64_t row, int64_t rows, const Weight& weight,
-                     int64_t first, int64_t count, int thread, float* const* out) const;
 
   struct RowBlock;
   struct AttentionCall;

@@ -135,12 +135,6 @@ void CpuDevice::Activate(const FfnActivation& activation, float* gate, const flo
   }
 }
 
-void CpuDevice::DotExpertRows(const Operand& x, int64_t row, int64_t rows, const Weight& weight,
-                              int64_t first, int64_t count, int thread, float* const* out) const {
-  if (IsPacked(weight.type)) return DotPackedRows(x, row, rows, weight, first, count, thread, out);
-  DotRows(x, row, rows, weight, first, count, out);
-}
-
 // hidden[row .., first ..] = round(activation(x gate^T, x up^T)) for one task's rows and columns.
 void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row_task, int thread) {
   const FfnWeights& w = *item.weights;
@@ -158,8 +152,8 @@ void CpuDevice::GateUp(const ExpertItem& item, int64_t first, int64_t row_task, 
     gate[i] = scratch + i * kTaskColumns;
     up[i] = scratch + (kMostTaskRows + i) * kTaskColumns;
   }
-  DotExpertRows(x, row, rows, w.gate, first, columns, thread, gate);
-  DotExpertRows(x, row, rows, w.up, first, columns, thread, up);
+  DotRows(x, row, rows, w.gate, first, columns, thread, gate);
+  DotRows(x, row, rows, w.up, first, columns, thread, up);
   if (w.gate_bias) AddBias(w.gate_bias, first, columns, rows, gate);
   if (w.up_bias) AddBias(w.up_bias, first, columns, rows, up);
   for (int64_t i = 0; i < rows; ++i) Activate(w.activation, gate[i], up[i], columns);
@@ -204,7 +198,7 @@ void CpuDevice::Down(const ExpertItem& item, int64_t first, int64_t row_task, in
     CONCLAVE_CHECK(to >= 0 && to < out.rows);
     results[i] = out.row(to) + first;
   }
-  DotExpertRows(hidden, row, rows, down, first, columns, thread, results);
+  DotRows(hidden, row, rows, down, first, columns, thread, results);
   const Weight& bias = item.weights->down_bias;
   if (bias) AddBias(bias, first, columns, rows, results);
   for (int64_t i = 0; i < rows; ++i) kernels_.round[type_](results[i], columns, results[i]);

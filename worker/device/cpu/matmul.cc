@@ -65,8 +65,15 @@ CpuDevice::Operand CpuDevice::Prepare(ConstRows x, int64_t first, int64_t count,
 }
 
 void CpuDevice::DotRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight,
-                        int64_t first, int64_t count, float* const* out) const {
-  CONCLAVE_CHECK(rows <= TaskRows(x.bf16) && count <= kTaskColumns && !IsPacked(weight.type));
+                        int64_t first, int64_t count, int thread, float* const* out) const {
+  if (IsPacked(weight.type))
+    return DotPackedRows(x, x_first, rows, weight, first, count, thread, out);
+  DotPlainRows(x, x_first, rows, weight, first, count, out);
+}
+
+void CpuDevice::DotPlainRows(const Operand& x, int64_t x_first, int64_t rows, Weight weight,
+                             int64_t first, int64_t count, float* const* out) const {
+  CONCLAVE_CHECK(rows <= TaskRows(x.bf16) && count <= kTaskColumns);
   const auto* const begin = static_cast<const char*>(weight.Slice(first, count).data);
   const int64_t row_bytes = weight.cols * static_cast<int64_t>(SizeOf(weight.type));
   if (x.bf16 && kernels_.tiles != nullptr) {
@@ -134,14 +141,14 @@ void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, R
     const int64_t task_rows = TaskRows(operand.bf16);
     const int64_t row_tasks = (rows + task_rows - 1) / task_rows;
     const int64_t column_tasks = (weight.rows + kTaskColumns - 1) / kTaskColumns;
-    pool_.For(row_tasks * column_tasks, [&](int, int64_t task) {
+    pool_.For(row_tasks * column_tasks, [&](int thread, int64_t task) {
       const int64_t row = task / column_tasks * task_rows;
       const int64_t column = task % column_tasks * kTaskColumns;
       const int64_t m = std::min(task_rows, rows - row);
       const int64_t n = std::min(kTaskColumns, weight.rows - column);
       float* results[kMostTaskRows];
       for (int64_t i = 0; i < m; ++i) results[i] = out.row(begin + row + i) + column;
-      DotRows(operand, row, m, weight, column, n, results);
+      DotRows(operand, row, m, weight, column, n, thread, results);
       if (bias) AddBias(bias, column, n, m, results);
     });
   }
@@ -150,7 +157,8 @@ void CpuDevice::MatMul(ConstRows x, Weight weight, Weight bias, Inputs inputs, R
 void CpuDevice::MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shape, Rows out) {
   const int64_t w_rows = shape.transposed ? shape.out_dim : shape.in_dim;
   const int64_t w_cols = shape.transposed ? shape.in_dim : shape.out_dim;
-  CONCLAVE_CHECK(shape.heads >= 1 && weight.cols == w_cols && out.rows == x.rows);
+  CONCLAVE_CHECK(!IsPacked(weight.type) && shape.heads >= 1 && weight.cols == w_cols &&
+                 out.rows == x.rows);
   CONCLAVE_CHECK(int64_t{shape.heads - 1} * shape.head_stride + shape.first + w_rows <=
                  weight.rows);
   CONCLAVE_CHECK(int64_t{shape.heads - 1} * shape.in_stride + shape.in_dim <= x.cols);
@@ -172,7 +180,7 @@ void CpuDevice::MatMulPerHead(ConstRows x, Weight weight, const HeadMatMul& shap
     float* results[kTaskRows];
     for (int64_t i = 0; i < m; ++i)
       results[i] = out.row(row + i) + head * shape.out_stride + column;
-    if (shape.transposed) return DotRows(in, row, m, own, column, n, results);
+    if (shape.transposed) return DotPlainRows(in, row, m, own, column, n, results);
     const float* factors[kTaskRows];
     const void* mixed[kMaxHeadDim];
     for (int64_t i = 0; i < m; ++i) factors[i] = static_cast<const float*>(in.row(row + i));
