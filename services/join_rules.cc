@@ -34,7 +34,8 @@ std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) 
   }
   if (ours.numerics() != theirs.numerics()) {
     return absl::StrFormat(
-        "worker %s computes as %s, worker %s as %s; see --numerics, --weights and --returns",
+        "worker %s computes as %s, worker %s as %s; see --numerics, --weights, --dense-weights and "
+        "--returns",
         joins.id(), ours.numerics(), member.id(), theirs.numerics());
   }
   if (joins.exchange_address().empty() || member.exchange_address().empty()) return "";

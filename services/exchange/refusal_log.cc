@@ -33,7 +33,8 @@ std::string WhyHere(const Hello& hello, Verdict verdict, const Hello& self, bool
       return "it is none of the cluster's workers, as far as this one has heard";
     case Verdict::kNumerics:
       return absl::StrFormat(
-          "it computes as %s, this worker as %s; see --numerics, --weights and --returns",
+          "it computes as %s, this worker as %s; see --numerics, --weights, --dense-weights and "
+          "--returns",
           hello.numerics, self.numerics);
     case Verdict::kLimits:
       return absl::StrFormat("its frames are of %s; taken are %s; see --step-tokens",
@@ -65,7 +66,8 @@ std::string WhyThere(Verdict verdict, const Hello& sent) {
       return "this one is none of the cluster's workers, as far as it has heard";
     case Verdict::kNumerics:
       return absl::StrFormat(
-          "this worker computes as %s, it does not; see --numerics, --weights and --returns",
+          "this worker computes as %s, it does not; see --numerics, --weights, --dense-weights and "
+          "--returns",
           sent.numerics);
     case Verdict::kLimits:
       return absl::StrFormat(

@@ -162,7 +162,8 @@ TEST(Scheduler, RefusesAWorkerThatReturnsSumsWhereTheOthersReturnRows) {
   ASSERT_TRUE(node.ok()) << node.status();
   EXPECT_EQ((*node)->heartbeat()->Step().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.message()), HasSubstr("+sums, worker worker-0 as"));
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("see --numerics, --weights and --returns"));
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("see --numerics, --weights, --dense-weights and --returns"));
 }
 
 TEST(Scheduler, RefusesAWorkerOfAnotherCarrierWhichWouldNeverConnect) {

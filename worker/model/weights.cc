@@ -201,7 +201,7 @@ absl::StatusOr<Weight> Binder::Bind(const std::string& name, const std::vector<i
   const Weight matrix = AsMatrix(tensor.data(), type, shape);
   CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(tensor, type));
   if (held == type) return matrix;
-  bound_.converted.insert(tensor.entry);
+  if (!experts_of_) bound_.converted.insert(tensor.entry);
   return converted_.Pack(tensor, matrix.rows, matrix.cols, held, expert_, shares_.experts);
 }
 
@@ -225,7 +225,7 @@ absl::StatusOr<Weight> Binder::BindFp8(const MappedFiles::Tensor& matrix) {
     return Error(factors, absl::StrFormat("is %s, supported: F32, F16, BF16", factors.entry->type));
   }
   CONCLAVE_ASSIGN_OR_RETURN(const DType held, HeldAs(matrix, *model_type_));
-  bound_.converted.insert(matrix.entry);
+  if (!experts_of_) bound_.converted.insert(matrix.entry);
   return converted_.Dequantise(matrix, factors, *fp8_, held, expert_);
 }
 

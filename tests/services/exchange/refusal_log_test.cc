@@ -52,12 +52,12 @@ TEST_F(RefusalLogTest, SaysWhatWasFoundAndWhatExpected) {
   hello = HelloOf("b");
   hello.limits.rows = 1024;
   Judge(hello, Verdict::kLimits);
-  EXPECT_THAT(
-      lasting_,
-      ElementsAre("the exchange refuses worker b (incarnation 7) at 10.0.0.9: it computes "
-                  "as cpu/other, this worker as cpu/test; see --numerics, --weights and --returns",
-                  AllOf(HasSubstr("up to 1024 rows"), HasSubstr("up to 512 rows"),
-                        HasSubstr("--step-tokens"))));
+  EXPECT_THAT(lasting_,
+              ElementsAre("the exchange refuses worker b (incarnation 7) at 10.0.0.9: it computes "
+                          "as cpu/other, this worker as cpu/test; see --numerics, --weights, "
+                          "--dense-weights and --returns",
+                          AllOf(HasSubstr("up to 1024 rows"), HasSubstr("up to 512 rows"),
+                                HasSubstr("--step-tokens"))));
 }
 
 TEST_F(RefusalLogTest, SaysEachPeersReasonOnceUntilItIsWelcome) {
