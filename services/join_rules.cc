@@ -3,6 +3,7 @@
 #include "absl/strings/str_format.h"
 #include "services/address.h"
 #include "services/convert_adapters.h"
+#include "services/exchange/hello.h"
 #include "services/exchange/peer_transport.h"
 #include "services/identity.h"
 #include "worker/status.h"
@@ -33,10 +34,8 @@ std::string Conflict(const v1::WorkerInfo& joins, const v1::WorkerInfo& member) 
                            ours.name(), ours.digest(), member.id(), theirs.name(), theirs.digest());
   }
   if (ours.numerics() != theirs.numerics()) {
-    return absl::StrFormat(
-        "worker %s computes as %s, worker %s as %s; see --numerics, --weights, --dense-weights and "
-        "--returns",
-        joins.id(), ours.numerics(), member.id(), theirs.numerics());
+    return absl::StrFormat("worker %s computes as %s, worker %s as %s; see %s", joins.id(),
+                           ours.numerics(), member.id(), theirs.numerics(), kNumericsFlags);
   }
   if (joins.exchange_address().empty() || member.exchange_address().empty()) return "";
   // What one may send the other must take.

@@ -47,6 +47,9 @@ enum class Verdict : uint8_t {
 };
 inline constexpr size_t kVerdicts = 10;
 std::string_view NameOf(Verdict verdict);
+// What a worker's numerics follow from, for whoever is told that two differ.
+inline constexpr std::string_view kNumericsFlags =
+    "--numerics, --weights, --dense-weights and --returns";
 
 inline constexpr size_t kMaxHelloText = 64;  // of an id, and of numerics
 inline constexpr size_t kHelloBytes = 320;

@@ -32,10 +32,8 @@ std::string WhyHere(const Hello& hello, Verdict verdict, const Hello& self, bool
     case Verdict::kUnknown:
       return "it is none of the cluster's workers, as far as this one has heard";
     case Verdict::kNumerics:
-      return absl::StrFormat(
-          "it computes as %s, this worker as %s; see --numerics, --weights, --dense-weights and "
-          "--returns",
-          hello.numerics, self.numerics);
+      return absl::StrFormat("it computes as %s, this worker as %s; see %s", hello.numerics,
+                             self.numerics, kNumericsFlags);
     case Verdict::kLimits:
       return absl::StrFormat("its frames are of %s; taken are %s; see --step-tokens",
                              Describe(hello.limits), Describe(self.limits));
@@ -65,10 +63,8 @@ std::string WhyThere(Verdict verdict, const Hello& sent) {
     case Verdict::kUnknown:
       return "this one is none of the cluster's workers, as far as it has heard";
     case Verdict::kNumerics:
-      return absl::StrFormat(
-          "this worker computes as %s, it does not; see --numerics, --weights, --dense-weights and "
-          "--returns",
-          sent.numerics);
+      return absl::StrFormat("this worker computes as %s, it does not; see %s", sent.numerics,
+                             kNumericsFlags);
     case Verdict::kLimits:
       return absl::StrFormat(
           "this worker's frames are of %s, which are not what it takes; see --step-tokens",

@@ -104,7 +104,7 @@ TEST(PackedExperts, KeepAWorkerOutThatHasThemAsTheyAreStored) {
   EXPECT_EQ((*node)->heartbeat()->Step().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.message()),
               HasSubstr("-bf16, worker worker-0 as " + cluster.worker(0).engine().numerics() +
-                        "; see --numerics, --weights"));
+                        "; see --numerics, --weights, --dense-weights and --returns"));
   EXPECT_THAT(cluster.worker(0).engine().numerics(), HasSubstr("-bf16-mxint8"));
 }
 
