@@ -1,6 +1,7 @@
 #include "services/frontend.h"
 
 #include <algorithm>
+#include <deque>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -239,8 +240,14 @@ void Frontend::Dispatch() {
     }
     lock.unlock();
     LiveRequests homeless;
-    for (const auto& [request, link] : starts) {
-      if (link == nullptr || !request->Begin(link)) homeless.push_back(request);
+    {
+      std::deque<WorkerLink::Batch> batches;  // one message for each worker
+      for (const auto& [request, link] : starts) {
+        if (link != nullptr) batches.emplace_back(*link);
+      }
+      for (const auto& [request, link] : starts) {
+        if (link == nullptr || !request->Begin(link)) homeless.push_back(request);
+      }
     }
     lock.lock();
     // In reverse, so that each goes before those that came after it. The link that is down says so

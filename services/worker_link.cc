@@ -32,6 +32,15 @@ class WorkerLink::Impl {
   std::optional<uint64_t> Open(v1::Submit submit, std::shared_ptr<SequenceSink> sink);
   void Close(uint64_t sequence);
   void SetPaused(uint64_t sequence, bool paused);
+  void Hold() {
+    std::lock_guard lock(mutex_);
+    ++holds_;
+  }
+  void Release() {
+    std::lock_guard lock(mutex_);
+    --holds_;
+    MaybeWrite();
+  }
 
   const std::string& address() const { return options_.address; }
   std::string name() const {
@@ -156,6 +165,7 @@ class WorkerLink::Impl {
   std::condition_variable done_;
   bool shut_ = false;
   bool writing_ = false;
+  int holds_ = 0;              // batches that wait for their end
   bool yielded_ = false;       // the worker drains and gets nothing more
   bool said_waiting_ = false;  // it was told that there is more
   Micros heard_{0};
@@ -263,7 +273,7 @@ std::optional<uint64_t> WorkerLink::Impl::Credit() const {
 }
 
 void WorkerLink::Impl::MaybeWrite() {
-  if (writing_ || broken_ || !hello_) return;
+  if (writing_ || holds_ > 0 || broken_ || !hello_) return;
   if (submits_.empty() && cancels_.empty() && pauses_.empty() && resumes_.empty() &&
       !still_waiting_) {
     return;
@@ -422,5 +432,7 @@ std::optional<uint64_t> WorkerLink::Open(v1::Submit submit, std::shared_ptr<Sequ
 void WorkerLink::Close(uint64_t sequence) { impl_->Close(sequence); }
 void WorkerLink::SetPaused(uint64_t sequence, bool paused) { impl_->SetPaused(sequence, paused); }
 WorkerLink::Stats WorkerLink::stats() const { return impl_->stats(); }
+WorkerLink::Batch::Batch(WorkerLink& link) : link_(link) { link_.impl_->Hold(); }
+WorkerLink::Batch::~Batch() { link_.impl_->Release(); }
 
 }  // namespace conclave::services

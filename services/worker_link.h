@@ -97,6 +97,19 @@ class WorkerLink {
   void Close(uint64_t sequence);
   void SetPaused(uint64_t sequence, bool paused);
 
+  // As long as there is one, what is asked of the worker waits for it to end, and then goes
+  // together. For several on one thread, not for waiting in between. The link outlives it.
+  class Batch {
+   public:
+    explicit Batch(WorkerLink& link);
+    ~Batch();
+    Batch(const Batch&) = delete;
+    Batch& operator=(const Batch&) = delete;
+
+   private:
+    WorkerLink& link_;
+  };
+
   struct Stats {
     uint64_t messages_out = 0;
     uint64_t messages_in = 0;

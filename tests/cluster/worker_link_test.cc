@@ -99,6 +99,37 @@ TEST(WorkerLink, SubmitsNothingNewWithoutACredit) {
   EXPECT_EQ((*link).credit(), 1u);
 }
 
+TEST(WorkerLink, SendsWhatABatchAsksForWhenItsOutermostEnds) {
+  FakeWorker worker({.manual = true});
+  OpenLink link(worker);
+  const uint64_t before = (*link).stats().messages_out;
+  {
+    const services::WorkerLink::Batch outer(*link);
+    {
+      const services::WorkerLink::Batch inner(*link);
+      for (int i = 0; i < 3; ++i) {
+        EXPECT_TRUE((*link).Open(v1::Submit(), std::make_shared<IgnoringSink>()));
+      }
+    }
+    EXPECT_EQ((*link).stats().messages_out, before);
+  }
+  EXPECT_EQ((*link).stats().messages_out, before + 1);
+  EXPECT_TRUE(worker.WaitFor([](const auto& counts) { return counts.submits == 3; }));
+  EXPECT_EQ(worker.counts().messages, 1u);
+}
+
+TEST(WorkerLink, HoldsNothingAfterABatchOverItsStreamsEnd) {
+  FakeWorker worker({.manual = true});
+  OpenLink link(worker);
+  {
+    const services::WorkerLink::Batch batch(*link);
+    EXPECT_TRUE((*link).Open(v1::Submit(), std::make_shared<IgnoringSink>()));
+    worker.Crash();
+    EXPECT_TRUE(WaitFor([&] { return !(*link).hello(); }, "the stream to end"));
+  }
+  EXPECT_EQ((*link).stats().sequences, 0u);
+}
+
 TEST(WorkerLink, TakesNothingAfterItsShutdown) {
   FakeWorker worker;
   OpenLink link(worker);
